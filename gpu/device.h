@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+// Device memory and device work, on a GPU or on the CPU standing in for one.
+//
+//   DeviceMemory  one contiguous allocation. Its address may not be readable by the CPU: nothing outside
+//                 gpu/ dereferences it, but a transport may ask for HostSpan() and receive into it.
+//   Device        makes DeviceMemory; enqueues Gather, Cast, Peek, Poke. Work is asynchronous: each call
+//                 returns an Event and the memory named must outlive it.
+//
+// Threads: a Device is thread-safe; a DeviceMemory's bytes are the caller's to order.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "base/unique_fd.h"
+#include "gpu/dtype.h"
+
+namespace devmem {
+
+// What a trainer needs to map a slab in its own process.
+struct ExportedHandle {
+  enum class Kind : uint8_t { kMemfd = 1, kCudaVmm = 2 };
+  static constexpr uint32_t kVersion = 1;
+  Kind kind = Kind::kMemfd;
+  uint32_t version = kVersion;
+  uint64_t bytes = 0;
+  std::string device_uuid;  // "cpu" for host memory
+  UniqueFd fd;              // CLOEXEC
+};
+
+class DeviceMemory {
+ public:
+  virtual ~DeviceMemory() = default;
+  [[nodiscard]] virtual uint64_t bytes() const = 0;
+
+  // The bytes [offset, offset+length) if the CPU can read and write them in place; nullopt on a GPU.
+  // The range must lie inside the allocation.
+  [[nodiscard]] virtual std::optional<std::span<std::byte>> HostSpan(uint64_t offset, uint64_t length) = 0;
+
+  // A handle another process can map. kFailedPrecondition if not allocated exportable.
+  [[nodiscard]] virtual absl::StatusOr<ExportedHandle> ExportHandle() = 0;
+
+  // Gives the memory behind the allocation back to the system now, also where another process still holds
+  // a handle to it. The contents are gone; only destruction may follow.
+  virtual void Retire() = 0;
+};
+
+// A piece of a DeviceMemory; borrowed, never owning.
+struct DeviceSpan {
+  DeviceMemory* memory = nullptr;
+  uint64_t offset = 0;
+  uint64_t bytes = 0;
+};
+
+// Copies [source, source+bytes) of one memory to [destination, +bytes) of another.
+struct Fragment {
+  uint64_t source = 0;
+  uint64_t destination = 0;
+  uint64_t bytes = 0;
+};
+
+// The completion of enqueued work. Copyable; all copies speak of the same work.
+class Event {
+ public:
+  class Impl {
+   public:
+    virtual ~Impl() = default;
+    [[nodiscard]] virtual bool Done() = 0;
+    [[nodiscard]] virtual absl::Status Wait(Time deadline) = 0;
+  };
+  Event() = default;  // already complete
+  explicit Event(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
+  [[nodiscard]] bool Done() const { return impl_ == nullptr || impl_->Done(); }
+  // Waits until the work is done; kDeadlineExceeded past `deadline`, or the work's own error.
+  [[nodiscard]] absl::Status Wait(Time deadline) const { return impl_ == nullptr ? absl::OkStatus() : impl_->Wait(deadline); }
+
+ private:
+  std::shared_ptr<Impl> impl_;
+};
+
+struct AllocateOptions {
+  std::string name;         // seen in /proc/PID/maps, for people
+  bool exportable = false;  // ExportHandle() will be asked for
+  bool prefault = true;     // touch every page now, so that running out of memory shows here
+};
+
+struct CastSpec {
+  DType from = DType::kU8;
+  DType to = DType::kF32;
+  double scale = 1.0;  // each value is converted to double or float, multiplied, then rounded to nearest even
+  uint64_t count = 0;  // elements
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  [[nodiscard]] virtual std::string_view name() const = 0;  // "cpu", "cuda:0"
+  [[nodiscard]] virtual std::string_view uuid() const = 0;
+
+  // kResourceExhausted with what was asked and what is free when there is not enough.
+  [[nodiscard]] virtual absl::StatusOr<std::shared_ptr<DeviceMemory>> Allocate(uint64_t bytes, const AllocateOptions& options) = 0;
+
+  // Copies every fragment; any alignment, any order, overlapping only where source == destination memory and
+  // fragments are sorted by ascending destination with destination <= source (in-place compaction).
+  // kOutOfRange, before anything is copied, if one leaves its memory.
+  [[nodiscard]] virtual absl::StatusOr<Event> Gather(DeviceMemory& destination, DeviceMemory& source,
+                                                     std::span<const Fragment> fragments) = 0;
+
+  // Converts spec.count elements. kInvalidArgument for a pair the device does not convert.
+  [[nodiscard]] virtual absl::StatusOr<Event> Cast(DeviceSpan destination, DeviceSpan source, const CastSpec& spec) = 0;
+
+  // Small copies between device and host: HTTP heads, host pieces of a rope.
+  [[nodiscard]] virtual absl::StatusOr<Event> Peek(std::span<std::byte> destination, DeviceSpan source) = 0;
+  [[nodiscard]] virtual absl::StatusOr<Event> Poke(DeviceSpan destination, std::span<const std::byte> source) = 0;
+};
+
+}  // namespace devmem

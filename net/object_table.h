@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// ObjectTable: names, sizes and validators of the objects of a bucket, stored by column so that 10^6 objects
+// cost little more than their names. Immutable once built is the intended use; then thread-safe.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace devmem {
+
+class ObjectTable {
+ public:
+  // Views into the table; they live as long as it.
+  struct Object {
+    std::string_view name;       // below the bucket's root: "train/0001.npy"
+    uint64_t size = 0;           // bytes
+    std::string_view validator;  // strong ETag in quotes, else an HTTP date (Last-Modified), else empty
+  };
+
+  void Add(std::string_view name, uint64_t size, std::string_view validator);
+  void SetValidator(size_t index, std::string_view validator);  // linear in the table's later validators
+  void SortByName();
+
+  [[nodiscard]] size_t size() const { return sizes_.size(); }
+  [[nodiscard]] bool empty() const { return sizes_.empty(); }
+  [[nodiscard]] Object operator[](size_t index) const;
+
+ private:
+  std::string names_;
+  std::vector<uint64_t> name_ends_;
+  std::vector<uint64_t> sizes_;
+  std::string validators_;
+  std::vector<uint64_t> validator_ends_;
+};
+
+}  // namespace devmem

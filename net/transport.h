@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// Transport: brings byte ranges of objects into device memory. One worker thread a queue, sharing nothing: a read
+// is given to one worker and stays there, with its connection, its retries and its deadlines.
+//
+// A RangeRead is one ranged GET (or file read) that scatters over any number of destinations; a destination
+// without memory discards its bytes (a gap between two samples). It resumes at the byte reached after a broken
+// connection, and fails when the object changed under it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "gpu/device.h"
+#include "net/object_store.h"
+#include "net/reactor.h"
+
+namespace devmem {
+
+// Which way the bytes take and why: shown in OpenStream's first answer, in the metrics and in summaries.
+struct PathInfo {
+  std::string name;  // "copy"; later "devmem", "zcrx"
+  std::string reason;
+};
+
+// Deadlines and retries of payload reads.
+struct ReadPolicy {
+  Duration connect_timeout = std::chrono::seconds(5);
+  Duration first_byte_timeout = std::chrono::seconds(30);
+  Duration stall_timeout = std::chrono::seconds(15);  // longest time without a byte
+  int max_retries = 8;                                // in a row without a byte of progress
+  Duration total_timeout = std::chrono::minutes(5);   // of one range, retries included
+  Duration backoff_first = std::chrono::milliseconds(50);
+  Duration backoff_max = std::chrono::seconds(5);
+};
+
+class RangeRead {
+ public:
+  virtual ~RangeRead() = default;
+
+  // Set before Start(). The store and the destinations' memory must outlive the read.
+  const ObjectStore* store = nullptr;
+  std::string object;
+  std::string validator;     // of the listing; the read fails with kAborted if the object has another one
+  uint64_t object_size = 0;  // of the listing
+  uint64_t offset = 0;
+  uint64_t length = 0;                     // sum of the destinations
+  std::vector<DeviceSpan> destinations;    // in order; memory == nullptr discards
+
+  // Results, valid in Done().
+  absl::Status status;
+  uint64_t received = 0;  // body bytes, repeats included
+  uint32_t requests = 0;
+  uint32_t retries = 0;
+  Time first_byte{};  // of the body; zero if none came
+
+  // Called once, on the worker's thread, when nothing of this read touches its destinations any more.
+  virtual void Done() = 0;
+
+  // The worker's own state while the read is under way.
+  void* transport_state = nullptr;
+};
+
+class Transport {
+ public:
+  virtual ~Transport() = default;
+  [[nodiscard]] virtual const PathInfo& path() const = 0;
+  [[nodiscard]] virtual size_t workers() const = 0;
+  // The worker's loop; a stream's own work runs there too, beside its reads.
+  [[nodiscard]] virtual Reactor& reactor(size_t worker) = 0;
+  // Worker thread only. The read is the caller's and must live until Done().
+  virtual void Start(size_t worker, RangeRead* read) = 0;
+  // Worker thread only. Done() follows soon, with kCancelled unless it had ended already.
+  virtual void Cancel(size_t worker, RangeRead* read) = 0;
+};
+
+}  // namespace devmem
