@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// Daemon: everything of one node put together — device, transport, handle socket, gRPC server — behind one object,
+// so that `devmem-loaderd` and a CLI without --service run the very same thing.
+//
+//   DEVMEM_ASSIGN_OR_RETURN(auto daemon, Daemon::Start({.socket = "/run/devmem-loader/loader.sock"}));
+//   ... wait for SIGTERM ...
+//   daemon->Drain(Clock::now() + std::chrono::seconds(30));
+//
+// Threads: Start and the destructor belong to one thread; Drain may be called from any, once.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "net/transport.h"
+
+namespace devmem {
+
+struct DaemonOptions {
+  std::string socket;             // path of the gRPC socket; the handle socket is this + ".fd"
+  uint32_t socket_mode = 0660;    // of both sockets
+  uint64_t memory_limit = 0;      // bytes of all slabs together; 0: half of the machine's memory
+  uint64_t default_prefetch = uint64_t{128} << 20;  // slab bytes of a stream that names none
+  uint64_t max_gap = uint64_t{64} << 10;            // wanted ranges this close are read as one
+  uint64_t max_range = uint64_t{8} << 20;           // longest ranged GET
+  size_t workers = 0;             // receive threads; 0: half the cores, at least 1, at most 8
+  size_t connections = 16;        // to one origin, a worker
+  Reactor::Backend backend = Reactor::Backend::kAuto;
+  ReadPolicy policy;
+  Duration open_timeout = std::chrono::minutes(10);  // listing and headers of one OpenStream
+};
+
+class Daemon {
+ public:
+  static absl::StatusOr<std::unique_ptr<Daemon>> Start(const DaemonOptions& options);
+  virtual ~Daemon() = default;  // ends every stream with UNAVAILABLE at once
+
+  // Refuses new streams, lets the present ones end by themselves until `deadline`, then ends the rest with
+  // UNAVAILABLE (their trainers resume elsewhere by cursor). Returns how many were cut off.
+  virtual size_t Drain(Time deadline) = 0;
+
+  [[nodiscard]] virtual const PathInfo& path() const = 0;
+};
+
+}  // namespace devmem
