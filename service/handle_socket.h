@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// HandleSocket: the daemon's side of the handle socket (proto/devmem_loader/v1/handle_socket.proto), a
+// SOCK_SEQPACKET socket at the gRPC socket's path + ".fd". It knows who a trainer is, issues its token, passes the
+// file descriptors of slabs, and says when the trainer is gone.
+//
+//   DEVMEM_ASSIGN_OR_RETURN(auto handles, HandleSocket::Create("/run/devmem-loader/loader.sock",
+//       {.mode = 0660, .gone = [&](const HandleSocket::Peer& peer) { CancelStreamsOf(peer.token); }}));
+//   ... in a call: FindPeer(token from metadata "devmem-token"), then SendSlab(token, handle, fd, deadline).
+//
+// Owns one thread, on which `admit` and `gone` run: they must not block for long, and must not destroy the HandleSocket.
+// `gone` runs exactly once for each peer that was admitted, also at destruction. FindPeer stops finding a peer before
+// `gone` runs. Threads: all methods are thread-safe; SendSlab may block its caller until the deadline.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "service/unix_socket.h"
+
+namespace devmem_loader::v1 {
+class SlabHandle;
+}
+
+namespace devmem {
+
+class HandleSocket {
+ public:
+  struct Peer {
+    std::string token;  // 32 hexadecimal digits; a secret: never log it
+    PeerCredentials credentials;
+  };
+  struct Options {
+    mode_t mode = 0660;
+    std::optional<gid_t> group;
+    size_t max_peers = 4096;
+    // Whether this user may come in; the status's message is what a refused trainer reads. Empty: whoever may open the file.
+    std::function<absl::Status(const PeerCredentials&)> admit;
+    // The trainer closed its connection or died.
+    std::function<void(const Peer&)> gone;
+  };
+
+  // kAlreadyExists if a living daemon serves `service_path`.
+  static absl::StatusOr<std::unique_ptr<HandleSocket>> Create(std::string_view service_path, Options options);
+  virtual ~HandleSocket() = default;
+
+  // kUnauthenticated if no connected trainer has this token.
+  [[nodiscard]] virtual absl::StatusOr<Peer> FindPeer(std::string_view token) const = 0;
+
+  // Passes `fd` (borrowed) to the trainer. kUnauthenticated if it is gone, kDeadlineExceeded if it does not read its socket.
+  [[nodiscard]] virtual absl::Status SendSlab(std::string_view token, const devmem_loader::v1::SlabHandle& slab, int fd,
+                                              Time deadline) = 0;
+
+  [[nodiscard]] virtual size_t peers() const = 0;
+};
+
+}  // namespace devmem

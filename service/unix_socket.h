@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// UnixListener: a listening unix socket that one daemon owns.
+//
+//   DEVMEM_ASSIGN_OR_RETURN(auto listener, UnixListener::Listen(path, SOCK_STREAM, {.mode = 0660}));
+//   while (true) { auto accepted = listener.Accept(); ... }   // non-blocking; poll listener.fd() for POLLIN
+//
+// Owns the socket, its file and the lock file beside it (PATH.lock, held by flock while the listener lives); both
+// files go away with it. A file that a dead daemon left is replaced; a living one's is kAlreadyExists. Two that start
+// at once cannot both win: what is done to the file is done under the lock.
+// Threads: Accept from one thread at a time.
+#pragma once
+
+#include <sys/socket.h>
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/unique_fd.h"
+
+namespace devmem {
+
+// Who is at the other end of a unix socket, as the kernel says. The pid is 0 across pid namespaces.
+struct PeerCredentials {
+  pid_t pid = 0;
+  uid_t uid = 0;
+  gid_t gid = 0;
+  bool operator==(const PeerCredentials&) const = default;
+};
+
+[[nodiscard]] absl::StatusOr<PeerCredentials> CredentialsOfSocket(int fd);
+
+class UnixListener {
+ public:
+  struct Options {
+    mode_t mode = 0660;          // who may connect: it takes the write bit
+    std::optional<gid_t> group;  // of the file; the process's own otherwise
+    int backlog = 512;
+  };
+  struct Accepted {
+    UniqueFd fd;  // non-blocking, CLOEXEC; not valid when nobody waits
+    // The process is out of descriptors and this connection took the one held back for that case: say so to
+    // the peer, close it, and call Recover.
+    bool last_resort = false;
+    // Nothing could be accepted for want of descriptors: wait for some to be closed before polling again.
+    bool starved = false;
+  };
+
+  static absl::StatusOr<UnixListener> Listen(std::string_view path, int type, const Options& options);
+  UnixListener(UnixListener&&) noexcept = default;
+  UnixListener& operator=(UnixListener&&) = delete;
+  ~UnixListener();
+
+  [[nodiscard]] int fd() const { return socket_.get(); }
+  [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] Accepted Accept();
+  void Recover();
+
+ private:
+  UnixListener() = default;
+
+  std::string path_;
+  UniqueFd lock_;
+  UniqueFd socket_;
+  UniqueFd reserve_;
+  dev_t device_ = 0;  // of the socket's file, so that another's is not removed at the end
+  ino_t inode_ = 0;
+};
+
+}  // namespace devmem
