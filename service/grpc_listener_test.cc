@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "service/grpc_listener.h"
+
+#include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <filesystem>
+#include <mutex>
+#include <set>
+#include <vector>
+
+#include "base/error.h"
+#include "devmem_loader/v1/loader.grpc.pb.h"
+
+namespace devmem {
+namespace {
+
+namespace v1 = devmem_loader::v1;
+using ::testing::HasSubstr;
+
+// Answers GetNodeStatus with the caller's pid and uid, as the listener knows them.
+class Service final : public v1::Loader::CallbackService {
+ public:
+  explicit Service(GrpcListener* listener) : listener_(listener) {}
+  grpc::ServerUnaryReactor* GetNodeStatus(grpc::CallbackServerContext* context, const v1::GetNodeStatusRequest*,
+                                          v1::GetNodeStatusResponse* response) override {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    auto credentials = listener_->CredentialsOf(context->peer());
+    if (credentials.ok()) {
+      response->set_pid(credentials->pid);
+      response->add_devices(std::to_string(credentials->uid));
+      reactor->Finish(grpc::Status::OK);
+    } else {
+      reactor->Finish({grpc::StatusCode::UNAUTHENTICATED, Text(credentials.status())});
+    }
+    return reactor;
+  }
+
+ private:
+  GrpcListener* listener_;
+};
+
+class GrpcListenerTest : public ::testing::Test {
+ protected:
+  GrpcListenerTest() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "devmem-XXXXXX").string();
+    directory_ = ::mkdtemp(pattern.data());
+    path_ = directory_ + "/loader.sock";
+  }
+  ~GrpcListenerTest() override {
+    if (listener_ != nullptr) listener_->Stop();
+    if (server_ != nullptr) server_->Shutdown(std::chrono::system_clock::now());
+    server_.reset();
+    std::filesystem::remove_all(directory_);
+  }
+
+  void Serve(GrpcListener::Options options = {}) {
+    auto listener = GrpcListener::Create(path_, std::move(options));
+    ASSERT_TRUE(listener.ok()) << listener.status();
+    listener_ = std::move(*listener);
+    service_ = std::make_unique<Service>(listener_.get());
+    grpc::ServerBuilder builder;
+    builder.RegisterService(service_.get());
+    server_ = builder.BuildAndStart();
+    ASSERT_NE(server_, nullptr);
+    listener_->Serve(server_.get());
+  }
+
+  // One call on a connection of its own.
+  [[nodiscard]] grpc::Status Call(v1::GetNodeStatusResponse* response) const {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    auto stub = v1::Loader::NewStub(grpc::CreateCustomChannel("unix:" + path_, grpc::InsecureChannelCredentials(), arguments));
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+    return stub->GetNodeStatus(&context, {}, response);
+  }
+
+  std::string directory_;
+  std::string path_;
+  std::unique_ptr<GrpcListener> listener_;
+  std::unique_ptr<Service> service_;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+TEST_F(GrpcListenerTest, CallsAreTracedToTheirProcess) {
+  Serve();
+  for (int i = 0; i < 20; ++i) {
+    v1::GetNodeStatusResponse response;
+    const grpc::Status status = Call(&response);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    EXPECT_EQ(response.pid(), ::getpid());
+    EXPECT_EQ(response.devices(0), std::to_string(::getuid()));
+  }
+}
+
+TEST_F(GrpcListenerTest, OtherPeersAreUnknown) {
+  Serve();
+  for (const char* peer : {"", "fd:", "fd:100000", "fd:-1", "fd:3x", "unix:", "ipv4:127.0.0.1:80"}) {
+    EXPECT_EQ(listener_->CredentialsOf(peer).status().code(), absl::StatusCode::kUnauthenticated) << peer;
+  }
+}
+
+TEST_F(GrpcListenerTest, RefusedUsersGetNoConnection) {
+  Serve({.admit = [](const PeerCredentials&) { return absl::PermissionDeniedError("no"); }});
+  v1::GetNodeStatusResponse response;
+  EXPECT_EQ(Call(&response).error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+TEST_F(GrpcListenerTest, TwoDaemonsCannotServeOnePath) {
+  Serve();
+  auto second = GrpcListener::Create(path_, {});
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kAlreadyExists);
+}
+
+}  // namespace
+}  // namespace devmem

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+// One thread, one epoll set: the listener, an eventfd that ends it, and per peer its connection and, where the kernel
+// has one, a pidfd. The pidfd matters when a trainer forked: its children hold the connection open after its death.
+//
+// Accepting never spins when descriptors run out: the connection accepted on the reserve is told so and closed; when even
+// the reserve is gone the listener leaves the epoll set until a peer goes, or for kStarvedPause.
+#include "service/handle_socket.h"
+
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+#include "devmem_loader/v1/handle_socket.pb.h"
+
+namespace devmem {
+namespace {
+
+using devmem_loader::v1::HandlePacket;
+
+constexpr uint32_t kProtocolVersion = 1;
+constexpr size_t kMaxPacket = 4096;
+constexpr size_t kTokenDigits = 32;
+constexpr int kStarvedPauseMs = 200;
+constexpr uint64_t kListenerKey = 0;
+constexpr uint64_t kStopKey = 1;
+constexpr uint64_t kFirstPeerKey = 2;
+
+absl::StatusOr<std::string> NewToken() {
+  std::array<unsigned char, kTokenDigits / 2> bytes;
+  if (::getrandom(bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) return ErrnoError(errno, "getrandom");
+  std::string token;
+  for (unsigned char byte : bytes) {
+    token += "0123456789abcdef"[byte >> 4];
+    token += "0123456789abcdef"[byte & 15];
+  }
+  return token;
+}
+
+bool EqualInConstantTime(std::string_view a, std::string_view b) {
+  if (a.size() != b.size()) return false;
+  unsigned char difference = 0;
+  for (size_t i = 0; i < a.size(); ++i) difference |= static_cast<unsigned char>(a[i] ^ b[i]);
+  return difference == 0;
+}
+
+absl::Status NotConnected() {
+  return MakeError(absl::StatusCode::kUnauthenticated, "no trainer with this token is connected to the handle socket",
+                   {.cause = "unknown token", .action = "connect to the handle socket first and keep the connection open"});
+}
+
+// One packet, with `fd` riding on it unless negative. Returns errno, or 0.
+int SendPacket(int socket, const std::string& packet, int fd) {
+  iovec iov{const_cast<char*>(packet.data()), packet.size()};
+  msghdr message{};
+  message.msg_iov = &iov;
+  message.msg_iovlen = 1;
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  if (fd >= 0) {
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
+  }
+  while (::sendmsg(socket, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+    if (errno != EINTR) return errno;
+  }
+  return 0;
+}
+
+class HandleSocketImpl final : public HandleSocket {
+ public:
+  HandleSocketImpl(UnixListener listener, Options options, UniqueFd epoll, UniqueFd stop)
+      : listener_(std::move(listener)), options_(std::move(options)), epoll_(std::move(epoll)), stop_(std::move(stop)) {}
+
+  absl::Status Start() {
+    if (!Watch(listener_.fd(), EPOLLIN, kListenerKey) || !Watch(stop_.get(), EPOLLIN, kStopKey)) {
+      return ErrnoError(errno, "epoll_ctl", {.object = listener_.path()});
+    }
+    thread_ = std::thread([this] { Run(); });
+    return absl::OkStatus();
+  }
+
+  ~HandleSocketImpl() override {
+    if (!thread_.joinable()) return;
+    const uint64_t one = 1;
+    (void)!::write(stop_.get(), &one, sizeof one);
+    thread_.join();
+    while (!by_key_.empty()) Remove(by_key_.begin()->first);
+  }
+
+  absl::StatusOr<Peer> FindPeer(std::string_view token) const override {
+    auto connection = Find(token);
+    if (connection == nullptr) return NotConnected();
+    return connection->peer;
+  }
+
+  absl::Status SendSlab(std::string_view token, const devmem_loader::v1::SlabHandle& slab, int fd, Time deadline) override {
+    auto connection = Find(token);
+    if (connection == nullptr) return NotConnected();
+    HandlePacket packet;
+    *packet.mutable_slab() = slab;
+    const std::string bytes = packet.SerializeAsString();
+    if (bytes.size() > kMaxPacket) return MakeError(absl::StatusCode::kInternal, "handle packet too long", {});
+    while (true) {
+      const int error = SendPacket(connection->socket.get(), bytes, fd);
+      switch (error) {
+        case 0:
+          return absl::OkStatus();
+        case EAGAIN:
+          break;
+        case EPIPE:
+        case ECONNRESET:
+        case ENOTCONN:
+          return NotConnected();
+        case ETOOMANYREFS:
+          return MakeError(absl::StatusCode::kResourceExhausted, "too many descriptors on their way to trainers",
+                           {.cause = "ETOOMANYREFS", .action = "raise the daemon's limit of open files (LimitNOFILE)"});
+        default:
+          return ErrnoError(error, "cannot pass a slab to the trainer");
+      }
+      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
+      if (left <= 0) {
+        return MakeError(absl::StatusCode::kDeadlineExceeded, "the trainer does not read its handle socket",
+                         {.cause = "handle socket full", .action = "read slab packets while OpenStream is under way"});
+      }
+      pollfd writable{connection->socket.get(), POLLOUT, 0};
+      (void)::poll(&writable, 1, static_cast<int>(std::min<int64_t>(left, 60'000)));
+    }
+  }
+
+  size_t peers() const override {
+    std::lock_guard lock(mutex_);
+    return by_token_.size();
+  }
+
+ private:
+  struct Connection {
+    Peer peer;
+    UniqueFd socket;  // closed by the last user, so that its number is not another's while SendSlab uses it
+    UniqueFd pidfd;
+  };
+
+  // Hash of a token: it is random already. What an attacker could learn from the time of a lookup ends with these 64 bits.
+  struct TokenHash {
+    size_t operator()(const std::string& token) const {
+      uint64_t prefix = 0;
+      std::memcpy(&prefix, token.data(), std::min(token.size(), sizeof prefix));
+      return prefix;
+    }
+  };
+  struct TokenEqual {
+    bool operator()(const std::string& a, const std::string& b) const { return EqualInConstantTime(a, b); }
+  };
+
+  bool Watch(int fd, uint32_t events, uint64_t key) {
+    epoll_event event{};
+    event.events = events;
+    event.data.u64 = key;
+    return ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0;
+  }
+
+  std::shared_ptr<Connection> Find(std::string_view token) const {
+    if (token.size() != kTokenDigits) return nullptr;
+    std::lock_guard lock(mutex_);
+    auto found = by_token_.find(std::string(token));
+    return found == by_token_.end() ? nullptr : found->second;
+  }
+
+  void Run() {
+    std::array<epoll_event, 64> events;
+    while (true) {
+      const int count =
+          ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), paused_ ? kStarvedPauseMs : -1);
+      if (count < 0 && errno != EINTR) return;
+      bool resume = count == 0;
+      for (int i = 0; i < count; ++i) {
+        const uint64_t key = events[static_cast<size_t>(i)].data.u64;
+        if (key == kStopKey) return;
+        if (key == kListenerKey) {
+          AcceptAll();
+        } else {
+          // A trainer has nothing to say on this socket: bytes from it end the connection just as its closing does.
+          Remove(key);
+          resume = true;
+        }
+      }
+      if (paused_ && resume) {
+        paused_ = !Watch(listener_.fd(), EPOLLIN, kListenerKey);
+        listener_.Recover();
+      }
+    }
+  }
+
+  void AcceptAll() {
+    while (true) {
+      UnixListener::Accepted accepted = listener_.Accept();
+      if (accepted.starved) {
+        (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, listener_.fd(), nullptr);
+        paused_ = true;
+        return;
+      }
+      if (!accepted.fd.valid()) return;
+      if (accepted.last_resort) {
+        Refuse(accepted.fd, "the daemon is out of file descriptors; raise its limit (LimitNOFILE)");
+        accepted.fd.Reset();
+        listener_.Recover();
+        continue;
+      }
+      absl::Status welcome = Welcome(accepted.fd);
+      if (!welcome.ok()) Refuse(accepted.fd, Text(welcome));
+    }
+  }
+
+  // Takes the socket only if the peer is admitted.
+  absl::Status Welcome(UniqueFd& socket) {
+    auto connection = std::make_shared<Connection>();
+    DEVMEM_ASSIGN_OR_RETURN(connection->peer.credentials, CredentialsOfSocket(socket.get()));
+    if (options_.admit) DEVMEM_RETURN_IF_ERROR(options_.admit(connection->peer.credentials));
+    if (peers() >= options_.max_peers) {
+      return MakeError(absl::StatusCode::kResourceExhausted,
+                       "the daemon serves " + std::to_string(options_.max_peers) + " trainers already", {});
+    }
+    DEVMEM_ASSIGN_OR_RETURN(connection->peer.token, NewToken());
+    const pid_t pid = connection->peer.credentials.pid;
+#ifdef SYS_pidfd_open
+    if (pid > 0) connection->pidfd = UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+#endif
+    HandlePacket hello;
+    hello.mutable_hello()->set_version(kProtocolVersion);
+    hello.mutable_hello()->set_token(connection->peer.token);
+
+    // The peer can be found before it can know its token.
+    const uint64_t key = next_key_++;
+    const int fd = socket.get();
+    connection->socket = std::move(socket);
+    {
+      std::lock_guard lock(mutex_);
+      by_token_.emplace(connection->peer.token, connection);
+      by_key_.emplace(key, connection);
+    }
+    const bool watched =
+        Watch(fd, EPOLLIN | EPOLLRDHUP, key) && (!connection->pidfd.valid() || Watch(connection->pidfd.get(), EPOLLIN, key));
+    if (!watched || SendPacket(fd, hello.SerializeAsString(), -1) != 0) Remove(key);
+    return absl::OkStatus();
+  }
+
+  static void Refuse(const UniqueFd& socket, const std::string& reason) {
+    HandlePacket refused;
+    refused.mutable_refused()->set_reason(reason.substr(0, kMaxPacket / 2));
+    if (socket.valid()) (void)SendPacket(socket.get(), refused.SerializeAsString(), -1);
+  }
+
+  void Remove(uint64_t key) {
+    std::shared_ptr<Connection> connection;
+    {
+      std::lock_guard lock(mutex_);
+      auto found = by_key_.find(key);
+      if (found == by_key_.end()) return;  // its socket and its pidfd spoke in one round
+      connection = std::move(found->second);
+      by_key_.erase(found);
+      by_token_.erase(connection->peer.token);
+    }
+    (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection->socket.get(), nullptr);
+    if (connection->pidfd.valid()) (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection->pidfd.get(), nullptr);
+    (void)::shutdown(connection->socket.get(), SHUT_RDWR);  // ends a SendSlab that waits
+    if (options_.gone) options_.gone(connection->peer);
+  }
+
+  UnixListener listener_;
+  const Options options_;
+  const UniqueFd epoll_;
+  const UniqueFd stop_;
+  std::thread thread_;
+
+  // The thread's own.
+  bool paused_ = false;
+  uint64_t next_key_ = kFirstPeerKey;
+
+  mutable std::mutex mutex_;
+  std::unordered_map<std::string, std::shared_ptr<Connection>, TokenHash, TokenEqual> by_token_;
+  std::unordered_map<uint64_t, std::shared_ptr<Connection>> by_key_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<HandleSocket>> HandleSocket::Create(std::string_view service_path, Options options) {
+  DEVMEM_ASSIGN_OR_RETURN(UnixListener listener, UnixListener::Listen(std::string(service_path) + ".fd", SOCK_SEQPACKET,
+                                                                      {.mode = options.mode, .group = options.group}));
+  UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
+  UniqueFd stop(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!epoll.valid() || !stop.valid()) return ErrnoError(errno, "cannot watch the handle socket", {.object = listener.path()});
+  auto socket = std::make_unique<HandleSocketImpl>(std::move(listener), std::move(options), std::move(epoll), std::move(stop));
+  DEVMEM_RETURN_IF_ERROR(socket->Start());
+  return socket;
+}
+
+}  // namespace devmem
