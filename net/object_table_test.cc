@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "net/object_table.h"
+
+#include <map>
+#include <random>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace devmem {
+namespace {
+
+using Row = std::tuple<std::string, uint64_t, std::string>;
+
+std::vector<Row> Rows(const ObjectTable& table) {
+  std::vector<Row> rows;
+  for (size_t i = 0; i < table.size(); ++i) {
+    const auto object = table[i];
+    rows.emplace_back(object.name, object.size, object.validator);
+  }
+  return rows;
+}
+
+TEST(ObjectTable, EmptyTableHasNothing) {
+  ObjectTable table;
+  EXPECT_TRUE(table.empty());
+  table.SortByName();
+  EXPECT_EQ(table.size(), 0u);
+}
+
+TEST(ObjectTable, KeepsWhatWasAddedAndSortsByBytes) {
+  ObjectTable table;
+  table.Add("b/2", 7, "\"x\"");
+  table.Add("a", 0, "");
+  table.Add("B", uint64_t{1} << 63, "Sun, 22 Nov 2026 16:11:40 GMT");
+  table.Add("\xc3\xa9", 1, "");
+  table.SortByName();
+  EXPECT_THAT(Rows(table), testing::ElementsAre(Row("B", uint64_t{1} << 63, "Sun, 22 Nov 2026 16:11:40 GMT"), Row("a", 0, ""),
+                                                Row("b/2", 7, "\"x\""), Row("\xc3\xa9", 1, "")));
+}
+
+TEST(ObjectTable, SetValidatorMovesTheOthersNowhere) {
+  ObjectTable table;
+  for (const char* name : {"a", "b", "c"}) table.Add(name, 1, std::string("\"") + name + "\"");
+  table.SetValidator(1, "\"longer than before\"");
+  table.SetValidator(0, "");
+  table.SetValidator(2, "\"z\"");
+  EXPECT_THAT(Rows(table), testing::ElementsAre(Row("a", 1, ""), Row("b", 1, "\"longer than before\""), Row("c", 1, "\"z\"")));
+}
+
+TEST(ObjectTable, AgreesWithAMapUnderRandomUse) {
+  std::mt19937 random(7);
+  std::map<std::string, std::pair<uint64_t, std::string>> expected;
+  ObjectTable table;
+  for (int i = 0; i < 2000; ++i) {
+    const std::string name = std::to_string(random()) + "/" + std::to_string(i);
+    const std::string validator(random() % 5, 'v');
+    expected[name] = {i, validator};
+    table.Add(name, i, validator);
+  }
+  table.SortByName();
+  for (int i = 0; i < 200; ++i) {
+    const size_t index = random() % table.size();
+    const std::string validator(random() % 9, 'w');
+    expected[std::string(table[index].name)].second = validator;
+    table.SetValidator(index, validator);
+  }
+  std::vector<Row> rows;
+  for (const auto& [name, value] : expected) rows.emplace_back(name, value.first, value.second);
+  EXPECT_EQ(Rows(table), rows);
+}
+
+}  // namespace
+}  // namespace devmem
