@@ -1,0 +1,15 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Runs one unittest: run.py module.Class.test. Exit status 0 passed, 1 failed, 77 skipped (the reason is printed)."""
+import pathlib
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+result = unittest.TextTestRunner(verbosity=2, stream=sys.stderr).run(unittest.defaultTestLoader.loadTestsFromName(sys.argv[1]))
+if not result.wasSuccessful() or result.testsRun == 0:
+    sys.exit(1)
+if result.skipped:
+    print(f"SKIP: {result.skipped[0][1]}")
+    sys.exit(77)
