@@ -56,6 +56,12 @@ absl::Status MakeError(absl::StatusCode code, std::string_view message, ErrorInf
   return status;
 }
 
+absl::Status MakeErrorVerbatim(absl::StatusCode code, std::string_view text, const ErrorInfo& info) {
+  absl::Status status(code, absl::string_view(text.data(), text.size()));
+  SetAll(status, info);
+  return status;
+}
+
 ErrorInfo GetErrorInfo(const absl::Status& status) {
   return {.object = Get(status, kObject),
           .offset = GetNumber(status, kOffset),

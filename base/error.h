@@ -33,6 +33,9 @@ struct ErrorInfo {
 // parts can be had again with GetErrorInfo.
 [[nodiscard]] absl::Status MakeError(absl::StatusCode code, std::string_view message, ErrorInfo info);
 
+// The same for a text that holds every part already, because it comes from another process of ours.
+[[nodiscard]] absl::Status MakeErrorVerbatim(absl::StatusCode code, std::string_view text, const ErrorInfo& info);
+
 // The detail of `status`; empty fields where none was attached.
 [[nodiscard]] ErrorInfo GetErrorInfo(const absl::Status& status);
 

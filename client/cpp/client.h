@@ -33,7 +33,10 @@
 #include "base/clock.h"
 #include "devmem_loader/v1/loader.pb.h"
 
+// Names live in devmem::client, inline: devmem::Stream is enough, and devmem::client::Event tells ours from the device's
+// where a program (the CLI) includes both.
 namespace devmem {
+inline namespace client {
 
 using StreamSpec = devmem_loader::v1::StreamSpec;
 using Cursor = devmem_loader::v1::Cursor;
@@ -67,8 +70,9 @@ class Batch {
   [[nodiscard]] TensorView tensor(size_t index) const;
 
  private:
-  friend class Stream;
+  friend class StreamImpl;
   struct State;
+  explicit Batch(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
 
@@ -103,10 +107,6 @@ class Stream {
   [[nodiscard]] virtual Cursor cursor() const = 0;
   // Makes a Next() under way, and all later ones, return kCancelled. Thread-safe.
   virtual void Cancel() = 0;
-
- protected:
-  // For implementations: what a Batch needs to be made and given back.
-  static Batch MakeBatch(std::unique_ptr<Batch::State> state);
 };
 
 class Client {
@@ -118,4 +118,5 @@ class Client {
   [[nodiscard]] virtual absl::StatusOr<devmem_loader::v1::GetNodeStatusResponse> GetNodeStatus(Time deadline) = 0;
 };
 
+}  // namespace client
 }  // namespace devmem

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "client/cpp/rpc_error.h"
+
+#include <grpcpp/support/status.h>
+
+#include <string>
+
+#include "base/error.h"
+#include "devmem_loader/v1/loader.pb.h"
+#include "devmem_loader/v1/rpc_status.pb.h"
+
+namespace devmem {
+namespace {
+
+using devmem_loader::v1::ErrorDetail;
+using devmem_loader::v1::RpcStatus;
+
+constexpr size_t kMaxText = 4096;  // gRPC's limit on all metadata of a call is 8 KiB
+
+// The length of the UTF-8 sequence at `text`[i], or 0.
+size_t SequenceAt(std::string_view text, size_t i) {
+  const auto byte = [&](size_t k) { return k < text.size() ? static_cast<unsigned char>(text[k]) : 0u; };
+  const auto next = [&](size_t k) { return (byte(k) & 0xC0) == 0x80; };
+  const unsigned lead = byte(i);
+  if (lead < 0x80) return 1;
+  if (lead >= 0xC2 && lead <= 0xDF) return next(i + 1) ? 2 : 0;
+  if (lead >= 0xE0 && lead <= 0xEF) {
+    if (lead == 0xE0 && byte(i + 1) < 0xA0) return 0;  // overlong
+    if (lead == 0xED && byte(i + 1) > 0x9F) return 0;  // surrogate
+    return next(i + 1) && next(i + 2) ? 3 : 0;
+  }
+  if (lead >= 0xF0 && lead <= 0xF4) {
+    if (lead == 0xF0 && byte(i + 1) < 0x90) return 0;
+    if (lead == 0xF4 && byte(i + 1) > 0x8F) return 0;
+    return next(i + 1) && next(i + 2) && next(i + 3) ? 4 : 0;
+  }
+  return 0;
+}
+
+std::string Utf8(std::string_view text) {
+  std::string clean;
+  for (size_t i = 0; i < text.size();) {
+    const size_t length = SequenceAt(text, i);
+    if (clean.size() + std::max<size_t>(length, 1) > kMaxText) break;
+    if (length == 0) {
+      clean += '?';
+      ++i;
+    } else {
+      clean.append(text.substr(i, length));
+      i += length;
+    }
+  }
+  return clean;
+}
+
+}  // namespace
+
+grpc::Status ToGrpcStatus(const absl::Status& status) {
+  if (status.ok()) return grpc::Status::OK;
+  const ErrorInfo info = GetErrorInfo(status);
+  const std::string message = Utf8(Text(status));
+  ErrorDetail detail;
+  detail.set_code(absl::StatusCodeToString(status.code()));
+  detail.set_object(Utf8(info.object).substr(0, kMaxText / 4));
+  if (detail.object().size() < info.object.size()) detail.set_object(Utf8(detail.object()));
+  detail.set_offset(info.offset);
+  detail.set_length(info.length);
+  detail.set_cause(Utf8(info.cause.substr(0, kMaxText / 8)));
+  detail.set_action(Utf8(info.action.substr(0, kMaxText / 8)));
+  RpcStatus rpc;
+  rpc.set_code(static_cast<int32_t>(status.code()));
+  rpc.add_details()->PackFrom(detail);
+  return {static_cast<grpc::StatusCode>(status.code()), message, rpc.SerializeAsString()};
+}
+
+absl::Status FromGrpcStatus(const grpc::Status& status) {
+  if (status.ok()) return absl::OkStatus();
+  ErrorInfo info;
+  RpcStatus rpc;
+  if (!status.error_details().empty() && rpc.ParseFromString(status.error_details())) {
+    for (const google::protobuf::Any& any : rpc.details()) {
+      ErrorDetail detail;
+      if (!any.Is<ErrorDetail>() || !any.UnpackTo(&detail)) continue;
+      info = {.object = detail.object(),
+              .offset = detail.offset(),
+              .length = detail.length(),
+              .cause = detail.cause(),
+              .action = detail.action()};
+      break;
+    }
+  }
+  return MakeErrorVerbatim(static_cast<absl::StatusCode>(status.error_code()), status.error_message(), info);
+}
+
+}  // namespace devmem
