@@ -101,7 +101,9 @@ class AsNobody {
     EXPECT_TRUE(became_);
   }
   ~AsNobody() {
-    if (became_) EXPECT_EQ(::seteuid(0), 0);
+    if (became_) {
+      EXPECT_EQ(::seteuid(0), 0);
+    }
   }
 
  private:

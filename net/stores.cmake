@@ -6,3 +6,4 @@ devmem_unit(net_object_name HDRS object_name.h SRCS object_name.cc DEPS base_err
 devmem_unit(net_uri HDRS uri.h SRCS uri.cc DEPS base_error net_object_name CURL::libcurl TEST uri_test.cc)
 devmem_unit(net_file_store HDRS file_store.h object_store.h SRCS file_store.cc DEPS base_error net_object_name net_object_table net_uri TEST file_store_test.cc)
 devmem_unit(net_object_store HDRS object_store.h SRCS object_store.cc DEPS net_file_store net_uri)
+devmem_unit(net_testing_nginx HDRS testing/nginx.h SRCS testing/nginx.cc DEPS base_error base_unique_fd TEST testing/nginx_test.cc)
