@@ -1,1 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
+devmem_unit(net_reactor
+  HDRS reactor.h reactor_base.h SRCS reactor.cc reactor_uring.cc reactor_epoll.cc
+  DEPS base_clock base_error base_unique_fd PkgConfig::LIBURING
+  TEST reactor_test.cc)
+devmem_unit(net_byte_stream
+  HDRS byte_stream.h copy_stream.h SRCS scatter.cc copy_stream.cc
+  DEPS gpu_device net_reactor
+  TEST scatter_test.cc TEST_DEPS gpu_cpu_device)
+devmem_unit(net_http_head
+  HDRS http_head.h SRCS http_head.cc DEPS base_error ${HTTP_PARSER_LIBRARY}
+  TEST http_head_test.cc FUZZ http_head_fuzz.cc)
+devmem_unit(net_resolver HDRS resolver.h SRCS resolver.cc DEPS base_clock base_error)
+devmem_unit(net_http_fetcher
+  HDRS http_fetcher.h transport.h SRCS http_fetcher.cc
+  DEPS net_byte_stream net_http_head net_http_status net_resolver CURL::libcurl)
+devmem_unit(net_file_reader HDRS file_reader.h SRCS file_reader.cc DEPS net_byte_stream net_file_store)
+devmem_unit(net_copy_transport
+  HDRS copy_transport.h SRCS copy_transport.cc
+  DEPS net_http_fetcher net_file_reader
+  TEST copy_transport_test.cc TEST_DEPS gpu_cpu_device net_object_store net_testing_nginx)

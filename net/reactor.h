@@ -28,6 +28,15 @@ class Reactor {
    public:
     virtual void Complete(int result) = 0;
 
+    // The reactor's, while the operation is under way.
+    struct Pending {
+      enum class Kind : uint8_t { kConnect, kSend, kReceive } kind = Kind::kReceive;
+      const void* data = nullptr;
+      size_t bytes = 0;
+      msghdr message{};
+      int result = 0;
+    } pending;
+
    protected:
     ~Operation() = default;
   };
@@ -74,7 +83,7 @@ class Reactor::Timer {
   ~Timer() { reactor_->Disarm(this); }
   Timer(const Timer&) = delete;
   Timer& operator=(const Timer&) = delete;
-  void Set(Time when) { reactor_->Arm(this, when); }
+  void Set(Time at) { reactor_->Arm(this, at); }
   void Clear() { reactor_->Disarm(this); }
   void Fire() { fire_(); }  // by the reactor
 

@@ -32,7 +32,7 @@ struct ReadPolicy {
   Duration connect_timeout = std::chrono::seconds(5);
   Duration first_byte_timeout = std::chrono::seconds(30);
   Duration stall_timeout = std::chrono::seconds(15);  // longest time without a byte
-  int max_retries = 8;                                // in a row without a byte of progress
+  int max_retries = 12;                               // in a row without a byte of progress; with this back-off 15 to 35 s
   Duration total_timeout = std::chrono::minutes(5);   // of one range, retries included
   Duration backoff_first = std::chrono::milliseconds(50);
   Duration backoff_max = std::chrono::seconds(5);

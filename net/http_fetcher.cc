@@ -1,0 +1,556 @@
+// SPDX-License-Identifier: Apache-2.0
+// The life of a range:
+//   1. Start: the task waits at its origin until a connection is free or may be made.
+//   2. The connection sends GET with Range and If-Match (or If-Unmodified-Since) and peeks for the head.
+//   3. 206 (or a 200 that is exactly the range wanted from byte 0): sizes, range and validator are checked against
+//      the listing, then the body moves to its destinations without passing through here.
+//   4. A connection that breaks, stalls or answers 408, 429 or 5xx hands the task back with the byte reached; it
+//      waits (exponential, jittered, Retry-After respected) and goes to 1 from that byte.
+//   5. Anything else ends the task with an error that names the object and the range.
+// Destinations are never touched after Done(): a connection is closed, and known to be closed, before its task moves on.
+#include "net/http_fetcher.h"
+
+#include <curl/curl.h>
+
+#include <algorithm>
+#include <charconv>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "net/http_head.h"
+#include "net/http_status.h"
+
+namespace devmem {
+namespace {
+
+constexpr int kMaxRedirects = 5;
+constexpr Duration kIdle = std::chrono::seconds(30);  // shorter than the keep-alive of common servers (nginx: 75 s)
+
+bool IsEtag(std::string_view validator) { return !validator.empty() && validator.front() == '"'; }
+
+// Weak tags compare by their opaque part when all we ask is "did it change between two answers".
+std::string_view Opaque(std::string_view etag) { return absl::StartsWith(absl::string_view(etag.data(), etag.size()), "W/") ? etag.substr(2) : etag; }
+
+std::string CurlPart(CURLU* url, CURLUPart part, unsigned flags = 0) {
+  char* text = nullptr;
+  if (curl_url_get(url, part, &text, flags) != CURLUE_OK) return "";
+  std::string result = text;
+  curl_free(text);
+  return result;
+}
+
+// Where a Location leads, seen from `from`. Headers of the store stay with the origin they were made for.
+absl::StatusOr<PayloadRequest> Redirect(const PayloadRequest& from, const std::string& location) {
+  const std::unique_ptr<CURLU, void (*)(CURLU*)> url(curl_url(), curl_url_cleanup);
+  const std::string base = absl::StrCat("http://", from.host_header, from.target);
+  if (curl_url_set(url.get(), CURLUPART_URL, base.c_str(), 0) != CURLUE_OK ||
+      curl_url_set(url.get(), CURLUPART_URL, location.c_str(), 0) != CURLUE_OK) {
+    return MakeError(absl::StatusCode::kInvalidArgument, absl::StrCat("redirect to '", location, "', which is no URL"), {.cause = "bad redirect"});
+  }
+  if (CurlPart(url.get(), CURLUPART_SCHEME) != "http") {
+    return MakeError(absl::StatusCode::kUnimplemented, absl::StrCat("redirect to '", location, "': only http is supported"), {.cause = "bad redirect"});
+  }
+  PayloadRequest to;
+  to.host = CurlPart(url.get(), CURLUPART_HOST);
+  const std::string port = CurlPart(url.get(), CURLUPART_PORT, CURLU_DEFAULT_PORT);
+  to.port = static_cast<uint16_t>(std::stoul(port));
+  to.host_header = port == "80" ? to.host : absl::StrCat(to.host, ":", port);
+  if (to.host.size() > 2 && to.host.front() == '[') to.host = to.host.substr(1, to.host.size() - 2);
+  to.target = CurlPart(url.get(), CURLUPART_PATH);
+  if (const std::string query = CurlPart(url.get(), CURLUPART_QUERY); !query.empty()) absl::StrAppend(&to.target, "?", query);
+  if (to.host == from.host && to.port == from.port) to.headers = from.headers;
+  return to;
+}
+
+absl::Status Changed(const RangeRead& read, std::string_view how) {
+  return MakeError(absl::StatusCode::kAborted, absl::StrCat("the object changed after it was listed: ", std::string(how)),
+                   {.object = read.object, .offset = read.offset, .length = read.length, .cause = "object changed",
+                    .action = "open the stream again (and write the index again, if there is one)"});
+}
+
+}  // namespace
+
+struct HttpFetcher::Task {
+  RangeRead* read = nullptr;
+  PayloadRequest request;
+  Origin* origin = nullptr;
+  Connection* connection = nullptr;  // while an attempt is under way
+  bool waiting = false;              // in its origin's queue
+  uint64_t reached = 0;              // bytes in place
+  uint64_t reached_before = 0;       // at the start of this attempt
+  int failures = 0;                  // in a row without progress
+  int redirects = 0;
+  bool cancelled = false;
+  Time give_up{};
+  std::string pinned_etag;  // of the first answer: later ones must agree
+  std::unique_ptr<Reactor::Timer> retry;
+};
+
+struct HttpFetcher::Origin {
+  PayloadRequest where;  // host, port
+  std::vector<SocketAddress> addresses;
+  size_t next_address = 0;
+  bool resolving = false;
+  std::deque<Task*> waiting;
+  std::vector<Connection*> idle;
+  std::list<std::unique_ptr<Connection>> connections;
+  size_t limit = 0;
+};
+
+class HttpFetcher::Connection final : public ByteStream::Owner {
+ public:
+  Connection(HttpFetcher& fetcher, Origin& origin)
+      : fetcher_(fetcher), origin_(origin), timer_(&fetcher.reactor_, [this] { OnTimer(); }), stream_(fetcher.factory_(*this)) {}
+
+  std::list<std::unique_ptr<Connection>>::iterator self;
+  [[nodiscard]] Origin& origin() { return origin_; }
+
+  void Connect(Task* task, const SocketAddress& address) {
+    Take(task);
+    ExpectWithin(fetcher_.policy_.connect_timeout, "connect");
+    stream_->Connect(reinterpret_cast<const sockaddr*>(&address.storage), address.length);
+  }
+
+  void Begin(Task* task) {
+    if (task != task_) Take(task);
+    RangeRead& read = *task->read;
+    ++read.requests;
+    const uint64_t first = read.offset + task->reached;
+    request_ = absl::StrCat("GET ", task->request.target, " HTTP/1.1\r\nHost: ", task->request.host_header,
+                            "\r\nUser-Agent: devmem-loader\r\nAccept-Encoding: identity\r\nRange: bytes=", first, "-", read.offset + read.length - 1, "\r\n");
+    if (IsEtag(read.validator)) {
+      absl::StrAppend(&request_, "If-Match: ", read.validator, "\r\n");
+    } else if (!read.validator.empty()) {
+      absl::StrAppend(&request_, "If-Unmodified-Since: ", read.validator, "\r\n");
+    }
+    for (const auto& [name, value] : task->request.headers) absl::StrAppend(&request_, name, ": ", value, "\r\n");
+    request_ += "\r\n";
+    ExpectWithin(fetcher_.policy_.first_byte_timeout, "the first byte of the answer");
+    stream_->Send(request_);
+    stream_->Peek();
+  }
+
+  // Ends this connection; its task, if any, fails with `status` once nothing touches its destinations.
+  void Close(absl::Status status, Duration at_least = Duration::zero()) {
+    if (closing_) return;
+    closing_ = true;
+    std::erase(origin_.idle, this);
+    failure_ = std::move(status);
+    retry_after_ = at_least;
+    timer_.Clear();
+    stream_->Close();
+  }
+
+  // Ends it while its task, already done with it, goes on.
+  void Discard() {
+    task_ = nullptr;
+    Close(absl::OkStatus());
+  }
+
+  void OnConnected(absl::Status status) override {
+    if (!status.ok()) return Close(std::move(status));
+    Begin(task_);
+  }
+
+  void OnSent(absl::Status status) override {
+    // A server may answer and close before it read all: its answer tells more than our failed send, and the peek,
+    // which is under way, sees either the answer or the end.
+    if (!status.ok()) send_failed_ = std::move(status);
+    sent_ = true;
+    if (finish_after_send_) Settle();
+  }
+
+  void OnPeek(absl::Status status) override {
+    if (!status.ok()) {
+      // A server closes idle connections when it likes; that is no failure of the request.
+      if (reused_ && stream_->held().empty()) stale_ = true;
+      return Close(send_failed_.ok() ? std::move(status) : send_failed_);
+    }
+    absl::StatusOr<std::optional<ResponseHead>> head = ParseResponseHead(stream_->held());
+    if (!head.ok()) {
+      // Garbage may come of a broken proxy or a connection out of step: worth another connection, not forever.
+      return Close(MakeError(absl::StatusCode::kUnavailable, head.status().message().empty() ? "bad answer" : Text(head.status()), {.cause = "malformed HTTP response"}));
+    }
+    if (!head->has_value()) return stream_->Peek();
+    if ((*head)->status / 100 == 1) {  // an interim answer: the real one follows
+      stream_->Skip((*head)->bytes);
+      if (stream_->held().empty()) return stream_->Peek();
+      return OnPeek(absl::OkStatus());
+    }
+    head_ = *std::move(*head);
+    HandleHead();
+  }
+
+  void OnProgress(uint64_t bytes) override {
+    if (task_ == nullptr) return;
+    RangeRead& read = *task_->read;
+    last_progress_ = Clock::now();
+    if (read.first_byte == Time{}) read.first_byte = last_progress_;
+    read.received += bytes;
+    task_->reached += bytes;
+  }
+
+  void OnMoved(absl::Status status) override {
+    if (!status.ok()) {
+      if (absl::IsUnavailable(status)) {
+        const uint64_t missing = task_->read->length - task_->reached;
+        status = MakeError(absl::StatusCode::kUnavailable, absl::StrCat("the body ended ", missing, " bytes early: ", status.message()),
+                           {.cause = "truncated body"});
+      }
+      return Close(std::move(status));
+    }
+    moved_ = true;
+    if (!sent_) {  // all of the answer came before the send was reported
+      finish_after_send_ = true;
+      return;
+    }
+    Settle();
+  }
+
+  void OnClosed() override {
+    Task* const task = std::exchange(task_, nullptr);
+    HttpFetcher& fetcher = fetcher_;
+    const bool stale = stale_;
+    absl::Status failure = std::move(failure_);
+    const Duration at_least = retry_after_;
+    if (stale) {  // the server dropped one idle connection; the others are likely dead as well
+      for (Connection* idle : std::exchange(origin_.idle, {})) idle->Discard();
+    }
+    fetcher.Gone(this);  // deletes this from a later loop round
+    if (task == nullptr) return;
+    task->connection = nullptr;
+    if (stale && !task->cancelled) return fetcher.Enqueue(task);
+    fetcher.AttemptFailed(task, std::move(failure), at_least);
+  }
+
+ private:
+  void Take(Task* task) {
+    reused_ = used_;
+    used_ = true;
+    task_ = task;
+    task->connection = this;
+    task->reached_before = task->reached;
+    sent_ = moved_ = finish_after_send_ = false;
+    send_failed_ = absl::OkStatus();
+  }
+
+  void ExpectWithin(Duration limit, std::string_view what) {
+    awaited_ = what;
+    limit_ = limit;
+    last_progress_ = Clock::now();
+    timer_.Set(last_progress_ + limit);
+  }
+
+  void OnTimer() {
+    if (task_ == nullptr) return Discard();  // idle for long enough
+    const Time due = last_progress_ + limit_;
+    if (Clock::now() < due) return timer_.Set(due);
+    Close(MakeError(absl::StatusCode::kUnavailable,
+                    absl::StrCat("waited ", std::chrono::duration<double>(limit_).count(), " s for ", std::string(awaited_)), {.cause = "timeout"}));
+  }
+
+  absl::Status Refusal() const {
+    const RangeRead& read = *task_->read;
+    return HttpStatusError(head_.status, {.object = read.object, .offset = read.offset, .length = read.length});
+  }
+
+  void HandleHead() {
+    RangeRead& read = *task_->read;
+    const uint64_t first = read.offset + task_->reached;
+    const uint64_t wanted = read.length - task_->reached;
+    if (head_.status / 100 == 3 && head_.status != 304) return FollowRedirect();
+    if (RetryableHttpStatus(head_.status)) {
+      int seconds = 0;
+      std::from_chars(head_.retry_after.data(), head_.retry_after.data() + head_.retry_after.size(), seconds);
+      return Close(MakeError(absl::StatusCode::kUnavailable, Text(Refusal()), {.cause = absl::StrCat("HTTP ", head_.status)}),
+                   std::chrono::seconds(std::clamp(seconds, 0, 60)));
+    }
+    if (head_.status == 412) return Close(Changed(read, "the store answered 412"));
+    if (head_.status == 416) return Close(Changed(read, absl::StrCat("the store has no such range of it any more (416); it was listed with ", read.object_size, " bytes")));
+    if (head_.status != 200 && head_.status != 206) return Close(Refusal());
+    const auto refuse = [&](std::string_view what, std::string_view cause) {
+      Close(MakeError(absl::StatusCode::kFailedPrecondition, what,
+                      {.object = read.object, .offset = read.offset, .length = read.length, .cause = std::string(cause),
+                       .action = "the store must serve plain ranged GETs with a Content-Length"}));
+    };
+    if (!head_.content_encoding.empty() && head_.content_encoding != "identity") {
+      return refuse(absl::StrCat("the store sent Content-Encoding ", head_.content_encoding, " although identity was asked for"), "encoded body");
+    }
+    if (head_.chunked || !head_.content_length.has_value()) return refuse("the answer has no Content-Length", "no Content-Length");
+    if (!CheckVersion()) return;
+    bool rest_follows = false;  // a whole object where its start was wanted
+    if (head_.status == 206) {
+      if (!head_.content_range.has_value()) return refuse("206 without Content-Range", "no Content-Range");
+      const ContentRange& range = *head_.content_range;
+      if (range.total.has_value() && *range.total != read.object_size) {
+        return Close(Changed(read, absl::StrCat("it was listed with ", read.object_size, " bytes and has ", *range.total)));
+      }
+      if (range.first != first || range.last != first + wanted - 1 || *head_.content_length != wanted) {
+        return refuse(absl::StrCat("asked for bytes ", first, "-", first + wanted - 1, ", got ", range.first, "-", range.last, " with Content-Length ",
+                                   *head_.content_length),
+                      "wrong range");
+      }
+    } else {
+      if (*head_.content_length != read.object_size) {
+        return Close(Changed(read, absl::StrCat("it was listed with ", read.object_size, " bytes and has ", *head_.content_length)));
+      }
+      if (first != 0) return refuse("the store ignored the Range of the request and sent the whole object", "ranges not supported");
+      rest_follows = *head_.content_length > wanted;
+    }
+    stream_->Skip(head_.bytes);
+    reusable_ = head_.keep_alive && !rest_follows;
+    ExpectWithin(fetcher_.policy_.stall_timeout, "the next byte of the body");
+    scatter_ = Scatter(read.destinations, task_->reached);
+    stream_->MoveTo(scatter_);
+  }
+
+  // Whether this answer speaks of the version that was listed, and of the one earlier answers spoke of.
+  bool CheckVersion() {
+    const RangeRead& read = *task_->read;
+    std::string how;
+    if (IsEtag(read.validator)) {
+      if (!head_.etag.empty() && Opaque(head_.etag) != read.validator) how = absl::StrCat("its ETag was ", read.validator, " and is ", head_.etag);
+    } else if (!read.validator.empty()) {
+      if (!head_.last_modified.empty() && head_.last_modified != read.validator) {
+        how = absl::StrCat("it was last modified ", read.validator, " and now ", head_.last_modified);
+      }
+    }
+    if (how.empty() && !head_.etag.empty()) {
+      if (task_->pinned_etag.empty()) task_->pinned_etag = head_.etag;
+      if (Opaque(task_->pinned_etag) != Opaque(head_.etag)) how = absl::StrCat("its ETag was ", task_->pinned_etag, " and is ", head_.etag);
+    }
+    if (how.empty()) return true;
+    Close(Changed(read, how));
+    return false;
+  }
+
+  void FollowRedirect() {
+    Task* const task = task_;
+    if (head_.location.empty()) return Close(Refusal());
+    if (++task->redirects > kMaxRedirects) {
+      return Close(MakeError(absl::StatusCode::kFailedPrecondition, absl::StrCat("more than ", kMaxRedirects, " redirects, the last to ", head_.location),
+                             {.object = task->read->object, .cause = "redirect loop", .action = "check the store's configuration"}));
+    }
+    absl::StatusOr<PayloadRequest> next = Redirect(task->request, head_.location);
+    if (!next.ok()) return Close(WithObject(next.status(), task->read->object));
+    task->request = *std::move(next);
+    // The task moves on when this connection is closed; no payload was asked of it.
+    task_ = nullptr;
+    task->connection = nullptr;
+    HttpFetcher& fetcher = fetcher_;
+    Close(absl::OkStatus());
+    fetcher.Enqueue(task);
+  }
+
+  void Settle() {
+    if (!moved_ || closing_) return;
+    Task* const task = std::exchange(task_, nullptr);
+    task->connection = nullptr;
+    HttpFetcher& fetcher = fetcher_;
+    Origin& origin = origin_;
+    if (reusable_ && stream_->held().empty() && send_failed_.ok() && fetcher.shut_down_ == nullptr) {
+      origin.idle.push_back(this);
+      last_progress_ = Clock::now();
+      limit_ = kIdle;
+      timer_.Set(last_progress_ + kIdle);
+    } else {
+      Close(absl::OkStatus());
+    }
+    fetcher.Finish(task, absl::OkStatus());
+    fetcher.Pump(origin);
+  }
+
+  HttpFetcher& fetcher_;
+  Origin& origin_;
+  Reactor::Timer timer_;
+  std::unique_ptr<ByteStream> stream_;
+  Task* task_ = nullptr;
+  std::string request_;
+  ResponseHead head_;
+  Scatter scatter_;
+  absl::Status failure_;
+  absl::Status send_failed_;
+  Duration retry_after_{};
+  std::string_view awaited_;
+  Duration limit_{};
+  Time last_progress_{};
+  bool used_ = false;
+  bool reused_ = false;
+  bool sent_ = false;
+  bool moved_ = false;
+  bool finish_after_send_ = false;
+  bool reusable_ = false;
+  bool stale_ = false;
+  bool closing_ = false;
+};
+
+HttpFetcher::HttpFetcher(Reactor& reactor, Resolver& resolver, StreamFactory factory, const ReadPolicy& policy, size_t connections)
+    : reactor_(reactor), resolver_(resolver), factory_(std::move(factory)), policy_(policy), max_connections_(std::max<size_t>(1, connections)) {}
+
+HttpFetcher::~HttpFetcher() { *alive_ = false; }
+
+HttpFetcher::Origin& HttpFetcher::OriginOf(const PayloadRequest& request) {
+  std::unique_ptr<Origin>& origin = origins_[{request.host, request.port}];
+  if (origin == nullptr) {
+    origin = std::make_unique<Origin>();
+    origin->where = request;
+    origin->limit = max_connections_;
+  }
+  return *origin;
+}
+
+void HttpFetcher::Start(RangeRead* read, PayloadRequest request) {
+  auto* const task = new Task;  // deleted in Finish
+  task->read = read;
+  task->request = std::move(request);
+  task->retry = std::make_unique<Reactor::Timer>(&reactor_, [this, task] { Enqueue(task); });
+  read->transport_state = task;
+  Enqueue(task);
+}
+
+void HttpFetcher::Cancel(RangeRead* read) {
+  auto* const task = static_cast<Task*>(read->transport_state);
+  if (task == nullptr || task->cancelled) return;
+  task->cancelled = true;
+  const absl::Status cancelled = absl::CancelledError("the read was cancelled");
+  if (task->connection != nullptr) return task->connection->Close(cancelled);
+  // Waiting for a connection, for a look-up or for its next try: nothing is under way, and nothing shall start it.
+  task->retry->Clear();
+  if (std::exchange(task->waiting, false)) std::erase(task->origin->waiting, task);
+  reactor_.Post([this, alive = alive_, task, cancelled] {
+    if (*alive) Finish(task, cancelled);
+  });
+}
+
+void HttpFetcher::Enqueue(Task* task) {
+  Origin& origin = OriginOf(task->request);
+  task->origin = &origin;
+  task->waiting = true;
+  origin.waiting.push_back(task);
+  Pump(origin);
+}
+
+void HttpFetcher::Pump(Origin& origin) {
+  while (!origin.waiting.empty()) {
+    if (origin.idle.empty() && origin.connections.size() >= origin.limit) return;
+    if (origin.idle.empty() && origin.addresses.empty()) return Resolve(origin);
+    Task* const task = origin.waiting.front();
+    origin.waiting.pop_front();
+    task->waiting = false;
+    if (task->give_up == Time{}) task->give_up = Clock::now() + policy_.total_timeout;
+    if (!origin.idle.empty()) {
+      Connection* const connection = origin.idle.back();
+      origin.idle.pop_back();
+      connection->Begin(task);
+      continue;
+    }
+    origin.connections.push_back(std::make_unique<Connection>(*this, origin));
+    Connection& connection = *origin.connections.back();
+    connection.self = std::prev(origin.connections.end());
+    connection.Connect(task, origin.addresses[origin.next_address % origin.addresses.size()]);
+  }
+}
+
+void HttpFetcher::Resolve(Origin& origin) {
+  if (std::exchange(origin.resolving, true)) return;
+  resolver_.Resolve(origin.where.host, origin.where.port, [this, alive = alive_, &origin](Resolver::Result result) {
+    reactor_.Post([this, alive, &origin, result = std::move(result)] {
+      if (!*alive) return;
+      origin.resolving = false;
+      if (result.ok()) {
+        origin.addresses = *result;
+        return Pump(origin);
+      }
+      for (Task* task : std::exchange(origin.waiting, {})) {
+        task->waiting = false;
+        if (task->give_up == Time{}) task->give_up = Clock::now() + policy_.total_timeout;
+        AttemptFailed(task, result.status(), Duration::zero());
+      }
+    });
+  });
+}
+
+void HttpFetcher::AttemptFailed(Task* task, absl::Status status, Duration at_least) {
+  if (task->cancelled) return Finish(task, absl::CancelledError("the read was cancelled"));
+  if (!absl::IsUnavailable(status)) return Finish(task, std::move(status));
+  Origin& origin = *task->origin;
+  if (GetErrorInfo(status).cause == "out of file descriptors" && !origin.connections.empty()) {
+    // Make do with the connections there are.
+    origin.limit = std::max<size_t>(1, origin.connections.size());
+    return Enqueue(task);
+  }
+  const bool progressed = task->reached > task->reached_before;
+  task->failures = progressed ? 0 : task->failures + 1;
+  // Another address, and a fresh look-up once all were tried.
+  if (!progressed && ++origin.next_address >= origin.addresses.size()) {
+    origin.next_address = 0;
+    origin.addresses.clear();
+  }
+  const RangeRead& read = *task->read;
+  const auto give_up = [&](absl::StatusCode code, std::string_view why) {
+    const ErrorInfo info = GetErrorInfo(status);
+    Finish(task, MakeError(code, absl::StrCat(std::string(why), "; last: ", status.message()),
+                           {.object = read.object, .offset = read.offset + task->reached, .length = read.length - task->reached, .cause = info.cause,
+                            .action = info.action.empty() ? "check the store and the network" : info.action}));
+  };
+  if (task->failures > policy_.max_retries) {
+    return give_up(absl::StatusCode::kUnavailable, absl::StrCat("gave up after ", task->failures, " tries without a byte"));
+  }
+  Duration backoff = policy_.backoff_first;
+  for (int i = 1; i < task->failures && backoff < policy_.backoff_max; ++i) backoff *= 2;
+  backoff = std::min(backoff, policy_.backoff_max);
+  // Half fixed, half random: spreads the herd and still bounds the whole from below.
+  backoff = backoff / 2 + Duration(std::uniform_int_distribution<Duration::rep>(0, (backoff / 2).count())(jitter_));
+  const Time when = Clock::now() + std::max(backoff, at_least);
+  if (when >= task->give_up) {
+    return give_up(absl::StatusCode::kDeadlineExceeded,
+                   absl::StrCat("not done within ", std::chrono::duration<double>(policy_.total_timeout).count(), " s"));
+  }
+  ++task->read->retries;
+  task->retry->Set(when);
+}
+
+void HttpFetcher::Finish(Task* task, absl::Status status) {
+  RangeRead* const read = task->read;
+  read->transport_state = nullptr;
+  read->status = std::move(status);
+  delete task;
+  read->Done();
+}
+
+void HttpFetcher::Gone(Connection* connection) {
+  Origin& origin = connection->origin();
+  std::erase(origin.idle, connection);
+  // Its stream is on the call stack: delete it from a later round.
+  std::shared_ptr<Connection> last(std::move(*connection->self));
+  origin.connections.erase(connection->self);
+  reactor_.Post([last] {});
+  reactor_.Post([this, alive = alive_, &origin] {
+    if (!*alive) return;
+    Pump(origin);
+    if (shut_down_ == nullptr) return;
+    for (const auto& [where, other] : origins_) {
+      if (!other->connections.empty()) return;
+    }
+    std::exchange(shut_down_, nullptr)();
+  });
+}
+
+void HttpFetcher::Shutdown(std::function<void()> closed) {
+  shut_down_ = std::move(closed);
+  bool any = false;
+  for (const auto& [where, origin] : origins_) {
+    origin->idle.clear();
+    for (const auto& connection : origin->connections) {
+      any = true;
+      connection->Discard();
+    }
+  }
+  if (!any) reactor_.Post([this, alive = alive_] {
+    if (*alive && shut_down_ != nullptr) std::exchange(shut_down_, nullptr)();
+  });
+}
+
+}  // namespace devmem

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// HttpFetcher: ranged GETs over HTTP/1.1 on ByteStreams, for one worker. Keeps connections alive per origin, bounds
+// their number, retries what may work again at the byte reached, and never mixes two versions of an object.
+//
+// Threads: the reactor's only.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <list>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "net/byte_stream.h"
+#include "net/resolver.h"
+#include "net/transport.h"
+
+namespace devmem {
+
+class HttpFetcher {
+ public:
+  // Makes the stream of a new connection; what a transport differs in.
+  using StreamFactory = std::function<std::unique_ptr<ByteStream>(ByteStream::Owner& owner)>;
+
+  HttpFetcher(Reactor& reactor, Resolver& resolver, StreamFactory factory, const ReadPolicy& policy, size_t connections);
+  ~HttpFetcher();  // no read may be under way
+
+  void Start(RangeRead* read, PayloadRequest request);
+  void Cancel(RangeRead* read);
+  // Closes every connection; `closed` runs when nothing is left. Reads under way must have been cancelled.
+  void Shutdown(std::function<void()> closed);
+
+ private:
+  struct Task;
+  class Connection;
+  struct Origin;
+
+  Origin& OriginOf(const PayloadRequest& request);
+  void Enqueue(Task* task);
+  void Pump(Origin& origin);
+  void Resolve(Origin& origin);
+  void AttemptFailed(Task* task, absl::Status status, Duration at_least);
+  void Finish(Task* task, absl::Status status);
+  void Gone(Connection* connection);
+
+  Reactor& reactor_;
+  Resolver& resolver_;
+  StreamFactory factory_;
+  const ReadPolicy policy_;
+  const size_t max_connections_;
+  std::map<std::pair<std::string, uint16_t>, std::unique_ptr<Origin>> origins_;
+  std::minstd_rand jitter_{std::random_device{}()};
+  std::function<void()> shut_down_;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+};
+
+}  // namespace devmem
