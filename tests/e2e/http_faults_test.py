@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faults of servers and of the network (docs/faults.md): the byte delivered is the byte stored, once, or the stream
+fails with an error that names the object. `heals` says the first; `fails` the second."""
+import os
+import signal
+import time
+
+import fault_server
+import harness
+from fault_server import payload
+from harness import QUICK, RAW, SAMPLE
+
+FEW = ("--max-retries", "2")  # so that a fault that lasts is soon an error
+
+
+class HttpFaultsTest(harness.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.bucket = self.raw_bucket()
+        self.digest_path = self.work / "digest"
+
+    def run_against(self, server, *flags):
+        return self.loader("--bucket", server.url, *RAW, "--tail", "uneven", *QUICK, *flags, digest=self.digest_path)
+
+    def heals(self, *faults, flags=(), retries=True, **server_options):
+        """Each fault is (path, act, options of .fault). All of the bucket must arrive."""
+        server = self.server(self.bucket, **server_options)
+        rules = [server.fault(path, act, **options) for path, act, options in faults]
+        run = self.run_against(server, *flags)
+        self.assertEqual(run.status, 0, run.text)
+        self.assert_delivered(self.bucket, self.digest_path)
+        for rule in rules:
+            self.assertGreater(rule.hits, 0, "the fault was never met")
+        if retries:
+            self.assertGreater(run.summary["retries"], 0, run.summary)
+        return run, server
+
+    def fails(self, path, act, *words, code=None, flags=(), **options):
+        server = self.server(self.bucket)
+        rule = server.fault(path, act, **options)
+        run = self.run_against(server, *FEW, *flags)
+        self.assertGreater(rule.hits, 0, "the fault was never met")
+        self.assert_failed(run, *words, code=code)
+        self.delivered_so_far_is_right()
+        return run
+
+    def delivered_so_far_is_right(self):
+        expected = harness.make_dataset.samples_of(self.bucket, SAMPLE)
+        if self.digest_path.exists():
+            for line in self.digest(self.digest_path):
+                if (line["object"], line["offset"], line["bytes"]) in expected:
+                    self.assertEqual(line["sha256"], expected[(line["object"], line["offset"], line["bytes"])], line)
+
+    # --- a body that is not what was announced ---
+    def test_truncated_body_once(self):
+        self.heals(("/0001.bin", fault_server.Truncate(0.5), {"times": 1}))
+
+    def test_truncated_body_always(self):
+        # Every answer ends before its first byte of body: no progress, so the retries run out.
+        self.fails("/0001.bin", fault_server.Truncate(0), "0001.bin", code=("UNAVAILABLE", "DATA_LOSS"))
+
+    def test_too_long_body_trailing(self):
+        # Bytes behind the message belong to nobody: the body is right, the connection is not to be used again.
+        self.heals(("/000[12].bin", fault_server.TooLong(5000), {}), retries=False)
+
+    def test_too_long_body_announced(self):
+        self.fails("/0001.bin", fault_server.TooLong(5000, honest_length=True), "0001.bin")
+
+    def test_reset_at_every_sixteenth(self):
+        self.bucket = self.raw_bucket("sixteenths", shards=17, samples=17 * 16)
+        run, server = self.heals(*[(f"/{k:04d}.bin", fault_server.Reset(at=k / 16), {"times": 1}) for k in range(17)], retries=False)
+        self.assertGreaterEqual(run.summary["retries"], 16, run.summary)
+        for k in range(17):
+            starts = [request.range[0] for request in server.requests(f"/{k:04d}.bin")]
+            self.assertEqual(starts, sorted(starts), "a retry goes on where the last one ended")
+
+    def test_reset_resumes_at_the_byte_reached(self):
+        _, server = self.heals(("/0001.bin", fault_server.Reset(at=0.5), {"times": 1}))
+        size = os.path.getsize(self.bucket / "0001.bin")
+        starts = [request.range[0] for request in server.requests("/0001.bin")]
+        self.assertIn(size // 2, starts, "the second request begins at the byte that was reached")
+
+    def test_chunked_body(self):
+        # RFC 9112 allows it. Either it is read rightly or refused by name; never taken for payload.
+        server = self.server(self.bucket)
+        server.fault("/0001.bin", fault_server.Chunked())
+        run = self.run_against(server, *FEW)
+        if run.status == 0:
+            self.assert_delivered(self.bucket, self.digest_path)
+        else:
+            self.assert_failed(run, "0001.bin", "chunked")
+
+    # --- a head that is not what was asked for ---
+    def test_garbage_before_status_line_once(self):
+        self.heals(("/0001.bin", fault_server.Garbage(), {"times": 1}))
+
+    def test_garbage_before_status_line_always(self):
+        self.fails("/0001.bin", fault_server.Garbage(), "0001.bin")
+
+    def test_head_of_1_mb(self):
+        self.fails("/0001.bin", fault_server.BigHead(), "0001.bin", "head")
+
+    def test_head_of_1_mb_in_the_listing(self):
+        server = self.server(self.bucket)
+        server.fault("/", fault_server.BigHead(), when=None)
+        self.assertEqual(self.run_against(server, *FEW).status, 1)
+
+    def test_endless_redirect(self):
+        self.fails("/0001.bin", fault_server.Redirect(), "0001.bin", "redirect")
+
+    def test_endless_redirect_of_the_listing(self):
+        server = self.server(self.bucket)
+        server.fault("/", fault_server.Redirect(), when=None)
+        self.assert_failed(self.run_against(server, *FEW), "redirect")
+
+    def test_one_redirect(self):
+        other = self.server(self.bucket)
+        self.heals(("/0001.bin", fault_server.Redirect(other.url + "0001.bin"), {}), retries=False)
+
+    def test_wrong_content_range(self):
+        self.fails("/0001.bin", fault_server.WrongRange(), "0001.bin", "range")
+
+    def test_wrong_content_length(self):
+        self.fails("/0001.bin", fault_server.WrongLength(-100), "0001.bin")
+
+    def test_range_ignored(self):
+        # 200 with the whole object: right bytes at the price of reading more, or an error; never the wrong bytes.
+        server = self.server(self.bucket)
+        server.fault("/0001.bin", fault_server.IgnoreRange())
+        run = self.run_against(server, *FEW)
+        if run.status == 0:
+            self.assert_delivered(self.bucket, self.digest_path)
+        else:
+            self.assert_failed(run, "0001.bin", "range")
+
+    # --- statuses ---
+    def test_status_401(self):
+        self.fails("/0001.bin", fault_server.Status(401), "0001.bin", "401", code=("UNAUTHENTICATED", "PERMISSION_DENIED"))
+
+    def test_status_403(self):
+        self.fails("/0001.bin", fault_server.Status(403), "0001.bin", "403", code="PERMISSION_DENIED")
+
+    def test_object_vanishes_after_listing(self):
+        self.fails("/0001.bin", fault_server.Status(404), "0001.bin", code="NOT_FOUND")
+
+    def test_status_412(self):
+        self.fails("/0001.bin", fault_server.Status(412), "0001.bin", code="ABORTED")
+
+    def test_status_416(self):
+        self.fails("/0001.bin", fault_server.Status(416), "0001.bin")
+
+    def test_status_408_then_fine(self):
+        self.heals(("/0001.bin", fault_server.Status(408), {"times": 2}))
+
+    def test_status_429_then_fine(self):
+        self.heals(("/0001.bin", fault_server.Status(429, headers=[("Retry-After", "1")]), {"times": 1}))
+
+    def test_status_500_then_fine(self):
+        self.heals(("/0001.bin", fault_server.Status(500), {"times": 2}))
+
+    def test_status_503_always(self):
+        self.fails("/0001.bin", fault_server.Status(503), "0001.bin", "503", code="UNAVAILABLE")
+
+    def test_status_503_for_10_s_then_fine(self):
+        server = self.server(self.bucket)
+        first = []
+
+        def down():
+            first.append(time.monotonic())
+            return time.monotonic() < first[0] + 10
+        server.fault("*", fault_server.Status(503), until=down)
+        run = self.loader("--bucket", server.url, *RAW, "--tail", "uneven", digest=self.digest_path)  # with the defaults
+        self.assertEqual(run.status, 0, run.text)
+        self.assertGreaterEqual(run.seconds, 10)
+        self.assert_delivered(self.bucket, self.digest_path)
+
+    def test_status_503_in_the_listing_then_fine(self):
+        self.heals(("/", fault_server.Status(503), {"times": 2, "when": None}), retries=False)
+
+    # --- silence ---
+    def test_stall_once(self):
+        self.heals(("/0001.bin", fault_server.Stall(0.5), {"times": 1}))
+
+    def test_stall_beyond_the_deadline(self):
+        run = self.fails("/0001.bin", fault_server.Stall(0), "0001.bin", code=("DEADLINE_EXCEEDED", "UNAVAILABLE"))
+        self.assertLess(run.seconds, 20 * harness.SLOW)
+
+    def test_no_first_byte_once(self):
+        self.heals(("/0001.bin", fault_server.Silent(), {"times": 1}), flags=("--first-byte-timeout", "0.5"))
+
+    def test_no_first_byte_always(self):
+        run = self.fails("/0001.bin", fault_server.Silent(), "0001.bin", code=("DEADLINE_EXCEEDED", "UNAVAILABLE"),
+                         flags=("--first-byte-timeout", "0.5"))
+        self.assertLess(run.seconds, 20 * harness.SLOW)
+
+    def test_read_timeout_caps_everything(self):
+        # Progress by one byte each time, for ever: only the cap on all ends it.
+        run = self.fails("/0001.bin", fault_server.Truncate(1), "0001.bin", flags=("--read-timeout", "2", "--max-retries", "1000"))
+        self.assertLess(run.seconds, 20 * harness.SLOW)
+
+    # --- objects that change ---
+    def replace(self, name="0001.bin"):
+        """Other bytes, as many, another date: what an upload in place does."""
+        path = self.bucket / name
+        path.write_bytes(bytes(b ^ 0x55 for b in path.read_bytes()))
+        os.utime(path, (1.5e9, 1.5e9))
+
+    def changes(self, act_before, **server_options):
+        originals = harness.make_dataset.samples_of(self.bucket, SAMPLE)
+        server = self.server(self.bucket, **server_options)
+        act_before(server)
+        run = self.run_against(server, *FEW)
+        self.assert_failed(run, "0001.bin", "changed", code="ABORTED")
+        for line in self.digest(self.digest_path):
+            self.assertEqual(line["sha256"], originals[(line["object"], line["offset"], line["bytes"])], "a mixture of two versions")
+
+    def test_object_changes_between_listing_and_reading(self):
+        self.changes(lambda server: server.fault("/", fault_server.Edit(lambda answer: self.replace()), times=1, when=None))
+
+    def test_object_changes_between_listing_and_reading_without_etag(self):
+        self.changes(lambda server: server.fault("/", fault_server.Edit(lambda answer: self.replace()), times=1, when=None), etags=False)
+
+    def test_object_changes_in_mid_read(self):
+        def arrange(server):
+            server.fault("/0001.bin", fault_server.Truncate(0.5), times=1)
+            server.fault("/0001.bin", fault_server.Call(self.replace), times=1)
+        self.changes(arrange)
+
+    def test_object_changes_in_mid_read_without_etag(self):
+        def arrange(server):
+            server.fault("/0001.bin", fault_server.Truncate(0.5), times=1)
+            server.fault("/0001.bin", fault_server.Call(self.replace), times=1)
+        self.changes(arrange, etags=False)
+
+    def test_object_grows_between_listing_and_reading(self):
+        def grow():
+            with open(self.bucket / "0001.bin", "ab") as file:
+                file.write(bytes(SAMPLE))
+        server = self.server(self.bucket)
+        server.fault("/0001.bin", fault_server.Call(grow), times=1)
+        self.assert_failed(self.run_against(server, *FEW), "0001.bin", "changed", code="ABORTED")
+
+    # --- the server itself ---
+    def test_nginx_restarted_in_mid_epoch(self):
+        self.bucket = self.raw_bucket("large", samples=2048, shards=8)
+        nginx = self.nginx(self.bucket, extra="limit_rate 4m;", log=True)
+        loader = self.start("--bucket", nginx.url, *RAW, "--tail", "uneven", *QUICK, "--prefetch", "8M", "--first-byte-timeout", "10",
+                            digest=self.digest_path)
+        harness.wait_for(lambda: "bytes=" in nginx.log.read_text(), 30 * harness.SLOW, "a first range is served")
+        nginx.stop(signal.SIGKILL)
+        os.kill(loader.pid, 0)  # not done yet
+        nginx.start()
+        run = loader.wait(120 * harness.SLOW)
+        self.assertEqual(run.status, 0, run.text)
+        self.assert_delivered(self.bucket, self.digest_path)
+        self.assertGreater(run.summary["retries"], 0)
+
+    def test_one_bad_object_skipped(self):
+        server = self.server(self.bucket)
+        server.fault("/0001.bin", fault_server.Status(404))
+        run = self.run_against(server, *FEW, "--on-error", "skip")
+        self.assertEqual(run.status, 0, run.text)
+        self.assertIn("0001.bin", run.text, "the skipped is listed")
+        self.assert_delivered(self.bucket, self.digest_path, without=["0001.bin"])
+
+    def test_skipping_never_shifts_the_order(self):
+        order = []
+        for bad in (False, True):
+            server = self.server(self.bucket)
+            if bad:
+                server.fault("/0001.bin", fault_server.Status(404))
+            run = self.run_against(server, *FEW, "--on-error", "skip", "--batch-size", "4")
+            self.assertEqual(run.status, 0, run.text)
+            order.append([(line["object"], line["offset"]) for line in self.digest(self.digest_path)])
+        self.assertEqual([key for key in order[0] if key[0] != "0001.bin"], order[1])
+
+    def test_identity_encoding_is_asked_for(self):
+        server = self.server(self.bucket)
+        run = self.run_against(server)
+        self.assertEqual(run.status, 0, run.text)
+        asked = [request.headers.get("accept-encoding") for request in server.log if payload(request)]
+        self.assertEqual(set(asked), {"identity"})
+

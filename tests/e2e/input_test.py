@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input: what the user gets for it (docs/faults.md). Exit status 2 for what the command line alone shows to be
+wrong, 1 for what the bucket or the daemon shows; always an error that names the culprit."""
+import json
+import os
+import socket
+import struct
+import unittest
+
+import numpy
+
+import fault_server
+import harness
+import make_dataset
+from harness import QUICK, RAW
+
+
+class InputTest(harness.TestCase):
+    def fails(self, url, *flags, words=(), code=None, status=1, **options):
+        run = self.loader("--bucket", url, *QUICK, *flags, **options)
+        self.assert_failed(run, *words, code=code, status=status)
+        return run
+
+    # --- the bucket ---
+    def test_wrong_scheme(self):
+        run = self.loader("--bucket", "ftp://127.0.0.1/x/", *RAW)
+        self.assertIn(run.status, (1, 2), run.text)
+        self.assertIn("ftp", run.text)
+        for scheme in ("http://", "s3://", "file://"):
+            self.assertIn(scheme, run.text, "the schemes there are")
+
+    def test_no_such_host(self):
+        self.fails("http://no-such-host.invalid/x/", *RAW, "--read-timeout", "3", "--max-retries", "1", words=["no-such-host.invalid"])
+
+    def test_refused(self):
+        self.fails(f"http://127.0.0.1:{harness.free_port()}/", *RAW, "--max-retries", "1", "--read-timeout", "3",
+                   words=["127.0.0.1", "refused"], code="UNAVAILABLE")
+
+    def test_empty_bucket(self):
+        nginx = self.nginx(self.folder("empty"))
+        self.fails(nginx.url, *RAW, words=["no data"], code="NOT_FOUND")
+
+    def test_missing_bucket(self):
+        nginx = self.nginx(self.folder("empty"))
+        self.fails(nginx.url + "not/there/", *RAW, words=["not/there"], code="NOT_FOUND")
+
+    def test_glob_matches_nothing(self):
+        nginx = self.nginx(self.npy_bucket())
+        self.fails(nginx.url, "--tensor", "x=nothing/*.npy", words=["nothing/*.npy"], code="NOT_FOUND")
+
+    def test_bucket_without_listing(self):
+        # A server that has no autoindex answers a folder with 403.
+        server = self.server(self.raw_bucket())
+        server.fault("*/", fault_server.Status(403), when=None)
+        self.fails(server.url, *RAW, code=("PERMISSION_DENIED", "UNAUTHENTICATED"))
+
+    # --- what the objects hold ---
+    def test_mixed_shapes(self):
+        folder = self.folder()
+        numpy.save(folder / "a.npy", numpy.zeros((4, 8), numpy.uint8))
+        numpy.save(folder / "b.npy", numpy.zeros((4, 9), numpy.uint8))
+        self.fails(self.nginx(folder).url, words=["b.npy", "9", "8"], code="FAILED_PRECONDITION")
+
+    def test_mixed_dtypes(self):
+        folder = self.folder()
+        numpy.save(folder / "a.npy", numpy.zeros((4, 8), numpy.uint8))
+        numpy.save(folder / "b.npy", numpy.zeros((4, 8), numpy.int8))
+        self.fails(self.nginx(folder).url, words=["b.npy", "int8", "uint8"], code="FAILED_PRECONDITION")
+
+    def test_wrong_dtype(self):
+        nginx = self.nginx(self.npy_bucket())
+        self.fails(nginx.url, "--tensor", "x=images/*.npy", "--dtype", "x=float32", words=["float32", "uint8"], code="INVALID_ARGUMENT")
+
+    def test_unpaired_shards(self):
+        folder = self.npy_bucket()
+        (folder / "labels" / "0003.npy").unlink()
+        self.fails(self.nginx(folder).url, "--tensor", "x=images/*.npy", "--tensor", "y=labels/*.npy", words=["4", "3"])
+
+    def test_pairs_of_different_counts(self):
+        folder = self.npy_bucket()
+        numpy.save(folder / "labels" / "0002.npy", numpy.zeros(3, numpy.int64))
+        self.fails(self.nginx(folder).url, "--tensor", "x=images/*.npy", "--tensor", "y=labels/*.npy", words=["0002.npy"],
+                   code="FAILED_PRECONDITION")
+
+    def test_raw_not_a_whole_number_of_samples(self):
+        folder = self.raw_bucket()
+        with open(folder / "0002.bin", "ab") as file:
+            file.write(b"x")
+        self.fails(self.nginx(folder).url, *RAW, words=["0002.bin"], code="DATA_LOSS")
+
+    def npy_fails(self, array, *words):
+        folder = self.folder()
+        numpy.save(folder / "good.npy", numpy.zeros((4, 8), numpy.uint8))
+        numpy.save(folder / "strange.npy", array, allow_pickle=True)
+        self.fails(self.nginx(folder).url, words=["strange.npy", *words])
+
+    def test_fortran_order(self):
+        self.npy_fails(numpy.asfortranarray(numpy.zeros((4, 8), numpy.uint8)), "fortran")
+
+    def test_big_endian(self):
+        self.npy_fails(numpy.zeros((4, 8), ">i4"), "endian")
+
+    def test_object_dtype(self):
+        self.npy_fails(numpy.array([["a", 1], [None, {}]], dtype=object), "object")
+
+    def test_structured_dtype(self):
+        self.npy_fails(numpy.zeros(4, dtype=[("a", "<i4"), ("b", "<f4")]), "structured")
+
+    def test_zero_dimensional(self):
+        self.npy_fails(numpy.array(3, numpy.uint8))
+
+    def safetensors_fails(self, header, data=b"\0" * 64, length=None):
+        folder = self.folder()
+        make_dataset.write_safetensors(folder / "a-good.safetensors", {"x": numpy.zeros((4, 4), numpy.float32)})
+        text = header if isinstance(header, bytes) else json.dumps(header).encode()
+        (folder / "broken.safetensors").write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
+        self.fails(self.nginx(folder).url, words=["broken.safetensors"])
+
+    def test_safetensors_huge_header_length(self):
+        self.safetensors_fails({}, length=2**63)
+
+    def test_safetensors_header_longer_than_file(self):
+        self.safetensors_fails({}, length=5000)
+
+    def test_safetensors_overlap(self):
+        entry = {"dtype": "F32", "shape": [4, 2], "data_offsets": [0, 32]}
+        self.safetensors_fails({"x": entry, "y": entry})
+
+    def test_safetensors_offsets_beyond_2_63(self):
+        self.safetensors_fails({"x": {"dtype": "F32", "shape": [4, 4], "data_offsets": [2**63, 2**63 + 64]}})
+
+    def test_safetensors_nan(self):
+        self.safetensors_fails(b'{"x":{"dtype":"F32","shape":[4,4],"data_offsets":[0,NaN]}}')
+
+    def test_safetensors_bad_utf8(self):
+        self.safetensors_fails(b'{"\xff\xfe":{"dtype":"F32","shape":[4,4],"data_offsets":[0,64]}}')
+
+    def test_safetensors_truncated_data(self):
+        self.safetensors_fails({"x": {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]}}, data=b"\0" * 60)
+
+    def test_corrupt_shard_fail(self):
+        folder = self.npy_bucket(shards=8)
+        (folder / "images" / "0005.npy").write_bytes(b"\x93NUMPY\x01\x00\xff\xff not a header")
+        self.fails(self.nginx(folder).url, "--tensor", "x=images/*.npy", "--tensor", "y=labels/*.npy", words=["images/0005.npy"],
+                   code=("DATA_LOSS", "INVALID_ARGUMENT", "FAILED_PRECONDITION"))
+
+    def test_corrupt_shard_skip(self):
+        folder = self.npy_bucket(shards=8)
+        bad = folder / "images" / "0005.npy"
+        bad.write_bytes(b"\x93NUMPY\x01\x00\xff\xff not a header")
+        digest = self.work / "digest"
+        run = self.loader("--bucket", self.nginx(folder).url, "--tensor", "x=images/*.npy", "--tensor", "y=labels/*.npy", "--tail", "uneven",
+                          "--on-error", "skip", digest=digest)
+        self.assertEqual(run.status, 0, run.text)
+        self.assertIn("images/0005.npy", json.dumps(run.summary), "the skipped is listed")
+        (folder / "labels" / "0005.npy").unlink()
+        bad.unlink()
+        self.assert_delivered(folder, digest)
+
+    # --- the request ---
+    def test_batch_larger_than_memory_cap(self):
+        daemon = self.daemon("--memory-limit", str(8 << 20))
+        run = self.loader("--bucket", self.nginx(self.raw_bucket(samples=1024)).url, *RAW, "--batch-size", "1000", service=daemon.socket)
+        self.assert_failed(run, "memory", code="RESOURCE_EXHAUSTED")
+
+    def test_rank_outside_world(self):
+        run = self.loader("--bucket", self.nginx(self.raw_bucket()).url, *RAW, "--rank", "3", "--world-size", "2")
+        self.assertIn(run.status, (1, 2), run.text)
+        self.assertIn("rank", run.text)
+
+    def test_zero_copy_required(self):
+        run = self.loader("--bucket", self.nginx(self.raw_bucket()).url, *RAW, "--require-zero-copy")
+        self.assertEqual(run.status, 3, run.text)
+        self.assertIn("copy", run.text)
+
+    def test_no_shape_for_raw(self):
+        run = self.loader("--bucket", self.nginx(self.raw_bucket()).url, "--format", "raw")
+        self.assertIn(run.status, (1, 2), run.text)
+        self.assertIn("dtype", run.text)
+
+    def test_broken_cursor(self):
+        run = self.loader("--bucket", self.nginx(self.raw_bucket()).url, *RAW, "--resume", "AAAAnonsense")
+        self.assertEqual(run.status, 2, run.text)
+        self.assertIn("cursor", run.text)
+
+    # --- resume ---
+    def resume(self, change, *flags):
+        folder = self.raw_bucket()
+        nginx = self.nginx(folder)
+        first = self.loader("--bucket", nginx.url, *RAW, "--limit-batches", "7")
+        self.assertEqual(first.status, 0, first.text)
+        change(folder)
+        return self.loader("--bucket", nginx.url, *RAW, "--resume", first.summary["cursor"], *flags)
+
+    def test_changed_listing_at_resume(self):
+        run = self.resume(lambda folder: (folder / "0004.bin").write_bytes(bytes(harness.SAMPLE)))
+        self.assert_failed(run, "listing", code=("FAILED_PRECONDITION", "ABORTED"))
+
+    def test_replaced_object_at_resume(self):
+        run = self.resume(lambda folder: os.utime(folder / "0001.bin", (1e9, 1e9)))
+        self.assert_failed(run, "listing", code=("FAILED_PRECONDITION", "ABORTED"))
+
+    def test_other_seed_at_resume(self):
+        run = self.resume(lambda folder: None, "--seed", "12345")
+        self.assert_failed(run, code=("FAILED_PRECONDITION", "INVALID_ARGUMENT", "ABORTED"))
+
+    # --- the command line ---
+    def test_unknown_flag_suggests(self):
+        run = self.loader("--bucket", "http://127.0.0.1/", "--batchsize", "3")
+        self.assertEqual(run.status, 2, run.text)
+        self.assertIn("--batch-size", run.text)
+
+    def test_no_bucket(self):
+        run = self.loader()
+        self.assertEqual(run.status, 2, run.text)
+        self.assertIn("--bucket", run.text)
+
+    def test_service_not_there(self):
+        run = self.loader("--bucket", "http://127.0.0.1/", *RAW, service=f"unix:{self.work}/nobody.sock")
+        self.assert_failed(run, "nobody.sock", code="UNAVAILABLE")
+
+    def test_digest_cannot_be_written(self):
+        run = self.loader("--bucket", self.nginx(self.raw_bucket()).url, *RAW, digest=self.work / "no" / "folder" / "file")
+        self.assertNotEqual(run.status, 0)
+        self.assertIn("no/folder/file", run.text)
+
+    def test_digest_on_a_full_disk(self):
+        run = self.loader("--bucket", self.nginx(self.raw_bucket()).url, *RAW, digest="/dev/full")
+        self.assertEqual(run.status, 1, run.text)
+        self.assertIn("/dev/full", run.text)
+
+    @unittest.skipUnless(socket.has_ipv6 and os.path.exists("/proc/net/if_inet6"), "no IPv6 here")
+    def test_refused_ipv6(self):
+        self.fails(f"http://[::1]:{harness.free_port('::1')}/", *RAW, "--max-retries", "1", "--read-timeout", "3", words=["::1", "refused"])
+
