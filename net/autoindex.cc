@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "net/autoindex.h"
+
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "base/error.h"
+#include "net/http_fields.h"
+#include "net/object_name.h"
+
+namespace devmem {
+namespace {
+
+// Reads an array of flat objects as it comes; a listing of a million files never becomes a tree.
+class Reader final : public nlohmann::json_sax<nlohmann::json> {
+ public:
+  explicit Reader(std::string_view where) : where_(where) {}
+
+  absl::Status status;
+  std::vector<AutoindexEntry> entries;
+
+  bool start_array(std::size_t) override { return depth_++ == 0 ? true : Reject("an array within the listing"); }
+  bool end_array() override {
+    --depth_;
+    return true;
+  }
+  bool start_object(std::size_t) override {
+    if (depth_ != 1) return Reject(depth_ == 0 ? "an object, not an array" : "an object within an entry");
+    ++depth_;
+    name_.clear();
+    type_.clear();
+    mtime_.clear();
+    size_ = 0;
+    has_name_ = has_size_ = false;
+    return true;
+  }
+  bool end_object() override {
+    --depth_;
+    return Add();
+  }
+  bool key(std::string& text) override {
+    key_ = std::move(text);
+    return true;
+  }
+  bool string(std::string& text) override {
+    if (depth_ != 2) return Reject("a string in place of an entry");
+    if (key_ == "name") {
+      name_ = std::move(text);
+      has_name_ = true;
+    } else if (key_ == "type") {
+      type_ = std::move(text);
+    } else if (key_ == "mtime") {
+      mtime_ = std::move(text);
+    } else if (key_ == "size") {
+      return Reject("a size that is not a number");
+    }
+    return true;
+  }
+  bool number_unsigned(number_unsigned_t value) override {
+    if (depth_ != 2) return Reject("a number in place of an entry");
+    if (key_ != "size") return true;
+    if (value > number_unsigned_t{std::numeric_limits<int64_t>::max()}) return Reject("a size beyond 2^63 - 1");
+    size_ = value;
+    has_size_ = true;
+    return true;
+  }
+  bool number_integer(number_integer_t) override { return Other("a negative number"); }
+  bool number_float(number_float_t, const std::string&) override { return Other("a number that is not whole"); }
+  bool null() override { return Other("null"); }
+  bool boolean(bool) override { return Other("a boolean"); }
+  bool binary(binary_t&) override { return Reject("binary"); }
+  bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception& error) override {
+    // Error 316 is about UTF-8; the text of others quotes what it met, which may be any bytes.
+    return Reject(std::string(error.id == 316 ? "a name that is not UTF-8" : "what is not JSON") + " at byte " +
+                  std::to_string(position));
+  }
+
+ private:
+  bool Other(const char* what) {
+    if (depth_ != 2 || key_ == "size" || key_ == "name" || key_ == "type") return Reject(what);
+    return true;
+  }
+  bool Reject(const std::string& what) {
+    status = MakeError(absl::StatusCode::kFailedPrecondition, "the answer is not a listing in nginx's JSON: it has " + what,
+                       {.object = std::string(where_),
+                        .cause = "not a listing",
+                        .action = "enable autoindex_format json, or write an index with `devmem-loader index`"});
+    return false;
+  }
+  bool Add() {
+    if (!has_name_) return Reject("an entry without a name");
+    const bool folder = type_ == "directory";
+    if (!folder && type_ != "file") return true;
+    if (name_.find('/') != std::string::npos) {
+      status = MakeError(absl::StatusCode::kInvalidArgument,
+                         "object name \"" + Printable(name_) + "\" is refused: it contains a '/'",
+                         {.object = std::string(where_), .cause = "hostile object name", .action = "check the server"});
+      return false;
+    }
+    if (status = CheckObjectName(name_, where_); !status.ok()) return false;
+    if (!folder && !has_size_) return Reject("a file without a size");
+    if (entries.size() >= kMaxObjects) {
+      status = TooManyObjects(where_);
+      return false;
+    }
+    entries.push_back({.name = std::move(name_),
+                       .folder = folder,
+                       .size = folder ? 0 : size_,
+                       .validator = IsHttpDate(mtime_) && !folder ? std::move(mtime_) : ""});
+    return true;
+  }
+
+  std::string_view where_;
+  int depth_ = 0;
+  std::string key_, name_, type_, mtime_;
+  uint64_t size_ = 0;
+  bool has_name_ = false, has_size_ = false;
+};
+
+}  // namespace
+
+absl::StatusOr<std::vector<AutoindexEntry>> ParseAutoindex(std::string_view json, std::string_view where) {
+  Reader reader(where);
+  if (nlohmann::json::sax_parse(json.begin(), json.end(), &reader)) return std::move(reader.entries);
+  return reader.status;
+}
+
+}  // namespace devmem

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// nginx's `autoindex_format json`: one folder's entries. A pure function; what it is given comes from another machine.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace devmem {
+
+struct AutoindexEntry {
+  std::string name;  // decoded, one segment: neither "." nor "..", without '/' and NUL
+  bool folder = false;
+  uint64_t size = 0;      // of a file
+  std::string validator;  // mtime if it is an HTTP date, else empty
+  bool operator==(const AutoindexEntry&) const = default;
+};
+
+// What is neither file nor folder is left out. `where` is the folder's URL, for errors: kFailedPrecondition if `json`
+// is not such a listing, kInvalidArgument for a name that could lead elsewhere.
+[[nodiscard]] absl::StatusOr<std::vector<AutoindexEntry>> ParseAutoindex(std::string_view json, std::string_view where);
+
+}  // namespace devmem

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "net/autoindex.h"
+
+#include "base/error.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace devmem {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+constexpr char kDate[] = "Sun, 22 Nov 2026 16:11:40 GMT";
+
+TEST(Autoindex, ReadsWhatNginxWrites) {
+  // Verbatim from nginx 1.22.
+  const auto entries = ParseAutoindex(R"([
+{ "name":"sub", "type":"directory", "mtime":"Sun, 22 Nov 2026 16:11:40 GMT" },
+{ "name":"a b.txt", "type":"file", "mtime":"Sun, 22 Nov 2026 16:11:40 GMT", "size":3 },
+{ "name":"pipe", "type":"other", "mtime":"Sun, 22 Nov 2026 16:11:40 GMT" },
+{ "name":"q\"\\\u0001x", "type":"file", "mtime":"Sun, 22 Nov 2026 16:11:40 GMT", "size":2 }
+])",
+                                      "http://h/");
+  ASSERT_TRUE(entries.ok()) << entries.status();
+  EXPECT_THAT(*entries, ElementsAre(AutoindexEntry{"sub", true, 0, ""}, AutoindexEntry{"a b.txt", false, 3, kDate},
+                                    AutoindexEntry{"q\"\\\x01x", false, 2, kDate}));
+  EXPECT_TRUE(ParseAutoindex("[\n]", "x")->empty());
+}
+
+TEST(Autoindex, UnknownKeysAndOddDatesAreNoHarm) {
+  const auto entries =
+      ParseAutoindex(R"([{"type":"file","size":9223372036854775807,"mode":7,"x":null,"mtime":"then","name":"n"}])", "x");
+  ASSERT_TRUE(entries.ok()) << entries.status();
+  EXPECT_THAT(*entries, ElementsAre(AutoindexEntry{"n", false, 9223372036854775807u, ""}));
+}
+
+TEST(Autoindex, Errors) {
+  struct Row {
+    const char* json;
+    absl::StatusCode code;
+    const char* says;
+  };
+  constexpr auto kNot = absl::StatusCode::kFailedPrecondition;
+  constexpr auto kHostile = absl::StatusCode::kInvalidArgument;
+  for (const Row& row : {
+           Row{"", kNot, "autoindex_format json"},
+           Row{"<html>", kNot, "devmem-loader index"},
+           Row{"{}", kNot, "not an array"},
+           Row{"[[]]", kNot, "array"},
+           Row{"[1]", kNot, "number"},
+           Row{"\"x\"", kNot, "string"},
+           Row{"17", kNot, "number"},
+           Row{"null", kNot, "null"},
+           Row{"[{\"name\":\"x\",\"type\":\"file\"}]", kNot, "without a size"},
+           Row{"[{\"type\":\"file\",\"size\":1}]", kNot, "without a name"},
+           Row{"[{\"name\":{\"a\":1}}]", kNot, "object"},
+           Row{"[{\"name\":1e5,\"type\":\"file\"}]", kNot, "whole"},
+           Row{"[{\"name\":\"x\",\"type\":\"file\",\"size\":-1}]", kNot, "negative"},
+           Row{"[{\"name\":\"x\",\"type\":\"file\",\"size\":1.5}]", kNot, "whole"},
+           Row{"[{\"name\":\"x\",\"type\":\"file\",\"size\":\"1\"}]", kNot, "not a number"},
+           Row{"[{\"name\":\"x\",\"type\":\"file\",\"size\":9223372036854775808}]", kNot, "2^63"},
+           Row{"[{\"name\":\"x\",\"type\":\"file\",\"size\":1}", kNot, "not JSON"},
+           Row{"[{\"name\":\"\xff\",\"type\":\"file\",\"size\":1}]", kNot, "byte"},
+           Row{"[{\"name\":\"..\",\"type\":\"directory\"}]", kHostile, "\"..\""},
+           Row{"[{\"name\":\"../x\",\"type\":\"file\",\"size\":1}]", kHostile, "\"../x\""},
+           Row{"[{\"name\":\"/etc/passwd\",\"type\":\"file\",\"size\":1}]", kHostile, "/etc/passwd"},
+           Row{"[{\"name\":\"a/b\",\"type\":\"file\",\"size\":1}]", kHostile, "a/b"},
+           Row{"[{\"name\":\"a\\u0000b\",\"type\":\"file\",\"size\":1}]", kHostile, "a\\x00b"},
+           Row{"[{\"name\":\"\",\"type\":\"file\",\"size\":1}]", kHostile, "empty"},
+       }) {
+    const auto entries = ParseAutoindex(row.json, "http://h/d/");
+    EXPECT_EQ(entries.status().code(), row.code) << row.json << ": " << entries.status();
+    EXPECT_THAT(Text(entries.status()), HasSubstr(row.says)) << row.json;
+    EXPECT_EQ(GetErrorInfo(entries.status()).object, "http://h/d/") << row.json;
+  }
+}
+
+TEST(Autoindex, DeepNestingEndsAtTheFirstStep) { EXPECT_FALSE(ParseAutoindex(std::string(1 << 20, '['), "x").ok()); }
+
+}  // namespace
+}  // namespace devmem

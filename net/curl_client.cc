@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: Apache-2.0
+// A request goes through a slot:
+//   1. `next` fills a free slot; the signer adds to its headers; it is added to the multi handle.
+//   2. curl_multi_perform moves bytes; the callbacks collect them, and stop a body or head that grows too long.
+//   3. When it ends and another attempt may help, the slot waits for its time and goes back to 1 with the same
+//      request, signed afresh. Otherwise `done` gets the response and the slot is free.
+#include "net/curl_client.h"
+
+#include <curl/curl.h>
+#include <net/if.h>
+#include <strings.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <memory>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "net/http_status.h"
+
+namespace devmem {
+namespace {
+
+constexpr size_t kMaxHead = 256 << 10;  // all header lines of one answer; servers send a few KiB
+constexpr auto kProgressInterval = std::chrono::milliseconds(100);
+constexpr auto kMaxBackoff = std::chrono::seconds(10);
+
+struct EasyDeleter {
+  void operator()(CURL* easy) const { curl_easy_cleanup(easy); }
+};
+struct MultiDeleter {
+  void operator()(CURLM* multi) const { curl_multi_cleanup(multi); }
+};
+struct HeaderDeleter {
+  void operator()(curl_slist* list) const { curl_slist_free_all(list); }
+};
+
+enum class Phase { kFree, kWaiting, kRunning };
+
+struct Slot {
+  Phase phase = Phase::kFree;
+  std::unique_ptr<CURL, EasyDeleter> easy;
+  std::unique_ptr<curl_slist, HeaderDeleter> headers;
+  std::array<char, CURL_ERROR_SIZE> error = {};
+  CurlRequest request;
+  CurlResponse response;
+  size_t head_bytes = 0;
+  bool head_too_long = false;
+  bool body_too_long = false;
+  Time start_at;
+};
+
+std::string NameOf(const CurlRequest& request) {
+  return request.name.empty() ? OriginText(request.origin) + request.target : request.name;
+}
+
+size_t OnBody(char* data, size_t, size_t size, void* user) {
+  Slot& slot = *static_cast<Slot*>(user);
+  const uint64_t room = slot.request.max_body - slot.response.body.size();
+  slot.response.body.append(data, std::min<uint64_t>(size, room));
+  if (size <= room) return size;
+  (slot.request.cut_at_max ? slot.response.cut : slot.body_too_long) = true;
+  return 0;  // CURLE_WRITE_ERROR ends the transfer
+}
+
+size_t OnHeader(char* data, size_t, size_t size, void* user) {
+  Slot& slot = *static_cast<Slot*>(user);
+  slot.head_bytes += size;
+  if (slot.head_bytes > kMaxHead) {
+    slot.head_too_long = true;
+    return 0;
+  }
+  std::string_view line(data, size);
+  while (!line.empty() && (line.back() == '\r' || line.back() == '\n')) line.remove_suffix(1);
+  CurlResponse& response = slot.response;
+  // A new answer, after a redirect or a 1xx: what the one before said is void.
+  if (line.substr(0, 5) == "HTTP/") {
+    response = CurlResponse{.attempts = response.attempts, .tag = response.tag};
+    return size;
+  }
+  const size_t colon = line.find(':');
+  if (colon == std::string_view::npos) return size;
+  const std::string_view field = line.substr(0, colon);
+  std::string_view value = line.substr(colon + 1);
+  while (!value.empty() && (value.front() == ' ' || value.front() == '\t')) value.remove_prefix(1);
+  while (!value.empty() && (value.back() == ' ' || value.back() == '\t')) value.remove_suffix(1);
+  const auto is = [field](std::string_view name) {
+    return field.size() == name.size() && ::strncasecmp(field.data(), name.data(), name.size()) == 0;
+  };
+  if (is("etag")) response.etag = value;
+  if (is("last-modified")) response.last_modified = value;
+  if (is("content-range")) response.content_range = value;
+  if (is("content-type")) response.content_type = value;
+  if (is("retry-after")) response.retry_after = value;
+  if (is("location")) response.location = value;
+  return size;
+}
+
+// The one adapter from CURLcode to absl::Status.
+struct CurlFault {
+  absl::Status status;
+  bool retry = false;
+};
+CurlFault FaultOf(CURLcode code, const Slot& slot) {
+  const std::string where = NameOf(slot.request);
+  const std::string detail = slot.error[0] != '\0' ? slot.error.data() : curl_easy_strerror(code);
+  const auto fault = [&](absl::StatusCode status, std::string cause, std::string action, bool retry) {
+    const std::string message = cause + (detail.empty() ? "" : ": " + detail);
+    return CurlFault{MakeError(status, message, {.object = where, .cause = std::move(cause), .action = std::move(action)}),
+                     retry};
+  };
+  switch (code) {
+    case CURLE_COULDNT_CONNECT: {
+      long error = 0;
+      curl_easy_getinfo(slot.easy.get(), CURLINFO_OS_ERRNO, &error);
+      return fault(absl::StatusCode::kUnavailable, error == ECONNREFUSED ? "connection refused" : "cannot connect",
+                   "check that the server runs and that host and port are right", true);
+    }
+    case CURLE_COULDNT_RESOLVE_HOST:
+    case CURLE_COULDNT_RESOLVE_PROXY:
+      return fault(absl::StatusCode::kUnavailable, "no such host", "check the host's spelling and this host's DNS", false);
+    case CURLE_OPERATION_TIMEDOUT:
+      return fault(absl::StatusCode::kDeadlineExceeded, "timed out", "check the network and the store's load", true);
+    case CURLE_PARTIAL_FILE:
+      return fault(absl::StatusCode::kDataLoss, "truncated body", "check the server, or a proxy in between", true);
+    case CURLE_GOT_NOTHING:
+    case CURLE_RECV_ERROR:
+    case CURLE_SEND_ERROR:
+      return fault(absl::StatusCode::kUnavailable, "connection lost", "check the server's log", true);
+    case CURLE_TOO_MANY_REDIRECTS:
+      return fault(absl::StatusCode::kFailedPrecondition, "endless redirect", "open the URI it should lead to", false);
+    case CURLE_UNSUPPORTED_PROTOCOL:
+      // Also how libcurl refuses an HTTP/0.9 answer, that is, one without a status line.
+      return fault(absl::StatusCode::kFailedPrecondition,
+                   slot.response.location.empty() ? "not an HTTP/1.1 answer" : "redirected to another protocol",
+                   "check that the port speaks HTTP without TLS", false);
+    case CURLE_WEIRD_SERVER_REPLY:
+    case CURLE_HTTP2:
+    case CURLE_BAD_CONTENT_ENCODING:
+      return fault(absl::StatusCode::kFailedPrecondition, "not an HTTP/1.1 answer",
+                   "check that the port speaks HTTP without TLS", false);
+    case CURLE_OUT_OF_MEMORY:
+      return fault(absl::StatusCode::kResourceExhausted, "out of memory", "", false);
+    default:
+      return fault(absl::StatusCode::kUnknown, "request failed", "", false);
+  }
+}
+
+bool IsLoopback(const std::string& host) { return host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0; }
+
+long Milliseconds(Duration duration) {
+  return static_cast<long>(std::max<int64_t>(1, std::chrono::duration_cast<std::chrono::milliseconds>(duration).count()));
+}
+
+absl::Status DeadlinePassed(const CurlRequest& request) {
+  return MakeError(absl::StatusCode::kDeadlineExceeded, "the deadline passed",
+                   {.object = NameOf(request), .cause = "timed out", .action = "allow more time, or check the store's load"});
+}
+
+class Runner {
+ public:
+  Runner(const CurlOptions& options, const RequestSigner& signer, Time deadline)
+      : options_(options), signer_(signer), deadline_(deadline), random_(std::random_device{}()) {}
+
+  absl::Status Run(const CurlClient::Next& next, const CurlClient::Done& done, int parallel,
+                   const CurlClient::KeepGoing& keep_going);
+  ~Runner() {
+    for (const auto& slot : slots_) {
+      if (slot->phase == Phase::kRunning) curl_multi_remove_handle(multi_.get(), slot->easy.get());
+    }
+  }
+
+ private:
+  absl::Status Start(Slot& slot);
+  // Whether the slot's request is over; else it waits for its next attempt.
+  bool Finish(Slot& slot, CURLcode code);
+
+  const CurlOptions& options_;
+  const RequestSigner& signer_;
+  const Time deadline_;
+  std::minstd_rand random_;
+  std::unique_ptr<CURLM, MultiDeleter> multi_;  // outlives the easy handles in slots_
+  std::vector<std::unique_ptr<Slot>> slots_;
+};
+
+absl::Status Runner::Start(Slot& slot) {
+  const CurlRequest& request = slot.request;
+  slot.response = CurlResponse{.attempts = slot.response.attempts + 1, .tag = request.tag};
+  slot.head_bytes = 0;
+  slot.head_too_long = slot.body_too_long = false;
+  slot.error[0] = '\0';
+  const Time now = Clock::now();
+  if (now >= deadline_) return DeadlinePassed(request);
+  HeaderList headers = request.headers;
+  DEVMEM_RETURN_IF_ERROR(signer_(request.origin, request.target, headers));
+  curl_slist* list = nullptr;
+  for (const auto& [field, value] : headers) list = curl_slist_append(list, (field + ": " + value).c_str());
+  slot.headers.reset(list);
+
+  if (slot.easy == nullptr) slot.easy.reset(curl_easy_init());
+  if (slot.easy == nullptr) return absl::ResourceExhaustedError("curl_easy_init: out of memory");
+  CURL* const easy = slot.easy.get();
+  curl_easy_reset(easy);
+  const std::string url = OriginText(request.origin) + request.target;
+  curl_easy_setopt(easy, CURLOPT_URL, url.c_str());
+  curl_easy_setopt(easy, CURLOPT_PATH_AS_IS, 1L);
+  curl_easy_setopt(easy, CURLOPT_HTTPHEADER, slot.headers.get());
+  curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
+  curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1);
+  curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http");
+  curl_easy_setopt(easy, CURLOPT_REDIR_PROTOCOLS_STR, "http");
+  curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, request.max_redirects > 0 ? 1L : 0L);
+  curl_easy_setopt(easy, CURLOPT_MAXREDIRS, static_cast<long>(request.max_redirects));
+  curl_easy_setopt(easy, CURLOPT_ACCEPT_ENCODING, "identity");
+  curl_easy_setopt(easy, CURLOPT_USERAGENT, "devmem-loader");
+  curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, Milliseconds(std::min(options_.connect_timeout, deadline_ - now)));
+  curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, Milliseconds(std::min(options_.request_timeout, deadline_ - now)));
+  curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, slot.error.data());
+  curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, OnBody);
+  curl_easy_setopt(easy, CURLOPT_WRITEDATA, &slot);
+  curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, OnHeader);
+  curl_easy_setopt(easy, CURLOPT_HEADERDATA, &slot);
+  curl_easy_setopt(easy, CURLOPT_PRIVATE, &slot);
+  if (const size_t zone = request.origin.host.find('%'); zone != std::string::npos) {
+    // The Host header carries no zone, so neither does the URL; curl takes it as an interface index.
+    const unsigned scope = ::if_nametoindex(request.origin.host.c_str() + zone + 1);
+    curl_easy_setopt(easy, CURLOPT_ADDRESS_SCOPE, static_cast<long>(scope));
+  }
+  // A proxy of the environment is for other hosts; loopback behind one cannot work.
+  if (IsLoopback(request.origin.host)) curl_easy_setopt(easy, CURLOPT_PROXY, "");
+  if (const CURLMcode code = curl_multi_add_handle(multi_.get(), easy); code != CURLM_OK) {
+    return absl::InternalError(curl_multi_strerror(code));
+  }
+  slot.phase = Phase::kRunning;
+  return absl::OkStatus();
+}
+
+bool Runner::Finish(Slot& slot, CURLcode code) {
+  CurlResponse& response = slot.response;
+  long http_status = 0;
+  curl_easy_getinfo(slot.easy.get(), CURLINFO_RESPONSE_CODE, &http_status);
+  response.http_status = static_cast<int>(http_status);
+  bool retry = false;
+  curl_off_t retry_after = 0;
+  if (slot.head_too_long) {
+    response.status =
+        MakeError(absl::StatusCode::kFailedPrecondition, "the answer's header is longer than 256 KiB",
+                  {.object = NameOf(slot.request), .cause = "header too long", .action = "check what answers on that port"});
+  } else if (slot.body_too_long) {
+    response.status = MakeError(
+        absl::StatusCode::kResourceExhausted, "the answer is longer than " + std::to_string(slot.request.max_body) + " bytes",
+        {.object = NameOf(slot.request), .cause = "answer too long", .action = "check what the server sends"});
+  } else if (code != CURLE_OK && !(code == CURLE_WRITE_ERROR && response.cut)) {
+    CurlFault fault = FaultOf(code, slot);
+    response.status = std::move(fault.status);
+    retry = fault.retry;
+  } else if (RetryableHttpStatus(response.http_status)) {
+    retry = true;
+    curl_easy_getinfo(slot.easy.get(), CURLINFO_RETRY_AFTER, &retry_after);
+  }
+  if (!retry || response.attempts > options_.max_retries) return true;
+  // Full jitter: anything between nothing and the doubled interval, so that clients that failed together do not
+  // come back together.
+  const int doublings = std::min(response.attempts - 1, 20);
+  const Duration ceiling = std::min<Duration>(options_.first_backoff * (int64_t{1} << doublings), kMaxBackoff);
+  const Duration jittered(std::uniform_int_distribution<Duration::rep>(0, ceiling.count())(random_));
+  const Duration asked = std::chrono::seconds(std::clamp<curl_off_t>(retry_after, 0, 24 * 3600));
+  const Time at = Clock::now() + std::max(jittered, asked);
+  if (at >= deadline_) return true;  // it could only be late: the fault at hand says more than a deadline would
+  slot.start_at = at;
+  slot.phase = Phase::kWaiting;
+  return false;
+}
+
+absl::Status Runner::Run(const CurlClient::Next& next, const CurlClient::Done& done, int parallel,
+                         const CurlClient::KeepGoing& keep_going) {
+  multi_.reset(curl_multi_init());
+  if (multi_ == nullptr) return absl::ResourceExhaustedError("curl_multi_init: out of memory");
+  parallel = std::clamp(parallel, 1, 256);
+  curl_multi_setopt(multi_.get(), CURLMOPT_MAXCONNECTS, static_cast<long>(parallel));
+  for (int i = 0; i < parallel; ++i) slots_.push_back(std::make_unique<Slot>());
+  const auto deliver = [&done](Slot& slot) {
+    slot.phase = Phase::kFree;
+    done(std::move(slot.response));
+    slot.response = {};
+  };
+  Time ask_at = Clock::now() + kProgressInterval;
+  for (;;) {
+    bool busy = false;
+    Time wake = std::min(deadline_, Clock::now() + kProgressInterval);
+    for (const auto& slot : slots_) {
+      while (slot->phase == Phase::kFree) {
+        std::optional<CurlRequest> request = next();
+        if (!request.has_value()) break;
+        slot->request = *std::move(request);
+        slot->response = {};
+        if (absl::Status status = Start(*slot); !status.ok()) {
+          slot->response.status = std::move(status);
+          deliver(*slot);
+        }
+      }
+      if (slot->phase == Phase::kWaiting) {
+        if (slot->start_at <= Clock::now()) {
+          if (absl::Status status = Start(*slot); !status.ok()) {
+            slot->response.status = std::move(status);
+            deliver(*slot);
+          }
+        } else {
+          wake = std::min(wake, slot->start_at);
+        }
+      }
+      busy |= slot->phase != Phase::kFree;
+    }
+    if (!busy) {
+      // A delivery above may have made work for a slot already passed.
+      std::optional<CurlRequest> request = next();
+      if (!request.has_value()) return absl::OkStatus();
+      slots_.front()->request = *std::move(request);
+      slots_.front()->response = {};
+      slots_.front()->start_at = Clock::now();
+      slots_.front()->phase = Phase::kWaiting;
+      continue;
+    }
+    int running = 0;
+    if (const CURLMcode code = curl_multi_perform(multi_.get(), &running); code != CURLM_OK)
+      return absl::InternalError(curl_multi_strerror(code));
+    bool finished = false;
+    int left = 0;
+    while (const CURLMsg* message = curl_multi_info_read(multi_.get(), &left)) {
+      if (message->msg != CURLMSG_DONE) continue;
+      const CURLcode code = message->data.result;  // `message` does not outlive the handle's removal
+      Slot* slot = nullptr;
+      curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &slot);
+      curl_multi_remove_handle(multi_.get(), slot->easy.get());
+      if (Finish(*slot, code)) deliver(*slot);
+      finished = true;
+    }
+    if (Clock::now() >= ask_at) {
+      if (keep_going && !keep_going())
+        return MakeError(absl::StatusCode::kCancelled, "cancelled by the caller", {.cause = "cancelled"});
+      ask_at = Clock::now() + kProgressInterval;
+    }
+    if (finished) continue;
+    const int wait_ms = static_cast<int>(Milliseconds(wake - Clock::now()));
+    if (const CURLMcode code = curl_multi_poll(multi_.get(), nullptr, 0, wait_ms, nullptr); code != CURLM_OK) {
+      return absl::InternalError(curl_multi_strerror(code));
+    }
+  }
+}
+
+void InitializeCurlOnce() {
+  static const CURLcode once = curl_global_init(CURL_GLOBAL_DEFAULT);
+  (void)once;
+}
+
+}  // namespace
+
+CurlClient::CurlClient(CurlOptions options, RequestSigner signer) : options_(options), signer_(std::move(signer)) {
+  InitializeCurlOnce();
+}
+
+absl::Status CurlClient::Run(const Next& next, const Done& done, int parallel, Time deadline,
+                             const KeepGoing& keep_going) const {
+  return Runner(options_, signer_, deadline).Run(next, done, parallel, keep_going);
+}
+
+CurlResponse CurlClient::Get(CurlRequest request, Time deadline) const {
+  std::optional<CurlRequest> pending = std::move(request);
+  CurlResponse response;
+  const absl::Status status = Run([&pending] { return std::exchange(pending, std::nullopt); },
+                                  [&response](CurlResponse got) { response = std::move(got); }, 1, deadline, nullptr);
+  if (!status.ok()) response.status = status;
+  return response;
+}
+
+}  // namespace devmem
