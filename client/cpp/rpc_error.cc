@@ -3,7 +3,9 @@
 
 #include <grpcpp/support/status.h>
 
+#include <algorithm>
 #include <string>
+#include <string_view>
 
 #include "base/error.h"
 #include "devmem_loader/v1/loader.pb.h"
@@ -15,7 +17,10 @@ namespace {
 using devmem_loader::v1::ErrorDetail;
 using devmem_loader::v1::RpcStatus;
 
-constexpr size_t kMaxText = 4096;  // gRPC's limit on all metadata of a call is 8 KiB
+// gRPC's limit on all metadata of a call is 8 KiB, and the details travel as base64.
+constexpr size_t kMaxMessage = 3072;
+constexpr size_t kMaxObject = 1536;
+constexpr size_t kMaxPhrase = 512;
 
 // The length of the UTF-8 sequence at `text`[i], or 0.
 size_t SequenceAt(std::string_view text, size_t i) {
@@ -37,11 +42,12 @@ size_t SequenceAt(std::string_view text, size_t i) {
   return 0;
 }
 
-std::string Utf8(std::string_view text) {
+// `text` in UTF-8, cut to at most `limit` bytes.
+std::string Utf8(std::string_view text, size_t limit) {
   std::string clean;
   for (size_t i = 0; i < text.size();) {
     const size_t length = SequenceAt(text, i);
-    if (clean.size() + std::max<size_t>(length, 1) > kMaxText) break;
+    if (clean.size() + std::max<size_t>(length, 1) > limit) break;
     if (length == 0) {
       clean += '?';
       ++i;
@@ -55,22 +61,26 @@ std::string Utf8(std::string_view text) {
 
 }  // namespace
 
-grpc::Status ToGrpcStatus(const absl::Status& status) {
-  if (status.ok()) return grpc::Status::OK;
+std::string ToUtf8(std::string_view text) { return Utf8(text, kMaxObject); }
+
+ErrorDetail DetailOf(const absl::Status& status) {
   const ErrorInfo info = GetErrorInfo(status);
-  const std::string message = Utf8(Text(status));
   ErrorDetail detail;
   detail.set_code(absl::StatusCodeToString(status.code()));
-  detail.set_object(Utf8(info.object).substr(0, kMaxText / 4));
-  if (detail.object().size() < info.object.size()) detail.set_object(Utf8(detail.object()));
+  detail.set_object(Utf8(info.object, kMaxObject));
   detail.set_offset(info.offset);
   detail.set_length(info.length);
-  detail.set_cause(Utf8(info.cause.substr(0, kMaxText / 8)));
-  detail.set_action(Utf8(info.action.substr(0, kMaxText / 8)));
+  detail.set_cause(Utf8(info.cause, kMaxPhrase));
+  detail.set_action(Utf8(info.action, kMaxPhrase));
+  return detail;
+}
+
+grpc::Status ToGrpcStatus(const absl::Status& status) {
+  if (status.ok()) return grpc::Status::OK;
   RpcStatus rpc;
   rpc.set_code(static_cast<int32_t>(status.code()));
-  rpc.add_details()->PackFrom(detail);
-  return {static_cast<grpc::StatusCode>(status.code()), message, rpc.SerializeAsString()};
+  rpc.add_details()->PackFrom(DetailOf(status));
+  return {static_cast<grpc::StatusCode>(status.code()), Utf8(Text(status), kMaxMessage), rpc.SerializeAsString()};
 }
 
 absl::Status FromGrpcStatus(const grpc::Status& status) {

@@ -5,13 +5,23 @@
 // A message that is not UTF-8 (an object's name may hold anything) is sent with '?' for what is not.
 #pragma once
 
+#include <string>
+#include <string_view>
+
 #include "absl/status/status.h"
+#include "devmem_loader/v1/loader.pb.h"
 
 namespace grpc {
 class Status;
 }
 
 namespace devmem {
+
+// The typed detail on its own, for errors that travel inside messages.
+[[nodiscard]] devmem_loader::v1::ErrorDetail DetailOf(const absl::Status& status);
+
+// `text` with '?' for what is not UTF-8, as string fields need it.
+[[nodiscard]] std::string ToUtf8(std::string_view text);
 
 [[nodiscard]] grpc::Status ToGrpcStatus(const absl::Status& status);
 [[nodiscard]] absl::Status FromGrpcStatus(const grpc::Status& status);
