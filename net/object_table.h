@@ -20,6 +20,14 @@ class ObjectTable {
     std::string_view validator;  // strong ETag in quotes, else an HTTP date (Last-Modified), else empty
   };
 
+  // Room for what is known to come, so that adding 10^6 objects does not copy and does not overshoot.
+  void Reserve(size_t objects, size_t name_bytes, size_t validator_bytes) {
+    names_.reserve(name_bytes);
+    name_ends_.reserve(objects);
+    sizes_.reserve(objects);
+    validators_.reserve(validator_bytes);
+    validator_ends_.reserve(objects);
+  }
   void Add(std::string_view name, uint64_t size, std::string_view validator);
   void SetValidator(size_t index, std::string_view validator);  // linear in the table's later validators
   void SortByName();

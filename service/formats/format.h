@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "gpu/dtype.h"
@@ -30,5 +31,11 @@ struct NeedBytes {
 
 // Bytes of an array of `shape`, 1 element where it is empty; nullopt if that leaves int64 or a dimension is negative.
 [[nodiscard]] std::optional<uint64_t> ArrayBytes(DType dtype, std::span<const int64_t> shape);
+
+// `untrusted` in quotes, fit for an error message: escaped to printable ASCII, at most 64 bytes of it.
+[[nodiscard]] std::string Quoted(std::string_view untrusted);
+
+// "(3, 224, 224)", as Python prints it.
+[[nodiscard]] std::string ShapeText(std::span<const int64_t> shape);
 
 }  // namespace devmem

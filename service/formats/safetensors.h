@@ -32,7 +32,7 @@ struct SafetensorsTensor {
 
 struct SafetensorsHeader {
   uint64_t data_offset = 0;                // where the byte buffer begins
-  std::vector<SafetensorsTensor> tensors;  // by offset, then name
+  std::vector<SafetensorsTensor> tensors;  // by offset, then length, then name
 };
 
 inline constexpr uint64_t kSafetensorsFirstRead = 16 * 1024;
