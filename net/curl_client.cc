@@ -243,6 +243,9 @@ bool Runner::Finish(Slot& slot, CURLcode code) {
   long http_status = 0;
   curl_easy_getinfo(slot.easy.get(), CURLINFO_RESPONSE_CODE, &http_status);
   response.http_status = static_cast<int>(http_status);
+  curl_off_t length = -1;
+  curl_easy_getinfo(slot.easy.get(), CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
+  if (length >= 0) response.content_length = static_cast<uint64_t>(length);
   bool retry = false;
   curl_off_t retry_after = 0;
   if (slot.head_too_long) {

@@ -42,6 +42,7 @@ struct CurlResponse {
   std::string body;
   bool cut = false;
   std::string etag, last_modified, content_range, content_type, retry_after, location;
+  std::optional<uint64_t> content_length;
   int attempts = 0;
   uint64_t tag = 0;
 };
