@@ -123,3 +123,36 @@ class Stream:
 
     def cancel(self):
         self.call.cancel()
+
+
+def _main():
+    """A trainer in a process of its own:
+    trainer.py hold PATH    takes three batches, says "holding", and stays (to be killed)
+    trainer.py steal PATH   as nobody, calls with a token that is another's; prints what it was told, as JSON
+    On stdin, one JSON line: {"spec": StreamSpec as hexadecimal, "token": ...}.
+    """
+    import json
+    import signal
+    what, path = sys.argv[1:3]
+    given = json.loads(sys.stdin.readline())
+    spec = pb.StreamSpec.FromString(bytes.fromhex(given["spec"]))
+    if what == "hold":
+        batches = Stream(Trainer(path), spec, 60).batches(release=False)
+        held = [next(batches) for _ in range(3)]
+        print("holding", len(held), flush=True)
+        signal.pause()
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    thief, answers = Trainer(path, token=given["token"]), []
+    for call in (thief.status, lambda: Stream(thief, spec, 20)):
+        try:
+            call()
+            answers.append("served")
+        except grpc.RpcError as error:
+            answers.append(error.code().name)
+    print(json.dumps(answers), flush=True)
+
+
+if __name__ == "__main__":
+    _main()
