@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A keyed pseudorandom permutation of [0, n), computed and not stored: 80 bytes whatever n is.
+// A keyed pseudorandom permutation of [0, n), computed and not stored: 128 bytes whatever n is.
 //
 //   Permutation order(samples, PermutationKey({seed, epoch}));
 //   uint64_t sample = order.Forward(position);   // order.Inverse(sample) == position
@@ -29,12 +29,13 @@ class Permutation {
   [[nodiscard]] uint64_t Inverse(uint64_t value) const;  // value < size()
 
  private:
-  static constexpr int kRounds = 6;
+  static constexpr int kMaxRounds = 12;
 
   uint64_t size_ = 0;
   uint32_t low_bits_ = 0;  // the two halves a round works on; they differ by one bit at most
   uint32_t high_bits_ = 0;
-  std::array<uint64_t, kRounds> round_keys_{};
+  uint32_t rounds_ = 0;
+  std::array<uint64_t, kMaxRounds> round_keys_{};
 };
 
 }  // namespace devmem
