@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "service/cli/flag_table.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "service/cli/suggest.h"
+#include "service/cli/values.h"
+
+namespace devmem::cli {
+namespace {
+
+bool Positional(const Flag& flag) { return flag.name[0] != '-'; }
+
+std::vector<std::string> Words(const std::string& text) {
+  std::istringstream stream(text);
+  std::vector<std::string> words;
+  for (std::string word; stream >> word;) words.push_back(word);
+  return words;
+}
+
+// Breaks `text` at blanks so that no line passes `width`; lines after the first are indented.
+std::string Wrap(const std::string& text, size_t indent, size_t width) {
+  std::string out;
+  size_t column = indent;
+  for (const std::string& word : Words(text)) {
+    if (column > indent && column + 1 + word.size() > width) {
+      out.append("\n").append(indent, ' ');
+      column = indent;
+    } else if (column > indent) {
+      out.append(" ");
+      ++column;
+    }
+    out.append(word);
+    column += word.size();
+  }
+  return out;
+}
+
+absl::Status UnknownFlag(const std::string& argument, const std::vector<Flag>& flags) {
+  if (argument.empty() || argument[0] != '-') {
+    return MakeError(absl::StatusCode::kInvalidArgument, absl::StrCat("unexpected argument '", argument, "'"),
+                     {.cause = "unexpected argument", .action = "see --help"});
+  }
+  const std::string name = argument.substr(0, argument.find('='));
+  std::vector<std::string> names = {"--help", "--version"};
+  for (const Flag& flag : flags) {
+    if (!Positional(flag)) names.push_back(flag.name);
+  }
+  const std::string near = Suggest(name, names);
+  return MakeError(absl::StatusCode::kInvalidArgument, absl::StrCat("unknown flag ", name),
+                   {.cause = "unknown flag", .action = near.empty() ? "see --help" : absl::StrCat("did you mean ", near, "?")});
+}
+
+// Sets one flag from one source; errors name the source, the value and what is accepted.
+absl::Status Apply(const Flag& flag, const std::vector<std::string>& values, FlagValue::Origin origin) {
+  for (const std::string& value : values) {
+    absl::Status status = flag.set(value);
+    if (status.ok()) continue;
+    const bool environment = origin == FlagValue::Origin::kEnvironment;
+    const std::string where =
+        environment ? absl::StrCat("environment variable ", FlagTable::EnvironmentName(flag.name)) : flag.name;
+    return MakeError(environment ? absl::StatusCode::kFailedPrecondition : absl::StatusCode::kInvalidArgument,
+                     absl::StrCat(where, ": '", value, "': ", status.message()), {.cause = "bad value"});
+  }
+  return absl::OkStatus();
+}
+
+std::string Joined(const std::vector<std::string>& values) {
+  std::string joined;
+  for (const std::string& value : values) absl::StrAppend(&joined, joined.empty() ? "" : " ", value);
+  return joined;
+}
+
+}  // namespace
+
+Flag::Set SetText(std::string* target) {
+  return [target](const std::string& text) {
+    *target = text;
+    return absl::OkStatus();
+  };
+}
+
+Flag::Set SetTexts(std::vector<std::string>* target) {
+  return [target](const std::string& text) {
+    target->push_back(text);
+    return absl::OkStatus();
+  };
+}
+
+Flag::Set SetOn(bool* target) {
+  return [target](const std::string& text) {
+    auto value = ParseSwitch(text);
+    if (value.ok()) *target = *value;
+    return value.status();
+  };
+}
+
+Flag::Set SetSize(uint64_t* target) {
+  return [target](const std::string& text) {
+    auto value = ParseSize(text);
+    if (value.ok()) *target = *value;
+    return value.status();
+  };
+}
+
+Flag::Set SetDuration(Duration* target) {
+  return [target](const std::string& text) {
+    auto value = ParseDuration(text);
+    if (value.ok()) *target = *value;
+    return value.status();
+  };
+}
+
+namespace internal {
+
+absl::Status StoreWhole(const std::string& text, uint64_t lowest, uint64_t highest,
+                        const std::function<void(uint64_t)>& store) {
+  auto value = ParseWhole(text, lowest, highest);
+  if (value.ok()) store(*value);
+  return value.status();
+}
+
+absl::Status NoSuchChoice(const std::vector<std::string>& names) {
+  std::string list;
+  for (size_t i = 0; i < names.size(); ++i)
+    absl::StrAppend(&list, i == 0 ? "" : i + 1 == names.size() ? " or " : ", ", names[i]);
+  return absl::InvalidArgumentError(absl::StrCat("expected ", list));
+}
+
+}  // namespace internal
+
+FlagTable::FlagTable(Texts texts, std::vector<Flag> flags) : texts_(std::move(texts)), flags_(std::move(flags)) {}
+
+std::string FlagTable::EnvironmentName(const std::string& flag) {
+  std::string name = "DEVMEM_";
+  for (char c : flag.substr(2)) name += c == '-' ? '_' : static_cast<char>(c >= 'a' && c <= 'z' ? c - 'a' + 'A' : c);
+  return name;
+}
+
+absl::StatusOr<std::vector<FlagValue>> FlagTable::Parse(const std::vector<std::string>& arguments,
+                                                        const GetEnvironment& environment) const {
+  CLI::App app;
+  app.set_help_flag();  // ours is a flag of the table
+  app.allow_extras();   // so that an unknown flag gets a suggestion rather than CLI11's words
+  std::vector<std::vector<std::string>> given(flags_.size());
+  std::vector<size_t> switched(flags_.size(), 0);
+  for (size_t i = 0; i < flags_.size(); ++i) {
+    if (flags_[i].value.empty()) {
+      app.add_flag(flags_[i].name, switched[i]);
+    } else {
+      app.add_option(flags_[i].name, given[i])->allow_extra_args(false);
+    }
+  }
+  try {
+    app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));  // CLI11 takes them back to front
+  } catch (const CLI::ParseError& error) {
+    return MakeError(absl::StatusCode::kInvalidArgument, error.what(), {.cause = "bad command line", .action = "see --help"});
+  }
+  for (const std::string& extra : app.remaining()) {
+    if (extra != "--") return UnknownFlag(extra, flags_);
+  }
+
+  std::vector<FlagValue> values;
+  values.reserve(flags_.size());
+  for (size_t i = 0; i < flags_.size(); ++i) {
+    const Flag& flag = flags_[i];
+    FlagValue value{.name = flag.name};
+    std::vector<std::string> texts = given[i];
+    if (switched[i] > 0) texts = {"true"};
+    if (!texts.empty()) {
+      value.origin = FlagValue::Origin::kFlag;
+    } else if (const char* set =
+                   flag.environment && !Positional(flag) ? environment(EnvironmentName(flag.name).c_str()) : nullptr;
+               set != nullptr && *set != '\0') {
+      value.origin = FlagValue::Origin::kEnvironment;
+      texts = flag.repeatable ? Words(set) : std::vector<std::string>{set};
+    } else if (!flag.fallback.empty()) {
+      texts = {flag.fallback};
+    }
+    if (!flag.repeatable && texts.size() > 1) texts = {texts.back()};  // said twice: the last counts
+    DEVMEM_RETURN_IF_ERROR(Apply(flag, texts, value.origin));
+    value.value = Joined(texts);
+    values.push_back(std::move(value));
+  }
+  return values;
+}
+
+std::string FlagTable::Help(size_t width) const {
+  constexpr size_t kColumn = 30;  // where the explanations stand
+  std::string out;
+  for (size_t i = 0; i < texts_.usage.size(); ++i) absl::StrAppend(&out, i == 0 ? "Usage: " : "       ", texts_.usage[i], "\n");
+  if (!texts_.about.empty()) absl::StrAppend(&out, "\n", Wrap(texts_.about, 0, width), "\n");
+  std::vector<std::string> groups;
+  for (const Flag& flag : flags_) {
+    if (std::find(groups.begin(), groups.end(), flag.group) == groups.end()) groups.push_back(flag.group);
+  }
+  for (const std::string& group : groups) {
+    absl::StrAppend(&out, "\n", group, ":\n");
+    for (const Flag& flag : flags_) {
+      if (flag.group != group) continue;
+      std::string left =
+          absl::StrCat("  ", flag.name, flag.value.empty() || Positional(flag) ? "" : " ", Positional(flag) ? "" : flag.value);
+      std::string help = flag.help;
+      if (flag.repeatable) absl::StrAppend(&help, " (may be repeated)");
+      if (!flag.fallback.empty()) absl::StrAppend(&help, " (default: ", flag.fallback, ")");
+      if (left.size() + 2 > kColumn) {
+        absl::StrAppend(&out, left, "\n");
+        left.clear();
+      }
+      left.resize(kColumn, ' ');
+      absl::StrAppend(&out, left, Wrap(help, kColumn, width), "\n");
+    }
+  }
+  if (!texts_.examples.empty()) out.append("\nExamples:\n");
+  for (const auto& example : texts_.examples) absl::StrAppend(&out, "  # ", example.first, "\n  ", example.second, "\n");
+  if (!texts_.closing.empty()) absl::StrAppend(&out, "\n", Wrap(texts_.closing, 0, width), "\n");
+  return out;
+}
+
+std::string PrintConfig(const std::vector<FlagValue>& values, bool json) {
+  static constexpr const char* kOrigins[] = {"default", "environment", "flag"};
+  nlohmann::ordered_json object;
+  std::string text;
+  for (const FlagValue& value : values) {
+    const char* origin = kOrigins[static_cast<size_t>(value.origin)];
+    if (json) {
+      object[value.name.substr(value.name.find_first_not_of('-'))] = {{"value", value.value}, {"origin", origin}};
+      continue;
+    }
+    std::string line = value.name;
+    line.resize(std::max<size_t>(line.size() + 1, 26), ' ');
+    line += value.value.empty() ? "(not set)" : value.value;
+    line.resize(std::max<size_t>(line.size() + 2, 60), ' ');
+    absl::StrAppend(&text, line, origin);
+    if (value.origin == FlagValue::Origin::kEnvironment) absl::StrAppend(&text, " ", FlagTable::EnvironmentName(value.name));
+    text += '\n';
+  }
+  return json ? object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n" : text;
+}
+
+}  // namespace devmem::cli

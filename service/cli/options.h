@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// What `devmem-loader` was asked to do: its flags, and the StreamSpec they come to.
+//
+//   LoaderOptions options;
+//   FlagTable table = LoaderTable(&options);
+//   DEVMEM_ASSIGN_OR_RETURN(auto values, table.Parse(args, ::getenv));
+//   DEVMEM_ASSIGN_OR_RETURN(devmem_loader::v1::StreamSpec spec, MakeSpec(options));
+//
+// The tables of the other commands are beside it. Values; one thread.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "devmem_loader/v1/loader.pb.h"
+#include "service/cli/flag_table.h"
+#include "service/daemon.h"
+
+namespace devmem::cli {
+
+inline constexpr const char* kDefaultSocket = "/run/devmem-loader/loader.sock";
+
+// What every command has.
+struct CommonOptions {
+  bool help = false;
+  bool version = false;
+  bool print_config = false;
+  bool json = false;  // --output json
+};
+
+struct LoaderOptions {
+  CommonOptions common;
+  devmem_loader::v1::StreamSpec spec;  // what flags say directly; MakeSpec() adds the rest
+  std::vector<std::string> tensors, dtypes, shapes, casts, scales;
+  std::string shuffle;
+  uint64_t window = 0;
+  std::string resume;  // a cursor, or @FILE
+
+  std::string service;  // empty: a daemon of our own, in this process
+  DaemonOptions daemon;
+  Duration drain_timeout{};  // how long an interrupted run waits for the stream to end
+  std::string digest;
+  uint64_t limit_batches = 0;  // 0: all
+  bool dry_run = false;
+  bool verbose = false;
+};
+
+struct StatusOptions {
+  CommonOptions common;
+  std::string service;
+  Duration timeout{};
+};
+
+struct IndexOptions {
+  CommonOptions common;
+  std::string uri;
+  devmem_loader::v1::Format format = devmem_loader::v1::FORMAT_UNSPECIFIED;
+  std::vector<std::string> tensors, dtypes, shapes;
+  devmem_loader::v1::OnError on_error = devmem_loader::v1::ON_ERROR_FAIL;
+  std::string endpoint_url;
+  std::string output_file;
+  Duration connect_timeout{};
+  Duration timeout{};
+};
+
+struct DaemonCommandOptions {
+  CommonOptions common;
+  DaemonOptions daemon;
+  Duration drain_timeout{};
+  std::string log_file;  // empty: stderr
+  std::string log_level;
+};
+
+[[nodiscard]] FlagTable LoaderTable(LoaderOptions* options);
+[[nodiscard]] FlagTable StatusTable(const std::string& verb, StatusOptions* options);
+[[nodiscard]] FlagTable IndexTable(IndexOptions* options);
+[[nodiscard]] FlagTable DaemonTable(DaemonCommandOptions* options);
+
+// The specification as the flags have it; kInvalidArgument names the flag at fault.
+[[nodiscard]] absl::StatusOr<devmem_loader::v1::StreamSpec> MakeSpec(const LoaderOptions& options);
+
+// --tensor, --dtype, --shape, --cast and --scale put together, one message a tensor.
+struct TensorFlags {
+  const std::vector<std::string>& tensors;
+  const std::vector<std::string>& dtypes;
+  const std::vector<std::string>& shapes;
+  const std::vector<std::string>& casts;
+  const std::vector<std::string>& scales;
+};
+[[nodiscard]] absl::StatusOr<std::vector<devmem_loader::v1::TensorSpec>> MakeTensors(const TensorFlags& flags);
+
+// With --service the flags of the in-process daemon would do nothing: kInvalidArgument if one was given on the
+// command line.
+[[nodiscard]] absl::Status CheckService(const LoaderOptions& options, const std::vector<FlagValue>& values);
+
+}  // namespace devmem::cli

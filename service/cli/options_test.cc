@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "service/cli/options.h"
+
+#include <gmock/gmock.h>
+
+#include <functional>
+#include <map>
+#include <sstream>
+
+#include "base/error.h"
+#include "service/cli/cursor_text.h"
+
+namespace devmem::cli {
+namespace {
+
+namespace v1 = devmem_loader::v1;
+using ::testing::HasSubstr;
+
+std::vector<std::string> Split(const std::string& line) {
+  std::istringstream stream(line);
+  std::vector<std::string> words;
+  for (std::string word; stream >> word;) words.push_back(word);
+  return words;
+}
+
+const char* NoEnvironment(const char*) { return nullptr; }
+
+absl::StatusOr<v1::StreamSpec> Spec(const std::string& line) {
+  LoaderOptions options;
+  auto values = LoaderTable(&options).Parse(Split("--bucket http://h/b/ " + line), NoEnvironment);
+  DEVMEM_RETURN_IF_ERROR(values.status());
+  DEVMEM_RETURN_IF_ERROR(CheckService(options, *values));
+  return MakeSpec(options);
+}
+
+TEST(LoaderOptions, Defaults) {
+  LoaderOptions options;
+  ASSERT_TRUE(LoaderTable(&options).Parse({"--bucket", "file:///d"}, NoEnvironment).ok());
+  auto spec = MakeSpec(options);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->ShortDebugString(),
+            "bucket: \"file:///d\" batch_size: 1 tail: TAIL_DROP shuffle { mode: BLOCK } epochs: 1 world_size: 1 on_error: "
+            "ON_ERROR_FAIL");
+  const DaemonOptions daemon;
+  EXPECT_EQ(options.daemon.connections, daemon.connections);
+  EXPECT_EQ(options.daemon.workers, daemon.workers);
+  EXPECT_EQ(options.daemon.policy.connect_timeout, daemon.policy.connect_timeout);
+  EXPECT_EQ(options.daemon.policy.first_byte_timeout, daemon.policy.first_byte_timeout);
+  EXPECT_EQ(options.daemon.policy.stall_timeout, daemon.policy.stall_timeout);
+  EXPECT_EQ(options.daemon.policy.total_timeout, daemon.policy.total_timeout);
+  EXPECT_EQ(options.daemon.policy.max_retries, daemon.policy.max_retries);
+}
+
+TEST(LoaderOptions, DaemonsDefaultsAreTheDaemons) {
+  DaemonCommandOptions options;
+  ASSERT_TRUE(DaemonTable(&options).Parse({}, NoEnvironment).ok());
+  const DaemonOptions daemon;
+  EXPECT_EQ(options.daemon.default_prefetch, daemon.default_prefetch);
+  EXPECT_EQ(options.daemon.socket_mode, daemon.socket_mode);
+  EXPECT_EQ(options.daemon.socket, kDefaultSocket);
+  EXPECT_EQ(options.drain_timeout, std::chrono::seconds(30));
+}
+
+// The part of the specification that a flag changes, as protobuf text.
+TEST(LoaderOptions, EveryFlagReachesTheSpec) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"--format npy", "format: FORMAT_NPY"},
+      {"--batch-size 256", "batch_size: 256"},
+      {"--tail pad", "tail: TAIL_PAD"},
+      {"--tail uneven", "tail: TAIL_UNEVEN"},
+      {"--shuffle none", "shuffle { mode: NONE }"},
+      {"--shuffle window:1000", "shuffle { mode: WINDOW window: 1000 }"},
+      {"--shuffle window --window 9", "shuffle { mode: WINDOW window: 9 }"},
+      {"--shuffle global", "shuffle { mode: GLOBAL }"},
+      {"--block-samples 16 --group-blocks 4", "shuffle { mode: BLOCK block_samples: 16 group_blocks: 4 }"},
+      {"--seed 18446744073709551615", "seed: 18446744073709551615"},
+      {"--epochs 3", "epochs: 3"},
+      {"--rank 1 --world-size 2", "rank: 1 world_size: 2"},
+      {"--prefetch 256MiB", "prefetch_bytes: 268435456"},
+      {"--device cpu", "device: \"cpu\""},
+      {"--on-error skip", "on_error: ON_ERROR_SKIP"},
+      {"--require-zero-copy", "require_zero_copy: true"},
+      {"--digest /tmp/x", "with_sources: true"},
+      {"--endpoint-url http://127.0.0.1:5000", "endpoint_url: \"http://127.0.0.1:5000\""},
+      {"--tensor *.npy", "tensors { glob: \"*.npy\" }"},
+      {"--tensor image=i/* --tensor label=l/*",
+       "tensors { name: \"image\" glob: \"i/*\" } tensors { name: \"label\" glob: \"l/*\" }"},
+      {"--dtype uint8 --shape 32x32x3", "tensors { dtype: DTYPE_UINT8 shape: 32 shape: 32 shape: 3 }"},
+      {"--cast float32 --scale 0.5", "tensors { cast: DTYPE_FLOAT32 scale: 0.5 }"},
+      {"--tensor a=x --tensor b=y --dtype u8 --dtype b=i64 --shape b=7",
+       "tensors { name: \"a\" glob: \"x\" dtype: DTYPE_UINT8 } tensors { name: \"b\" glob: \"y\" dtype: DTYPE_INT64 shape: 7 "
+       "}"},
+      {"--tensor a=x --cast a=bfloat16", "tensors { name: \"a\" glob: \"x\" cast: DTYPE_BFLOAT16 }"},
+  };
+  for (const auto& test : cases) {
+    auto spec = Spec(test.first);
+    ASSERT_TRUE(spec.ok()) << test.first << ": " << spec.status();
+    EXPECT_THAT(spec->ShortDebugString(), HasSubstr(test.second)) << test.first;
+  }
+}
+
+TEST(LoaderOptions, ReachTheDaemonInThisProcess) {
+  LoaderOptions options;
+  ASSERT_TRUE(
+      LoaderTable(&options)
+          .Parse(
+              Split("--bucket file:///d --workers 3 --connections 5 --memory-limit 1G --transport epoll --connect-timeout 1s "
+                    "--first-byte-timeout 2s --stall-timeout 3s --read-timeout 4s --max-retries 6 --drain-timeout 7s"),
+              NoEnvironment)
+          .ok());
+  EXPECT_EQ(options.daemon.workers, 3u);
+  EXPECT_EQ(options.daemon.connections, 5u);
+  EXPECT_EQ(options.daemon.memory_limit, uint64_t{1} << 30);
+  EXPECT_EQ(options.daemon.backend, Reactor::Backend::kEpoll);
+  EXPECT_EQ(options.daemon.policy.connect_timeout, std::chrono::seconds(1));
+  EXPECT_EQ(options.daemon.policy.first_byte_timeout, std::chrono::seconds(2));
+  EXPECT_EQ(options.daemon.policy.stall_timeout, std::chrono::seconds(3));
+  EXPECT_EQ(options.daemon.policy.total_timeout, std::chrono::seconds(4));
+  EXPECT_EQ(options.daemon.policy.max_retries, 6);
+  EXPECT_EQ(options.drain_timeout, std::chrono::seconds(7));
+}
+
+TEST(LoaderOptions, Resume) {
+  v1::Cursor cursor;
+  cursor.set_plan_version(1);
+  cursor.set_position(42);
+  auto spec = Spec("--resume " + CursorText(cursor));
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->resume().position(), 42u);
+}
+
+TEST(LoaderOptions, BadValuesNameTheFlag) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"--bucket data/train", "--bucket: 'data/train': expected a URI"},
+      {"--batch-size 0", "--batch-size: '0': expected a whole number from 1"},
+      {"--dtype float31", "--dtype: 'float31'"},
+      {"--dtype image=uint8", "no --tensor is called 'image'"},
+      {"--dtype u8 --dtype u16", "only one may be without a name"},
+      {"--tensor a=x --tensor a=y", "that name is taken"},
+      {"--tensor x --tensor y", "only one may be without a name"},
+      {"--tensor a=", "expected NAME=GLOB"},
+      {"--shape 3x", "--shape: '3x': expected a shape"},
+      {"--scale 2", "--scale: tensor '' is not cast"},
+      {"--scale zero", "--scale: 'zero'"},
+      {"--shuffle random", "--shuffle: 'random': expected none, block, window:N or global"},
+      {"--shuffle window", "has no size"},
+      {"--shuffle window:0", "--shuffle: 'window:0'"},
+      {"--shuffle block:3", "--shuffle: 'block:3'"},
+      {"--window 3", "--window: only for"},
+      {"--shuffle none --group-blocks 3", "only for --shuffle block"},
+      {"--rank 2 --world-size 2", "--rank: '2': expected less than --world-size"},
+      {"--resume nonsense", "--resume: 'nonsense' is not a cursor"},
+      {"--prefetch lots", "--prefetch: 'lots': expected a size"},
+      {"--transport quic", "expected auto, io_uring, epoll or copy"},
+      {"--service unix:/s --workers 2", "--workers: is about the in-process daemon"},
+      {"--no-such-flag", "unknown flag --no-such-flag"},
+  };
+  for (const auto& test : cases) {
+    auto spec = Spec(test.first);
+    ASSERT_FALSE(spec.ok()) << test.first;
+    EXPECT_EQ(spec.status().code(), absl::StatusCode::kInvalidArgument) << test.first;
+    EXPECT_THAT(Text(spec.status()), HasSubstr(test.second)) << test.first;
+  }
+}
+
+TEST(LoaderOptions, BucketIsNeeded) {
+  LoaderOptions options;
+  ASSERT_TRUE(LoaderTable(&options).Parse({}, NoEnvironment).ok());
+  EXPECT_THAT(Text(MakeSpec(options).status()), HasSubstr("--bucket is missing"));
+}
+
+TEST(LoaderOptions, EnvironmentMayHoldWhatAServiceIgnores) {
+  LoaderOptions options;
+  auto values = LoaderTable(&options).Parse({"--bucket", "file:///d", "--service", "unix:/s"}, [](const char* name) {
+    return std::string_view(name) == "DEVMEM_WORKERS" ? "2" : nullptr;
+  });
+  ASSERT_TRUE(values.ok());
+  EXPECT_TRUE(CheckService(options, *values).ok());
+}
+
+TEST(Help, FitsATerminal) {
+  LoaderOptions loader;
+  StatusOptions status;
+  IndexOptions index;
+  DaemonCommandOptions daemon;
+  for (const FlagTable& table :
+       {LoaderTable(&loader), StatusTable("streams", &status), IndexTable(&index), DaemonTable(&daemon)}) {
+    const std::string help = table.Help();
+    std::istringstream lines(help);
+    for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 100u) << line;
+    EXPECT_THAT(help, HasSubstr("Examples:"));
+  }
+}
+
+TEST(IndexOptions, Parsed) {
+  IndexOptions options;
+  ASSERT_TRUE(IndexTable(&options)
+                  .Parse(Split("http://h/b --format raw --dtype uint8 --on-error skip --output-file f"), NoEnvironment)
+                  .ok());
+  EXPECT_EQ(options.uri, "http://h/b");
+  EXPECT_EQ(options.format, v1::FORMAT_RAW);
+  EXPECT_EQ(options.on_error, v1::ON_ERROR_SKIP);
+  EXPECT_EQ(options.output_file, "f");
+}
+
+TEST(DaemonOptions, Parsed) {
+  DaemonCommandOptions options;
+  ASSERT_TRUE(DaemonTable(&options)
+                  .Parse(Split("--socket unix:/tmp/s --socket-mode 600 --log-level debug --log-file f --default-prefetch 1M"),
+                         NoEnvironment)
+                  .ok());
+  EXPECT_EQ(options.daemon.socket, "/tmp/s");
+  EXPECT_EQ(options.daemon.socket_mode, 0600u);
+  EXPECT_EQ(options.daemon.default_prefetch, uint64_t{1} << 20);
+  EXPECT_EQ(options.log_level, "debug");
+  EXPECT_FALSE(DaemonTable(&options).Parse({"--socket="}, NoEnvironment).ok());
+}
+
+}  // namespace
+}  // namespace devmem::cli
