@@ -47,7 +47,9 @@ class TensorView {
   TensorView(const devmem_loader::v1::Tensor* tensor, std::byte* data) : tensor_(tensor), data_(data) {}
   [[nodiscard]] const std::string& name() const { return tensor_->name(); }
   [[nodiscard]] devmem_loader::v1::DType dtype() const { return tensor_->dtype(); }
-  [[nodiscard]] std::span<const int64_t> shape() const { return {tensor_->shape().data(), static_cast<size_t>(tensor_->shape_size())}; }
+  [[nodiscard]] std::span<const int64_t> shape() const {
+    return {tensor_->shape().data(), static_cast<size_t>(tensor_->shape_size())};
+  }
   [[nodiscard]] std::span<std::byte> bytes() const { return {data_, tensor_->bytes()}; }
 
  private:
@@ -79,9 +81,9 @@ class Batch {
 struct Event {
   enum Kind { kBatch, kEpochEnd, kStreamEnd };
   Kind kind = kStreamEnd;
-  Batch batch;                                // kBatch
-  devmem_loader::v1::EpochEnd epoch_end;      // kEpochEnd
-  devmem_loader::v1::StreamEnd stream_end;    // kStreamEnd
+  Batch batch;                              // kBatch
+  devmem_loader::v1::EpochEnd epoch_end;    // kEpochEnd
+  devmem_loader::v1::StreamEnd stream_end;  // kStreamEnd
 };
 
 struct ConnectOptions {
@@ -114,7 +116,8 @@ class Client {
   // `service` is "unix:/path" or "/path". kUnavailable if no daemon listens, kPermissionDenied if the socket may not be opened.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(std::string_view service, const ConnectOptions& options);
   virtual ~Client() = default;
-  [[nodiscard]] virtual absl::StatusOr<std::unique_ptr<Stream>> OpenStream(const StreamSpec& spec, const StreamOptions& options) = 0;
+  [[nodiscard]] virtual absl::StatusOr<std::unique_ptr<Stream>> OpenStream(const StreamSpec& spec,
+                                                                           const StreamOptions& options) = 0;
   [[nodiscard]] virtual absl::StatusOr<devmem_loader::v1::GetNodeStatusResponse> GetNodeStatus(Time deadline) = 0;
 };
 

@@ -1,0 +1,436 @@
+// SPDX-License-Identifier: Apache-2.0
+// A stream across daemons, step by step:
+//   1. OpenStream starts a call and waits for `opened`; the slabs' descriptors come over the handle socket before it
+//   2. Next hands out what the call brings; the cursor after the last thing handed out is kept
+//   3. the daemon goes away (UNAVAILABLE that is not the daemon's own error, or a dead handle connection): what was
+//      received but not handed out is dropped, and a new call is opened with the kept cursor, at growing intervals
+//      until reconnect_timeout has passed without anything being delivered
+//   4. the new stream begins after that cursor, so nothing is lost, and what arrives is compared with it, so
+//      nothing is repeated.
+#include "client/cpp/client.h"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <random>
+#include <tuple>
+#include <utility>
+
+#include "base/error.h"
+#include "client/cpp/rpc_error.h"
+#include "client/cpp/session.h"
+#include "client/cpp/stream_call.h"
+
+namespace devmem {
+inline namespace client {
+
+namespace v1 = devmem_loader::v1;
+
+struct Batch::State {
+  std::shared_ptr<StreamCall> call;    // and with it the mapped memory
+  std::shared_ptr<Response> response;  // `batch` lies in it
+  const v1::Batch* batch;
+};
+
+Batch::Batch() = default;
+Batch::Batch(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Batch::Batch(Batch&&) noexcept = default;
+Batch& Batch::operator=(Batch&& other) noexcept {
+  if (this != &other) {
+    Release();
+    state_ = std::move(other.state_);
+  }
+  return *this;
+}
+Batch::~Batch() { Release(); }
+
+void Batch::Release() {
+  if (state_ == nullptr) return;
+  const std::unique_ptr<State> state = std::move(state_);
+  state->call->Release(state->batch->sequence());
+}
+
+const v1::Batch& Batch::info() const { return state_ == nullptr ? v1::Batch::default_instance() : *state_->batch; }
+
+TensorView Batch::tensor(size_t index) const {
+  const v1::Tensor& tensor = info().tensors(static_cast<int>(index));
+  return {&tensor, state_->call->Data(tensor)};
+}
+
+namespace {
+
+constexpr Duration kSlabTimeout = std::chrono::seconds(10);  // slabs are sent before `opened`
+constexpr Duration kFirstRetry = std::chrono::milliseconds(10);
+constexpr Duration kLongestRetry = std::chrono::milliseconds(500);
+
+// What all streams of a client share, and what outlives the client where a stream does.
+class Connector {
+ public:
+  Connector(std::string path, Duration timeout) : path_(std::move(path)), timeout_(timeout) {}
+
+  // The present daemon's session, a new one if that is over.
+  absl::StatusOr<std::shared_ptr<Session>> Get() {
+    std::lock_guard lock(mutex_);
+    if (session_ == nullptr || !session_->handles().alive()) {
+      session_.reset();
+      DEVMEM_ASSIGN_OR_RETURN(session_, Session::Open(path_, Clock::now() + timeout_));
+    }
+    return session_;
+  }
+
+ private:
+  const std::string path_;
+  const Duration timeout_;
+  std::mutex mutex_;
+  std::shared_ptr<Session> session_;
+};
+
+std::pair<uint64_t, uint64_t> PlaceOf(const Cursor& cursor) { return {cursor.epoch(), cursor.position()}; }
+
+absl::Status Cancelled() { return absl::CancelledError("the stream was cancelled"); }
+
+}  // namespace
+
+class StreamImpl final : public Stream {
+ public:
+  StreamImpl(std::shared_ptr<Connector> connector, const StreamSpec& spec, StreamOptions options)
+      : connector_(std::move(connector)), options_(std::move(options)), spec_(spec), cursor_(spec.resume()) {
+    has_cursor_ = spec.has_resume();
+  }
+  ~StreamImpl() override { EndOpen(); }
+
+  absl::Status Open() {
+    DEVMEM_RETURN_IF_ERROR(StartCall());
+    while (opening_ || call_ == nullptr) {
+      absl::StatusOr<bool> moved = Advance(open_deadline_);
+      if (!moved.ok()) return moved.status();
+    }
+    return absl::OkStatus();
+  }
+
+  const v1::StreamOpened& opened() const override { return opened_; }
+
+  Cursor cursor() const override {
+    std::lock_guard lock(mutex_);
+    return cursor_;
+  }
+
+  void Cancel() override {
+    std::shared_ptr<StreamCall> call;
+    {
+      std::lock_guard lock(mutex_);
+      cancelled_ = true;
+      call = call_;
+      changed_.notify_all();
+    }
+    if (call != nullptr) call->Interrupt();
+  }
+
+  absl::StatusOr<Event> Next(Time deadline) override {
+    while (true) {
+      if (!final_.ok()) return final_;
+      if (cancelled_.load(std::memory_order_relaxed)) return Fail(Cancelled());
+      if (received_.empty() || opening_) {
+        absl::StatusOr<bool> moved = Advance(deadline);
+        if (moved.ok()) continue;
+        // Both a caller's deadline and the opening's end in kDeadlineExceeded; only Fail makes it final.
+        return moved.status();
+      }
+      absl::StatusOr<std::optional<Event>> event = TakeEvent();
+      if (!event.ok()) return Fail(event.status());
+      if (event->has_value()) return *std::move(*event);
+    }
+  }
+
+ private:
+  // One step towards an event: answers true when the state has changed. kDeadlineExceeded loses nothing.
+  absl::StatusOr<bool> Advance(Time deadline) {
+    if (call_ == nullptr) {
+      DEVMEM_RETURN_IF_ERROR(Reconnect(deadline));
+      return true;
+    }
+    switch (call_->Take(received_, opening_ ? std::min(deadline, open_deadline_) : deadline)) {
+      case StreamCall::Taken::kResponses:
+        if (opening_) DEVMEM_RETURN_IF_ERROR(HandleOpening());
+        return true;
+      case StreamCall::Taken::kFinished: {
+        const absl::Status status = call_->status();
+        if (status.ok()) return Fail(absl::InternalError("the daemon ended the stream without saying so"));
+        return Lost(status);
+      }
+      case StreamCall::Taken::kInterrupted:
+        return Fail(Cancelled());
+      case StreamCall::Taken::kTimeout:
+        break;
+    }
+    if (opening_ && Clock::now() >= open_deadline_) {
+      return Fail(MakeError(absl::StatusCode::kDeadlineExceeded, "the stream did not open in time",
+                            {.object = spec_.bucket(),
+                             .cause = "open timeout",
+                             .action = "write an index (devmem-loader index) if the listing is long, or raise open_timeout"}));
+    }
+    return MakeError(absl::StatusCode::kDeadlineExceeded, "no batch before the deadline", {});
+  }
+
+  // The call is over with `status`: either that is final, or there will be another call.
+  absl::StatusOr<bool> Lost(const absl::Status& status) {
+    const bool alive = call_->session().handles().alive();
+    const ErrorInfo info = GetErrorInfo(status);
+    const bool from_daemon = !info.cause.empty() || !info.object.empty() || !info.action.empty();
+    bool gone = false;
+    switch (status.code()) {
+      case absl::StatusCode::kUnavailable:
+        gone = !from_daemon || !alive || info.cause == kDrainingCause;
+        break;
+      case absl::StatusCode::kCancelled:
+      case absl::StatusCode::kUnauthenticated:
+      case absl::StatusCode::kInternal:
+      case absl::StatusCode::kUnknown:
+        gone = !from_daemon && !alive;
+        break;
+      default:
+        break;
+    }
+    if (!gone) return Fail(status);
+    if (!options_.reconnect) {
+      return Fail(status.code() == absl::StatusCode::kUnavailable
+                      ? status
+                      : MakeError(absl::StatusCode::kUnavailable, "the daemon went away: " + Text(status), {}));
+    }
+    received_.clear();
+    EndOpen();
+    SetCall(nullptr);
+    lost_ = status;
+    const Time now = Clock::now();
+    if (!give_up_.has_value()) {
+      give_up_ = now + options_.reconnect_timeout;
+      retry_ = kFirstRetry;
+      next_attempt_ = now;
+    } else {
+      Backoff();
+    }
+    return true;
+  }
+
+  void Backoff() {
+    std::uniform_real_distribution<double> jitter(0.75, 1.25);
+    next_attempt_ = Clock::now() + std::chrono::duration_cast<Duration>(retry_ * jitter(random_));
+    retry_ = std::min(retry_ * 2, kLongestRetry);
+  }
+
+  // Waits for the next attempt's time and makes it.
+  absl::Status Reconnect(Time deadline) {
+    if (next_attempt_ >= *give_up_) {
+      return Fail(MakeError(absl::StatusCode::kUnavailable, "the daemon went away and did not come back: " + Text(lost_),
+                            {.cause = "daemon gone", .action = "look at the daemon's log; open again with the saved cursor"}));
+    }
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait_until(lock, std::min(next_attempt_, deadline), [&] { return cancelled_.load(); });
+      if (cancelled_) return Fail(Cancelled());
+    }
+    if (Clock::now() < next_attempt_) return MakeError(absl::StatusCode::kDeadlineExceeded, "no batch before the deadline", {});
+    if (options_.on_reconnect) options_.on_reconnect(lost_);
+    if (absl::Status started = StartCall(); !started.ok()) {
+      lost_ = started;
+      Backoff();
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status StartCall() {
+    DEVMEM_ASSIGN_OR_RETURN(std::shared_ptr<Session> session, connector_->Get());
+    if (has_cursor_) *spec_.mutable_resume() = cursor();
+    session->handles().BeginOpen();
+    opening_session_ = session;
+    opening_ = true;
+    resumed_ = give_up_.has_value() && has_cursor_;
+    open_deadline_ = Clock::now() + options_.open_timeout;
+    SetCall(std::make_shared<StreamCall>(std::move(session), spec_));
+    return absl::OkStatus();
+  }
+
+  // `received_` holds what the daemon says before the first batch.
+  absl::Status HandleOpening() {
+    while (opening_ && !received_.empty()) {
+      const std::shared_ptr<Response> response = std::move(received_.front());
+      received_.pop_front();
+      const v1::OpenStreamResponse& message = *response->message;
+      if (message.has_progress()) {
+        if (options_.progress) options_.progress(message.progress());
+        continue;
+      }
+      if (!message.has_opened()) return Fail(absl::InternalError("the daemon sent batches before it opened the stream"));
+      absl::Status adopted = call_->AdoptSlabs(message.opened(), Clock::now() + kSlabTimeout);
+      EndOpen();
+      if (adopted.code() == absl::StatusCode::kUnavailable) return Lost(adopted).status();
+      if (!adopted.ok()) return Fail(adopted);
+      opened_ = message.opened();
+      if (!has_cursor_) SetCursor(opened_.cursor());
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::optional<Event>> TakeEvent() {
+    std::shared_ptr<Response>& front = received_.front();
+    const v1::OpenStreamResponse& message = *front->message;
+    std::optional<Event> event;
+    switch (message.event_case()) {
+      case v1::OpenStreamResponse::kBatches: {
+        if (next_in_list_ < message.batches().batches_size()) {
+          const v1::Batch& batch = message.batches().batches(next_in_list_);
+          DEVMEM_RETURN_IF_ERROR(CheckBatch(batch));
+          ++next_in_list_;
+          call_->Delivered(1);
+          Progress(batch.cursor());
+          auto state = std::make_unique<Batch::State>(Batch::State{call_, front, &batch});
+          event.emplace().kind = Event::kBatch;
+          event->batch = Batch(std::move(state));
+        }
+        if (next_in_list_ < message.batches().batches_size()) return event;
+        next_in_list_ = 0;
+        break;
+      }
+      case v1::OpenStreamResponse::kEpochEnd:
+        if (resumed_ && PlaceOf(message.epoch_end().cursor()) <= PlaceOf(cursor())) break;  // handed out before
+        event.emplace().kind = Event::kEpochEnd;
+        event->epoch_end = message.epoch_end();
+        Progress(message.epoch_end().cursor());
+        break;
+      case v1::OpenStreamResponse::kStreamEnd: {
+        event.emplace().kind = Event::kStreamEnd;
+        event->stream_end = message.stream_end();
+        // The batches in hand keep the call, and the last of them ends it.
+        call_->MarkEnded();
+        received_.clear();
+        SetCall(nullptr);
+        final_ = absl::OutOfRangeError("the stream has ended");
+        return event;
+      }
+      default:
+        break;  // of a later version: not for us
+    }
+    received_.pop_front();
+    return event;
+  }
+
+  absl::Status CheckBatch(const v1::Batch& batch) {
+    if (resumed_ && PlaceOf(batch.cursor()) <= PlaceOf(cursor())) {
+      return MakeError(absl::StatusCode::kDataLoss, "the resumed stream repeats batches that were delivered",
+                       {.object = spec_.bucket(), .cause = "resume mismatch", .action = "report this"});
+    }
+    for (const v1::Tensor& tensor : batch.tensors()) DEVMEM_RETURN_IF_ERROR(call_->Validate(tensor));
+    return absl::OkStatus();
+  }
+
+  // Something was handed out: the stream stands at `cursor`, and a daemon lost from now on is a new trouble.
+  void Progress(const Cursor& cursor) {
+    SetCursor(cursor);
+    resumed_ = false;
+    give_up_.reset();
+  }
+
+  void SetCursor(const Cursor& cursor) {
+    std::lock_guard lock(mutex_);
+    cursor_ = cursor;
+    has_cursor_ = true;
+  }
+
+  void SetCall(std::shared_ptr<StreamCall> call) {
+    {
+      std::lock_guard lock(mutex_);
+      call_.swap(call);
+      if (cancelled_ && call_ != nullptr) call_->Interrupt();
+    }
+    next_in_list_ = 0;
+  }
+
+  void EndOpen() {
+    opening_ = false;
+    if (opening_session_ == nullptr) return;
+    opening_session_->handles().EndOpen();
+    opening_session_.reset();
+  }
+
+  absl::Status Fail(const absl::Status& status) {
+    final_ = status;
+    received_.clear();
+    EndOpen();
+    SetCall(nullptr);
+    return final_;
+  }
+
+  const std::shared_ptr<Connector> connector_;
+  const StreamOptions options_;
+  std::minstd_rand random_{std::random_device{}()};
+
+  // Of the thread in Next (or Open).
+  StreamSpec spec_;
+  v1::StreamOpened opened_;
+  std::deque<std::shared_ptr<Response>> received_;
+  int next_in_list_ = 0;  // in received_.front()'s batch list
+  absl::Status final_;
+  bool has_cursor_ = false;
+  bool opening_ = false;  // a call is under way and has not answered `opened`
+  bool resumed_ = false;  // this call has brought nothing yet that shows where it stands
+  std::shared_ptr<Session> opening_session_;
+  Time open_deadline_;
+  absl::Status lost_;
+  std::optional<Time> give_up_;  // while the daemon is away
+  Time next_attempt_;
+  Duration retry_ = kFirstRetry;
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::atomic<bool> cancelled_ = false;  // written under mutex_
+  std::shared_ptr<StreamCall> call_;     // written under mutex_, by the thread in Next only
+  Cursor cursor_;
+};
+
+namespace {
+
+class ClientImpl final : public Client {
+ public:
+  explicit ClientImpl(std::shared_ptr<Connector> connector) : connector_(std::move(connector)) {}
+
+  absl::StatusOr<std::unique_ptr<Stream>> OpenStream(const StreamSpec& spec, const StreamOptions& options) override {
+    auto stream = std::make_unique<StreamImpl>(connector_, spec, options);
+    DEVMEM_RETURN_IF_ERROR(stream->Open());
+    return stream;
+  }
+
+  absl::StatusOr<v1::GetNodeStatusResponse> GetNodeStatus(Time deadline) override {
+    DEVMEM_ASSIGN_OR_RETURN(auto session, connector_->Get());
+    grpc::ClientContext context;
+    session->Authorize(context);
+    context.set_deadline(std::chrono::system_clock::now() + (deadline - Clock::now()));
+    v1::GetNodeStatusResponse response;
+    const grpc::Status status = session->stub().GetNodeStatus(&context, {}, &response);
+    if (!status.ok()) return FromGrpcStatus(status);
+    return response;
+  }
+
+ private:
+  const std::shared_ptr<Connector> connector_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Client>> Client::Connect(std::string_view service, const ConnectOptions& options) {
+  constexpr std::string_view kScheme = "unix:";
+  std::string path(service);
+  if (service.substr(0, kScheme.size()) == kScheme) path = service.substr(kScheme.size());
+  if (path.substr(0, 2) == "//") path = path.substr(2);  // unix:///absolute
+  if (path.empty() || service.find("://") == 0 || (path[0] != '/' && path.find(':') != std::string::npos)) {
+    return MakeError(absl::StatusCode::kInvalidArgument, "not a service address: '" + std::string(service) + "'",
+                     {.action = "give unix:/path or /path"});
+  }
+  auto connector = std::make_shared<Connector>(path, options.timeout);
+  DEVMEM_RETURN_IF_ERROR(connector->Get().status());
+  return std::make_unique<ClientImpl>(std::move(connector));
+}
+
+}  // namespace client
+}  // namespace devmem

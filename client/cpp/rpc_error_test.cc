@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "client/cpp/rpc_error.h"
+
+#include <gmock/gmock.h>
+#include <grpcpp/support/status.h>
+#include <gtest/gtest.h>
+
+#include "base/error.h"
+#include "devmem_loader/v1/loader.pb.h"
+#include "devmem_loader/v1/rpc_status.pb.h"
+
+namespace devmem {
+namespace {
+
+TEST(RpcErrorTest, ComesBackAsItWent) {
+  for (int code = 1; code <= 16; ++code) {
+    const ErrorInfo info{.object = "a/b.npy", .offset = uint64_t{1} << 40, .length = 7, .cause = "cause", .action = "do this"};
+    const absl::Status status = MakeError(static_cast<absl::StatusCode>(code), "what failed", info);
+    const absl::Status back = FromGrpcStatus(ToGrpcStatus(status));
+    EXPECT_EQ(back, status);
+    EXPECT_EQ(GetErrorInfo(back), info);
+  }
+  EXPECT_TRUE(FromGrpcStatus(ToGrpcStatus(absl::OkStatus())).ok());
+}
+
+TEST(RpcErrorTest, TheDetailIsAnErrorDetailInAGoogleRpcStatus) {
+  const grpc::Status status = ToGrpcStatus(MakeError(absl::StatusCode::kNotFound, "gone", {.object = "x"}));
+  devmem_loader::v1::RpcStatus rpc;
+  ASSERT_TRUE(rpc.ParseFromString(status.error_details()));
+  EXPECT_EQ(rpc.code(), 5);
+  ASSERT_EQ(rpc.details_size(), 1);
+  EXPECT_EQ(rpc.details(0).type_url(), "type.googleapis.com/devmem_loader.v1.ErrorDetail");
+  devmem_loader::v1::ErrorDetail detail;
+  ASSERT_TRUE(rpc.details(0).UnpackTo(&detail));
+  EXPECT_EQ(detail.code(), "NOT_FOUND");
+  EXPECT_EQ(detail.object(), "x");
+}
+
+TEST(RpcErrorTest, StatusesOfOthersHaveNoDetail) {
+  for (const char* details : {"", "not a message", "\x0a"}) {
+    const absl::Status status = FromGrpcStatus({grpc::StatusCode::UNAVAILABLE, "Socket closed", details});
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+    EXPECT_EQ(status.message(), "Socket closed");
+    EXPECT_EQ(GetErrorInfo(status), ErrorInfo());
+  }
+}
+
+TEST(RpcErrorTest, TextIsMadeUtf8) {
+  struct Row {
+    std::string text, expected;
+  };
+  for (const Row& row : std::vector<Row>{{"plain", "plain"},
+                                         {"\xc3\xa9t\xc3\xa9", "\xc3\xa9t\xc3\xa9"},
+                                         {"a\xff\xfe", "a??"},
+                                         {"\xc0\xaf", "??"},       // overlong
+                                         {"\xed\xa0\x80", "???"},  // surrogate
+                                         {"\xf0\x9f\x98\x80", "\xf0\x9f\x98\x80"},
+                                         {"\xf4\x90\x80\x80", "????"},  // beyond U+10FFFF
+                                         {"cut\xe2\x82", "cut??"}}) {
+    const grpc::Status status = ToGrpcStatus(MakeError(absl::StatusCode::kDataLoss, "bad", {.object = row.text}));
+    EXPECT_EQ(GetErrorInfo(FromGrpcStatus(status)).object, row.expected);
+  }
+}
+
+// All metadata of a call together may have 8 KiB; more and gRPC replaces the status by its own.
+TEST(RpcErrorTest, LongTextsAreCut) {
+  const std::string text(100'000, 'x');
+  const grpc::Status status =
+      ToGrpcStatus(MakeError(absl::StatusCode::kDataLoss, text, {.object = text, .cause = text, .action = text}));
+  EXPECT_LT(status.error_message().size() + status.error_details().size() * 4 / 3, 8000u);
+}
+
+}  // namespace
+}  // namespace devmem
