@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "service/data_object.h"
+
+#include <fnmatch.h>
+
+#include <algorithm>
+
+namespace devmem {
+
+bool IsDataObject(std::string_view name) {
+  if (name.empty() || name.ends_with('/')) return false;
+  if (name.starts_with('.') || name.find("/.") != std::string_view::npos) return false;
+  const std::string_view base = name.substr(name.rfind('/') + 1);  // npos + 1 is 0
+  return base != "_SUCCESS" && !base.starts_with("_committed_") && !base.starts_with("_started_");
+}
+
+bool MatchesGlob(const std::string& glob, std::string_view name) {
+  return ::fnmatch(glob.c_str(), std::string(name).c_str(), 0) == 0;
+}
+
+std::vector<uint32_t> Match(const ObjectTable& listing, std::span<const uint32_t> candidates, const std::string& glob) {
+  std::vector<uint32_t> matched;
+  for (const uint32_t index : candidates) {
+    if (MatchesGlob(glob, listing[index].name)) matched.push_back(index);
+  }
+  return matched;
+}
+
+std::string Describe(const ObjectTable& listing, std::span<const uint32_t> candidates) {
+  constexpr size_t kNamed = 5;
+  std::string text = std::to_string(candidates.size()) + (candidates.size() == 1 ? " object" : " objects");
+  if (candidates.empty()) return text;
+  text += " (";
+  for (size_t i = 0; i < std::min(candidates.size(), kNamed); ++i) {
+    if (i > 0) text += ", ";
+    text.append(listing[candidates[i]].name);
+  }
+  text += candidates.size() > kNamed ? ", …)" : ")";
+  return text;
+}
+
+}  // namespace devmem
