@@ -3,7 +3,8 @@
 //   206: Content-Range must begin at a, its total is the object's size, the body must be as long as it says;
 //   200: the server ignores ranges, or the object is empty: taken if the bytes up to b are few enough, and the
 //        transfer is stopped after them; Content-Length then says how long the object is;
-//   416 with "bytes */total": a lies at or beyond the end, the read is clipped to nothing.
+//   416 with "bytes */total": a lies at or beyond the end, the read is clipped to nothing. S3 servers answer 416
+//        without a Content-Range: the read is asked for once more, without Range, and goes the way of a 200.
 // The validator asked for goes into If-Match or If-Unmodified-Since, and is compared with what the answer carries:
 // not every server heeds preconditions.
 #include "net/ranged_reads.h"
@@ -12,6 +13,7 @@
 #include <limits>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "net/http_fields.h"
 #include "net/object_name.h"
@@ -47,7 +49,7 @@ absl::Status CheckRead(const SmallRead& read, std::string_view uri) {
   return absl::OkStatus();
 }
 
-CurlRequest MakeRequest(const RangedReader& reader, const SmallRead& read, uint64_t tag) {
+CurlRequest MakeRequest(const RangedReader& reader, const SmallRead& read, bool ranged, uint64_t tag) {
   // A read of nothing asks for a byte, to learn size and validator.
   const uint64_t ask = std::max<uint64_t>(read.length, 1);
   CurlRequest request{.origin = reader.origin,
@@ -55,7 +57,8 @@ CurlRequest MakeRequest(const RangedReader& reader, const SmallRead& read, uint6
                       .name = read.object,
                       .max_redirects = reader.max_redirects,
                       .tag = tag};
-  request.headers.emplace_back("Range", "bytes=" + std::to_string(read.offset) + "-" + std::to_string(read.offset + ask - 1));
+  if (ranged)
+    request.headers.emplace_back("Range", "bytes=" + std::to_string(read.offset) + "-" + std::to_string(read.offset + ask - 1));
   if (!read.validator.empty())
     request.headers.emplace_back(read.validator.front() == '"' ? "If-Match" : "If-Unmodified-Since", read.validator);
   // Room for the answer of a server that ignores ranges and starts at 0; and for an error page.
@@ -94,13 +97,13 @@ absl::Status TakeAnswer(const RangedReader& reader, CurlResponse response, Small
       // The size is on the answer's head even where its body was not read to the end.
       if (!response.content_length.has_value())
         return BadAnswer(read, "the server ignores Range and does not say how long the object is");
-      if (response.body.size() < read.offset + read.length) {
+      if (response.body.size() < read.offset + read.length && *response.content_length > read.offset) {
         return BadAnswer(read, "the server ignores Range, and the range lies too far into the object to read up to it");
       }
     }
     read.object_size = response.cut ? *response.content_length : response.body.size();
     read.bytes = std::move(response.body);
-    read.bytes.erase(0, read.offset);
+    read.bytes.erase(0, std::min<uint64_t>(read.offset, read.bytes.size()));
     if (read.bytes.size() > read.length) read.bytes.resize(read.length);
     return absl::OkStatus();
   }
@@ -133,7 +136,14 @@ absl::Status ReadRanges(const RangedReader& reader, std::span<SmallRead> reads, 
     read.object_validator.clear();
   }
   uint64_t next = 0, done = 0;
+  std::vector<uint64_t> without_range;          // to be asked for again
+  std::vector<bool> asked_again(reads.size());  // once each
   const auto next_request = [&]() -> std::optional<CurlRequest> {
+    if (!without_range.empty()) {
+      const uint64_t index = without_range.back();
+      without_range.pop_back();
+      return MakeRequest(reader, reads[index], false, index);
+    }
     for (; next < reads.size(); ++next) {
       if (absl::Status status = CheckRead(reads[next], reader.uri); !status.ok()) {
         reads[next].status = std::move(status);
@@ -141,12 +151,17 @@ absl::Status ReadRanges(const RangedReader& reader, std::span<SmallRead> reads, 
         continue;
       }
       const uint64_t index = next++;
-      return MakeRequest(reader, reads[index], index);
+      return MakeRequest(reader, reads[index], true, index);
     }
     return std::nullopt;
   };
   const auto take = [&](CurlResponse response) {
     SmallRead& read = reads[response.tag];
+    if (response.status.ok() && response.http_status == 416 && response.content_range.empty() && !asked_again[response.tag]) {
+      asked_again[response.tag] = true;
+      without_range.push_back(response.tag);
+      return;
+    }
     read.status = TakeAnswer(reader, std::move(response), read);
     if (!read.status.ok()) read.bytes.clear();
     ++done;

@@ -135,6 +135,21 @@ TEST_F(S3StoreTest, ReadsAndPreparesPathStyle) {
   EXPECT_TRUE(request->headers.empty());
 }
 
+// S3 answers 416 for any range of an empty object, and says no Content-Range.
+TEST_F(S3StoreTest, EmptyObjectsReadAsNothing) {
+  auto server = NginxServer::Start(
+      {.root = root_, .server_config = "location = /b/empty { if ($http_range) { return 416; } return 200 ''; }"});
+  ASSERT_TRUE(server.ok()) << server.status();
+  nginx_ = *std::move(server);
+  SmallRead reads[] = {{.object = "empty", .length = 8}, {.object = "empty", .offset = 9, .length = 1}};
+  ASSERT_TRUE(Open("s3://b")->ReadSmall(reads, 2, Soon(), nullptr).ok());
+  for (const SmallRead& read : reads) {
+    EXPECT_TRUE(read.status.ok()) << read.status;
+    EXPECT_EQ(read.bytes, "");
+    EXPECT_EQ(read.object_size, 0u);
+  }
+}
+
 TEST_F(S3StoreTest, EveryRequestPassesTheSigner) {
   Write("b/o", "x");
   Write("pages/b..xml", Page(Object("o", "1"), ""));
