@@ -52,14 +52,13 @@ struct ErrorInfo {
 }  // namespace devmem
 
 // Returns from the enclosing function if `expr` is a Status that is not OK.
-#define DEVMEM_RETURN_IF_ERROR(expr)                     \
-  do {                                                   \
+#define DEVMEM_RETURN_IF_ERROR(expr)                                                       \
+  do {                                                                                     \
     if (absl::Status devmem_status_ = (expr); !devmem_status_.ok()) return devmem_status_; \
   } while (false)
 
 // DEVMEM_ASSIGN_OR_RETURN(auto x, MakeX());
-#define DEVMEM_ASSIGN_OR_RETURN(lhs, expr) \
-  DEVMEM_ASSIGN_OR_RETURN_IMPL_(DEVMEM_CONCAT_(devmem_or_, __LINE__), lhs, expr)
+#define DEVMEM_ASSIGN_OR_RETURN(lhs, expr) DEVMEM_ASSIGN_OR_RETURN_IMPL_(DEVMEM_CONCAT_(devmem_or_, __LINE__), lhs, expr)
 #define DEVMEM_ASSIGN_OR_RETURN_IMPL_(tmp, lhs, expr) \
   auto tmp = (expr);                                  \
   if (!tmp.ok()) return std::move(tmp).status();      \

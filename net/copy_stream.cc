@@ -35,7 +35,9 @@ absl::Status SocketError(int error, std::string_view what) {
   return MakeError(absl::StatusCode::kUnavailable, text, {.cause = strerror(error)});
 }
 
-absl::Status Ended() { return MakeError(absl::StatusCode::kUnavailable, "the server closed the connection", {.cause = "connection closed"}); }
+absl::Status Ended() {
+  return MakeError(absl::StatusCode::kUnavailable, "the server closed the connection", {.cause = "connection closed"});
+}
 
 }  // namespace
 
@@ -48,10 +50,11 @@ void CopyStream::Connect(const sockaddr* address, socklen_t length) {
   fd_ = UniqueFd(::socket(address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP));
   if (!fd_.valid()) {
     const int error = errno;
-    absl::Status failure = error == EMFILE || error == ENFILE
-                               ? MakeError(absl::StatusCode::kUnavailable, "no file descriptor is left for a connection",
-                                           {.cause = "out of file descriptors", .action = "raise the limit (ulimit -n) or lower --connections"})
-                               : ErrnoError(error, "socket");
+    absl::Status failure =
+        error == EMFILE || error == ENFILE
+            ? MakeError(absl::StatusCode::kUnavailable, "no file descriptor is left for a connection",
+                        {.cause = "out of file descriptors", .action = "raise the limit (ulimit -n) or lower --connections"})
+            : ErrnoError(error, "socket");
     reactor_.Post([this, alive = alive_, failure] {
       if (*alive && !closing_) owner_.OnConnected(failure);
     });

@@ -33,15 +33,17 @@ class CopyTransport final : public Transport {
       DEVMEM_ASSIGN_OR_RETURN(worker->reactor, Reactor::Create(absl::StrCat("rx-", i), options_.backend));
       Reactor& loop = *worker->reactor;
       worker->fetcher = std::make_unique<HttpFetcher>(
-          loop, *resolver_, [&loop](ByteStream::Owner& owner) { return std::make_unique<CopyStream>(loop, owner); }, options_.policy, options_.connections);
+          loop, *resolver_, [&loop](ByteStream::Owner& owner) { return std::make_unique<CopyStream>(loop, owner); },
+          options_.policy, options_.connections);
       worker->files = std::make_unique<FileReader>(loop);
       worker->thread = std::thread([&loop] { loop.Run(); });
       workers_.push_back(std::move(worker));
     }
     const Reactor& first = *workers_.front()->reactor;
     path_ = {.name = "copy",
-             .reason = absl::StrCat("the CPU receives into host memory (this build has no device-memory receive path); receive loop ",
-                                    std::string(first.backend()), ": ", std::string(first.reason()))};
+             .reason =
+                 absl::StrCat("the CPU receives into host memory (this build has no device-memory receive path); receive loop ",
+                              std::string(first.backend()), ": ", std::string(first.reason()))};
     return absl::OkStatus();
   }
 

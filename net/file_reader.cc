@@ -34,9 +34,15 @@ struct FileReader::Task final : Reactor::Operation {
   absl::Status CheckVersion() const {
     struct stat now;
     if (fstat(fd.get(), &now) != 0) return ErrnoError(errno, "fstat", {.object = read->object});
-    if (static_cast<uint64_t>(now.st_size) == read->object_size && (read->validator.empty() || read->validator == FileValidator(now))) return absl::OkStatus();
+    if (static_cast<uint64_t>(now.st_size) == read->object_size &&
+        (read->validator.empty() || read->validator == FileValidator(now)))
+      return absl::OkStatus();
     return MakeError(absl::StatusCode::kAborted, "the file changed after it was listed",
-                     {.object = read->object, .offset = read->offset, .length = read->length, .cause = "object changed", .action = "open the stream again"});
+                     {.object = read->object,
+                      .offset = read->offset,
+                      .length = read->length,
+                      .cause = "object changed",
+                      .action = "open the stream again"});
   }
 
   void Next() {
@@ -50,10 +56,13 @@ struct FileReader::Task final : Reactor::Operation {
 
   void Complete(int result) override {
     if (result == -EINTR || result == -EAGAIN) return Next();
-    if (result < 0) return End(ErrnoError(-result, "read", {.object = read->object, .offset = read->offset, .length = read->length}));
+    if (result < 0)
+      return End(ErrnoError(-result, "read", {.object = read->object, .offset = read->offset, .length = read->length}));
     if (result == 0) {
       const absl::Status version = CheckVersion();
-      return End(!version.ok() ? version : MakeError(absl::StatusCode::kDataLoss, "the file ended early", {.object = read->object, .offset = position}));
+      return End(!version.ok() ? version
+                               : MakeError(absl::StatusCode::kDataLoss, "the file ended early",
+                                           {.object = read->object, .offset = position}));
     }
     const auto bytes = static_cast<uint64_t>(result);
     if (read->first_byte == Time{}) read->first_byte = Clock::now();

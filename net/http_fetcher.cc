@@ -31,7 +31,9 @@ constexpr Duration kIdle = std::chrono::seconds(30);  // shorter than the keep-a
 bool IsEtag(std::string_view validator) { return !validator.empty() && validator.front() == '"'; }
 
 // Weak tags compare by their opaque part when all we ask is "did it change between two answers".
-std::string_view Opaque(std::string_view etag) { return absl::StartsWith(absl::string_view(etag.data(), etag.size()), "W/") ? etag.substr(2) : etag; }
+std::string_view Opaque(std::string_view etag) {
+  return absl::StartsWith(absl::string_view(etag.data(), etag.size()), "W/") ? etag.substr(2) : etag;
+}
 
 std::string CurlPart(CURLU* url, CURLUPart part, unsigned flags = 0) {
   char* text = nullptr;
@@ -47,10 +49,12 @@ absl::StatusOr<PayloadRequest> Redirect(const PayloadRequest& from, const std::s
   const std::string base = absl::StrCat("http://", from.host_header, from.target);
   if (curl_url_set(url.get(), CURLUPART_URL, base.c_str(), 0) != CURLUE_OK ||
       curl_url_set(url.get(), CURLUPART_URL, location.c_str(), 0) != CURLUE_OK) {
-    return MakeError(absl::StatusCode::kInvalidArgument, absl::StrCat("redirect to '", location, "', which is no URL"), {.cause = "bad redirect"});
+    return MakeError(absl::StatusCode::kInvalidArgument, absl::StrCat("redirect to '", location, "', which is no URL"),
+                     {.cause = "bad redirect"});
   }
   if (CurlPart(url.get(), CURLUPART_SCHEME) != "http") {
-    return MakeError(absl::StatusCode::kUnimplemented, absl::StrCat("redirect to '", location, "': only http is supported"), {.cause = "bad redirect"});
+    return MakeError(absl::StatusCode::kUnimplemented, absl::StrCat("redirect to '", location, "': only http is supported"),
+                     {.cause = "bad redirect"});
   }
   PayloadRequest to;
   to.host = CurlPart(url.get(), CURLUPART_HOST);
@@ -66,7 +70,10 @@ absl::StatusOr<PayloadRequest> Redirect(const PayloadRequest& from, const std::s
 
 absl::Status Changed(const RangeRead& read, std::string_view how) {
   return MakeError(absl::StatusCode::kAborted, absl::StrCat("the object changed after it was listed: ", std::string(how)),
-                   {.object = read.object, .offset = read.offset, .length = read.length, .cause = "object changed",
+                   {.object = read.object,
+                    .offset = read.offset,
+                    .length = read.length,
+                    .cause = "object changed",
                     .action = "open the stream again (and write the index again, if there is one)"});
 }
 
@@ -102,7 +109,10 @@ struct HttpFetcher::Origin {
 class HttpFetcher::Connection final : public ByteStream::Owner {
  public:
   Connection(HttpFetcher& fetcher, Origin& origin)
-      : fetcher_(fetcher), origin_(origin), timer_(&fetcher.reactor_, [this] { OnTimer(); }), stream_(fetcher.factory_(*this)) {}
+      : fetcher_(fetcher),
+        origin_(origin),
+        timer_(&fetcher.reactor_, [this] { OnTimer(); }),
+        stream_(fetcher.factory_(*this)) {}
 
   std::list<std::unique_ptr<Connection>>::iterator self;
   [[nodiscard]] Origin& origin() { return origin_; }
@@ -119,7 +129,8 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     ++read.requests;
     const uint64_t first = read.offset + task->reached;
     request_ = absl::StrCat("GET ", task->request.target, " HTTP/1.1\r\nHost: ", task->request.host_header,
-                            "\r\nUser-Agent: devmem-loader\r\nAccept-Encoding: identity\r\nRange: bytes=", first, "-", read.offset + read.length - 1, "\r\n");
+                            "\r\nUser-Agent: devmem-loader\r\nAccept-Encoding: identity\r\nRange: bytes=", first, "-",
+                            read.offset + read.length - 1, "\r\n");
     if (IsEtag(read.validator)) {
       absl::StrAppend(&request_, "If-Match: ", read.validator, "\r\n");
     } else if (!read.validator.empty()) {
@@ -171,7 +182,9 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     absl::StatusOr<std::optional<ResponseHead>> head = ParseResponseHead(stream_->held());
     if (!head.ok()) {
       // Garbage may come of a broken proxy or a connection out of step: worth another connection, not forever.
-      return Close(MakeError(absl::StatusCode::kUnavailable, head.status().message().empty() ? "bad answer" : Text(head.status()), {.cause = "malformed HTTP response"}));
+      return Close(MakeError(absl::StatusCode::kUnavailable,
+                             head.status().message().empty() ? "bad answer" : Text(head.status()),
+                             {.cause = "malformed HTTP response"}));
     }
     if (!head->has_value()) return stream_->Peek();
     if ((*head)->status / 100 == 1) {  // an interim answer: the real one follows
@@ -196,7 +209,8 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     if (!status.ok()) {
       if (absl::IsUnavailable(status)) {
         const uint64_t missing = task_->read->length - task_->reached;
-        status = MakeError(absl::StatusCode::kUnavailable, absl::StrCat("the body ended ", missing, " bytes early: ", status.message()),
+        status = MakeError(absl::StatusCode::kUnavailable,
+                           absl::StrCat("the body ended ", missing, " bytes early: ", status.message()),
                            {.cause = "truncated body"});
       }
       return Close(std::move(status));
@@ -248,7 +262,8 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     const Time due = last_progress_ + limit_;
     if (Clock::now() < due) return timer_.Set(due);
     Close(MakeError(absl::StatusCode::kUnavailable,
-                    absl::StrCat("waited ", std::chrono::duration<double>(limit_).count(), " s for ", std::string(awaited_)), {.cause = "timeout"}));
+                    absl::StrCat("waited ", std::chrono::duration<double>(limit_).count(), " s for ", std::string(awaited_)),
+                    {.cause = "timeout"}));
   }
 
   absl::Status Refusal() const {
@@ -268,17 +283,25 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
                    std::chrono::seconds(std::clamp(seconds, 0, 60)));
     }
     if (head_.status == 412) return Close(Changed(read, "the store answered 412"));
-    if (head_.status == 416) return Close(Changed(read, absl::StrCat("the store has no such range of it any more (416); it was listed with ", read.object_size, " bytes")));
+    if (head_.status == 416)
+      return Close(Changed(read, absl::StrCat("the store has no such range of it any more (416); it was listed with ",
+                                              read.object_size, " bytes")));
     if (head_.status != 200 && head_.status != 206) return Close(Refusal());
     const auto refuse = [&](std::string_view what, std::string_view cause) {
       Close(MakeError(absl::StatusCode::kFailedPrecondition, what,
-                      {.object = read.object, .offset = read.offset, .length = read.length, .cause = std::string(cause),
+                      {.object = read.object,
+                       .offset = read.offset,
+                       .length = read.length,
+                       .cause = std::string(cause),
                        .action = "the store must serve plain ranged GETs with a Content-Length"}));
     };
     if (!head_.content_encoding.empty() && head_.content_encoding != "identity") {
-      return refuse(absl::StrCat("the store sent Content-Encoding ", head_.content_encoding, " although identity was asked for"), "encoded body");
+      return refuse(
+          absl::StrCat("the store sent Content-Encoding ", head_.content_encoding, " although identity was asked for"),
+          "encoded body");
     }
-    if (head_.chunked || !head_.content_length.has_value()) return refuse("the answer has no Content-Length", "no Content-Length");
+    if (head_.chunked || !head_.content_length.has_value())
+      return refuse("the answer has no Content-Length", "no Content-Length");
     if (!CheckVersion()) return;
     bool rest_follows = false;  // a whole object where its start was wanted
     if (head_.status == 206) {
@@ -288,15 +311,17 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
         return Close(Changed(read, absl::StrCat("it was listed with ", read.object_size, " bytes and has ", *range.total)));
       }
       if (range.first != first || range.last != first + wanted - 1 || *head_.content_length != wanted) {
-        return refuse(absl::StrCat("asked for bytes ", first, "-", first + wanted - 1, ", got ", range.first, "-", range.last, " with Content-Length ",
-                                   *head_.content_length),
+        return refuse(absl::StrCat("asked for bytes ", first, "-", first + wanted - 1, ", got ", range.first, "-", range.last,
+                                   " with Content-Length ", *head_.content_length),
                       "wrong range");
       }
     } else {
       if (*head_.content_length != read.object_size) {
-        return Close(Changed(read, absl::StrCat("it was listed with ", read.object_size, " bytes and has ", *head_.content_length)));
+        return Close(
+            Changed(read, absl::StrCat("it was listed with ", read.object_size, " bytes and has ", *head_.content_length)));
       }
-      if (first != 0) return refuse("the store ignored the Range of the request and sent the whole object", "ranges not supported");
+      if (first != 0)
+        return refuse("the store ignored the Range of the request and sent the whole object", "ranges not supported");
       rest_follows = *head_.content_length > wanted;
     }
     stream_->Skip(head_.bytes);
@@ -311,7 +336,8 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     const RangeRead& read = *task_->read;
     std::string how;
     if (IsEtag(read.validator)) {
-      if (!head_.etag.empty() && Opaque(head_.etag) != read.validator) how = absl::StrCat("its ETag was ", read.validator, " and is ", head_.etag);
+      if (!head_.etag.empty() && Opaque(head_.etag) != read.validator)
+        how = absl::StrCat("its ETag was ", read.validator, " and is ", head_.etag);
     } else if (!read.validator.empty()) {
       if (!head_.last_modified.empty() && head_.last_modified != read.validator) {
         how = absl::StrCat("it was last modified ", read.validator, " and now ", head_.last_modified);
@@ -319,7 +345,8 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     }
     if (how.empty() && !head_.etag.empty()) {
       if (task_->pinned_etag.empty()) task_->pinned_etag = head_.etag;
-      if (Opaque(task_->pinned_etag) != Opaque(head_.etag)) how = absl::StrCat("its ETag was ", task_->pinned_etag, " and is ", head_.etag);
+      if (Opaque(task_->pinned_etag) != Opaque(head_.etag))
+        how = absl::StrCat("its ETag was ", task_->pinned_etag, " and is ", head_.etag);
     }
     if (how.empty()) return true;
     Close(Changed(read, how));
@@ -330,8 +357,10 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     Task* const task = task_;
     if (head_.location.empty()) return Close(Refusal());
     if (++task->redirects > kMaxRedirects) {
-      return Close(MakeError(absl::StatusCode::kFailedPrecondition, absl::StrCat("more than ", kMaxRedirects, " redirects, the last to ", head_.location),
-                             {.object = task->read->object, .cause = "redirect loop", .action = "check the store's configuration"}));
+      return Close(
+          MakeError(absl::StatusCode::kFailedPrecondition,
+                    absl::StrCat("more than ", kMaxRedirects, " redirects, the last to ", head_.location),
+                    {.object = task->read->object, .cause = "redirect loop", .action = "check the store's configuration"}));
     }
     absl::StatusOr<PayloadRequest> next = Redirect(task->request, head_.location);
     if (!next.ok()) return Close(WithObject(next.status(), task->read->object));
@@ -386,8 +415,13 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
   bool closing_ = false;
 };
 
-HttpFetcher::HttpFetcher(Reactor& reactor, Resolver& resolver, StreamFactory factory, const ReadPolicy& policy, size_t connections)
-    : reactor_(reactor), resolver_(resolver), factory_(std::move(factory)), policy_(policy), max_connections_(std::max<size_t>(1, connections)) {}
+HttpFetcher::HttpFetcher(Reactor& reactor, Resolver& resolver, StreamFactory factory, const ReadPolicy& policy,
+                         size_t connections)
+    : reactor_(reactor),
+      resolver_(resolver),
+      factory_(std::move(factory)),
+      policy_(policy),
+      max_connections_(std::max<size_t>(1, connections)) {}
 
 HttpFetcher::~HttpFetcher() { *alive_ = false; }
 
@@ -491,8 +525,13 @@ void HttpFetcher::AttemptFailed(Task* task, absl::Status status, Duration at_lea
   const RangeRead& read = *task->read;
   const auto give_up = [&](absl::StatusCode code, std::string_view why) {
     const ErrorInfo info = GetErrorInfo(status);
+    // A body that always ends early is a fault of the object, not of the network.
+    if (info.cause == "truncated body") code = absl::StatusCode::kDataLoss;
     Finish(task, MakeError(code, absl::StrCat(std::string(why), "; last: ", status.message()),
-                           {.object = read.object, .offset = read.offset + task->reached, .length = read.length - task->reached, .cause = info.cause,
+                           {.object = read.object,
+                            .offset = read.offset + task->reached,
+                            .length = read.length - task->reached,
+                            .cause = info.cause,
                             .action = info.action.empty() ? "check the store and the network" : info.action}));
   };
   if (task->failures > policy_.max_retries) {
@@ -548,9 +587,10 @@ void HttpFetcher::Shutdown(std::function<void()> closed) {
       connection->Discard();
     }
   }
-  if (!any) reactor_.Post([this, alive = alive_] {
-    if (*alive && shut_down_ != nullptr) std::exchange(shut_down_, nullptr)();
-  });
+  if (!any)
+    reactor_.Post([this, alive = alive_] {
+      if (*alive && shut_down_ != nullptr) std::exchange(shut_down_, nullptr)();
+    });
 }
 
 }  // namespace devmem

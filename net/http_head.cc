@@ -16,7 +16,8 @@ namespace devmem {
 namespace {
 
 absl::Status Bad(std::string_view what) {
-  return MakeError(absl::StatusCode::kInvalidArgument, what, {.cause = "malformed HTTP response", .action = "check that the address is an HTTP/1.1 store"});
+  return MakeError(absl::StatusCode::kInvalidArgument, what,
+                   {.cause = "malformed HTTP response", .action = "check that the address is an HTTP/1.1 store"});
 }
 
 struct Collector {
@@ -109,7 +110,8 @@ absl::StatusOr<std::optional<ResponseHead>> ParseResponseHead(std::string_view b
     if (bytes.size() >= kMaxHeadBytes) return Bad(absl::StrCat("the response's head is longer than ", kMaxHeadBytes, " bytes"));
     return std::nullopt;
   }
-  const size_t head_bytes = std::min(end == std::string_view::npos ? end : end + 4, end_bare == std::string_view::npos ? end_bare : end_bare + 2);
+  const size_t head_bytes =
+      std::min(end == std::string_view::npos ? end : end + 4, end_bare == std::string_view::npos ? end_bare : end_bare + 2);
 
   Collector collector;
   http_parser parser;
@@ -126,13 +128,16 @@ absl::StatusOr<std::optional<ResponseHead>> ParseResponseHead(std::string_view b
     return Bad(absl::StrCat("the response's head cannot be read: ", http_errno_description(error)));
   }
   DEVMEM_RETURN_IF_ERROR(collector.status);
-  if (collector.head.status < 100 || collector.head.status > 599) return Bad(absl::StrCat("HTTP status ", collector.head.status));
+  if (collector.head.status < 100 || collector.head.status > 599)
+    return Bad(absl::StrCat("HTTP status ", collector.head.status));
   collector.head.bytes = head_bytes;
   return std::move(collector.head);
 }
 
 absl::StatusOr<ContentRange> ParseContentRange(std::string_view value) {
-  const auto bad = [&] { return Bad(absl::StrCat("Content-Range '", std::string(value.substr(0, 80)), "' is not 'bytes FIRST-LAST/TOTAL'")); };
+  const auto bad = [&] {
+    return Bad(absl::StrCat("Content-Range '", std::string(value.substr(0, 80)), "' is not 'bytes FIRST-LAST/TOTAL'"));
+  };
   constexpr std::string_view kUnit = "bytes ";
   if (value.size() < kUnit.size() || ::strncasecmp(value.data(), kUnit.data(), kUnit.size()) != 0) return bad();
   const char* at = value.data() + kUnit.size();

@@ -8,7 +8,8 @@ namespace devmem {
 namespace {
 
 constexpr std::string_view kNginx206 =
-    "HTTP/1.1 206 Partial Content\r\nServer: nginx/1.22.1\r\nContent-Length: 100\r\nLast-Modified: Sun, 22 Nov 2026 10:00:00 GMT\r\n"
+    "HTTP/1.1 206 Partial Content\r\nServer: nginx/1.22.1\r\nContent-Length: 100\r\nLast-Modified: Sun, 22 Nov 2026 10:00:00 "
+    "GMT\r\n"
     "Connection: keep-alive\r\nETag: \"6920-64\"\r\nContent-Range: bytes 0-99/1234\r\n\r\n";
 
 TEST(ParseResponseHead, ReadsWhatNginxSends) {
@@ -71,7 +72,8 @@ TEST(ParseResponseHead, TellsWhetherTheConnectionLives) {
 TEST(ParseContentRange, Table) {
   EXPECT_EQ(*ParseContentRange("bytes 0-0/1"), (ContentRange{0, 0, 1}));
   EXPECT_EQ(*ParseContentRange("bytes 5-9/*"), (ContentRange{5, 9, std::nullopt}));
-  for (const char* bad : {"", "bytes", "bytes 1-2", "bytes -2/3", "bytes 1-/3", "bytes 1-3/3", "items 0-1/2", "bytes 0-1/2 ", "bytes 0-99999999999999999999/*"}) {
+  for (const char* bad : {"", "bytes", "bytes 1-2", "bytes -2/3", "bytes 1-/3", "bytes 1-3/3", "items 0-1/2", "bytes 0-1/2 ",
+                          "bytes 0-99999999999999999999/*"}) {
     EXPECT_FALSE(ParseContentRange(bad).ok()) << bad;
   }
 }

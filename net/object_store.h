@@ -32,9 +32,9 @@ struct PayloadRequest {
 
   std::string host;  // name or address literal, without brackets
   uint16_t port = 80;
-  std::string host_header;                                     // "host:port", brackets for IPv6
-  std::string target;                                          // origin-form, percent-encoded: "/train/0001.npy?x=y"
-  std::vector<std::pair<std::string, std::string>> headers;    // of the store (later: authorization)
+  std::string host_header;                                   // "host:port", brackets for IPv6
+  std::string target;                                        // origin-form, percent-encoded: "/train/0001.npy?x=y"
+  std::vector<std::pair<std::string, std::string>> headers;  // of the store (later: authorization)
 };
 
 struct SmallRead {

@@ -92,7 +92,7 @@ class Reactor::Timer {
   Reactor* reactor_;
   std::function<void()> fire_;
 
- public:                // bookkeeping of the reactor's timer queue
+ public:  // bookkeeping of the reactor's timer queue
   Time when{};
   int64_t position = -1;  // index in its heap, -1: not armed
 };

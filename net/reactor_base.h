@@ -22,7 +22,9 @@ class ReactorBase : public Reactor {
   [[nodiscard]] std::string_view reason() const override { return reason_; }
   void Post(std::function<void()> task) override;
   void Stop() override;
-  [[nodiscard]] bool OnLoopThread() const override { return loop_thread_.load(std::memory_order_acquire) == std::this_thread::get_id(); }
+  [[nodiscard]] bool OnLoopThread() const override {
+    return loop_thread_.load(std::memory_order_acquire) == std::this_thread::get_id();
+  }
   void Arm(Timer* timer, Time when) override;
   void Disarm(Timer* timer) override;
 
@@ -30,9 +32,9 @@ class ReactorBase : public Reactor {
   ReactorBase(std::string_view name, std::string reason, UniqueFd wake)
       : name_(name), reason_(std::move(reason)), wake_(std::move(wake)) {}
 
-  void EnterLoop();                            // names and remembers the thread
-  void RunPosted();                            // what was posted until now
-  void FireTimers();                           // those that are due
+  void EnterLoop();   // names and remembers the thread
+  void RunPosted();   // what was posted until now
+  void FireTimers();  // those that are due
   [[nodiscard]] std::optional<Time> NextTimer() const;
   [[nodiscard]] bool HasPosted();
   [[nodiscard]] bool stopped() const { return stopped_.load(std::memory_order_acquire); }
@@ -51,7 +53,7 @@ class ReactorBase : public Reactor {
   std::atomic<bool> stopped_{false};
 
   std::mutex mutex_;
-  std::vector<std::function<void()>> posted_;  // guarded by mutex_
+  std::vector<std::function<void()>> posted_;   // guarded by mutex_
   std::vector<std::function<void()>> running_;  // loop thread
 
   std::vector<Timer*> heap_;  // loop thread; earliest first

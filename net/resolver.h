@@ -45,9 +45,9 @@ class Resolver {
 
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::deque<Request> queue_;                                                              // guarded by mutex_
+  std::deque<Request> queue_;                                                                      // guarded by mutex_
   std::map<std::pair<std::string, uint16_t>, std::pair<Time, std::vector<SocketAddress>>> cache_;  // guarded by mutex_
-  bool stopping_ = false;                                                                  // guarded by mutex_
+  bool stopping_ = false;                                                                          // guarded by mutex_
   std::thread thread_;
 };
 

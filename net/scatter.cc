@@ -27,7 +27,8 @@ absl::StatusOr<size_t> Scatter::Fill(std::span<iovec> pieces, uint64_t max_bytes
     } else {
       const auto host = piece.memory->HostSpan(piece.offset + within, bytes);
       if (!host.has_value()) {
-        return MakeError(absl::StatusCode::kUnimplemented, "the copy transport receives into host memory only", {.action = "use the cpu device"});
+        return MakeError(absl::StatusCode::kUnimplemented, "the copy transport receives into host memory only",
+                         {.action = "use the cpu device"});
       }
       data = host->data();
     }
@@ -49,7 +50,8 @@ absl::Status Scatter::Place(std::span<const std::byte> bytes) {
     if (piece.memory != nullptr && count > 0) {
       const auto host = piece.memory->HostSpan(piece.offset + within_, count);
       if (!host.has_value()) {
-        return MakeError(absl::StatusCode::kUnimplemented, "the copy transport receives into host memory only", {.action = "use the cpu device"});
+        return MakeError(absl::StatusCode::kUnimplemented, "the copy transport receives into host memory only",
+                         {.action = "use the cpu device"});
       }
       std::memcpy(host->data(), bytes.data(), count);
     }

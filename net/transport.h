@@ -48,8 +48,8 @@ class RangeRead {
   std::string validator;     // of the listing; the read fails with kAborted if the object has another one
   uint64_t object_size = 0;  // of the listing
   uint64_t offset = 0;
-  uint64_t length = 0;                     // sum of the destinations
-  std::vector<DeviceSpan> destinations;    // in order; memory == nullptr discards
+  uint64_t length = 0;                   // sum of the destinations
+  std::vector<DeviceSpan> destinations;  // in order; memory == nullptr discards
 
   // Results, valid in Done().
   absl::Status status;

@@ -20,14 +20,14 @@
 namespace devmem {
 
 struct DaemonOptions {
-  std::string socket;             // path of the gRPC socket; the handle socket is this + ".fd"
-  uint32_t socket_mode = 0660;    // of both sockets
-  uint64_t memory_limit = 0;      // bytes of all slabs together; 0: half of the machine's memory
+  std::string socket;                               // path of the gRPC socket; the handle socket is this + ".fd"
+  uint32_t socket_mode = 0660;                      // of both sockets
+  uint64_t memory_limit = 0;                        // bytes of all slabs together; 0: half of the machine's memory
   uint64_t default_prefetch = uint64_t{128} << 20;  // slab bytes of a stream that names none
   uint64_t max_gap = uint64_t{64} << 10;            // wanted ranges this close are read as one
   uint64_t max_range = uint64_t{8} << 20;           // longest ranged GET
-  size_t workers = 0;             // receive threads; 0: half the cores, at least 1, at most 8
-  size_t connections = 16;        // to one origin, a worker
+  size_t workers = 0;                               // receive threads; 0: half the cores, at least 1, at most 8
+  size_t connections = 16;                          // to one origin, a worker
   Reactor::Backend backend = Reactor::Backend::kAuto;
   ReadPolicy policy;
   Duration open_timeout = std::chrono::minutes(10);  // listing and headers of one OpenStream

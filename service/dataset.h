@@ -52,7 +52,8 @@ struct Dataset {
   [[nodiscard]] size_t ShardOf(uint64_t sample, size_t& hint) const;
   [[nodiscard]] Extent Locate(size_t tensor, size_t shard, uint64_t sample) const {
     const TensorColumn& column = tensors[tensor];
-    return {column.objects[shard], column.data_offsets[shard] + (sample - first_sample[shard]) * column.row_bytes, column.row_bytes};
+    return {column.objects[shard], column.data_offsets[shard] + (sample - first_sample[shard]) * column.row_bytes,
+            column.row_bytes};
   }
 };
 

@@ -7,3 +7,21 @@ devmem_unit(service_handle_socket HDRS handle_socket.h SRCS handle_socket.cc DEP
   TEST handle_socket_test.cc)
 devmem_unit(service_grpc_listener HDRS grpc_listener.h SRCS grpc_listener.cc DEPS service_unix_socket gRPC::grpc++
   TEST grpc_listener_test.cc TEST_DEPS devmem_proto)
+if(DEVMEM_TESTS)  # what the client is tested against
+  devmem_unit(service_fake_daemon HDRS testing/fake_daemon.h SRCS testing/fake_daemon.cc
+    DEPS client_rpc_error service_handle_socket service_grpc_listener)
+endif()
+
+# Streams, the gRPC service, and the daemon that puts everything together.
+devmem_unit(service_batch_layout HDRS batch_layout.h SRCS batch_layout.cc DEPS service_dataset gpu_dtype)
+devmem_unit(service_stream
+  HDRS stream.h memory_budget.h SRCS stream.cc
+  DEPS devmem_proto client_rpc_error service_batch_layout service_plan service_read_planner net_copy_transport gpu_device
+  TEST stream_test.cc TEST_DEPS gpu_cpu_device net_object_store service_dataset_builder)
+devmem_unit(service_open_stream
+  HDRS open_stream.h SRCS open_stream.cc
+  DEPS service_stream service_dataset_builder net_object_store)
+devmem_unit(service_daemon
+  HDRS daemon.h loader_service.h worker_pool.h version.h SRCS daemon.cc loader_service.cc
+  DEPS service_open_stream service_handle_socket service_grpc_listener gpu_cpu_device spdlog::spdlog gRPC::grpc++ gRPC::grpc++_reflection)
+target_compile_definitions(service_daemon PUBLIC DEVMEM_VERSION="${PROJECT_VERSION}")

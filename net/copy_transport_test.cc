@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+// Ranges from a real nginx and from files, on both receive loops. Faults that nginx cannot provoke are the
+// end-to-end tests' (tests/e2e/fault_server.py).
+#include "net/copy_transport.h"
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <future>
+#include <random>
+
+#include "gmock/gmock.h"
+#include "gpu/cpu_device.h"
+#include "gtest/gtest.h"
+#include "net/testing/nginx.h"
+
+namespace devmem {
+namespace {
+
+constexpr Duration kPatience = std::chrono::seconds(60);
+
+class Waiter final : public RangeRead {
+ public:
+  void Done() override { done_.set_value(); }
+  [[nodiscard]] bool Wait() { return done_.get_future().wait_for(kPatience) == std::future_status::ready; }
+
+ private:
+  std::promise<void> done_;
+};
+
+struct Backend {
+  Reactor::Backend loop;
+  bool file;
+  const char* name;
+};
+
+class CopyTransportTest : public testing::TestWithParam<Backend> {
+ protected:
+  void SetUp() override {
+    if (GetParam().loop == Reactor::Backend::kIoUring) {
+      if (const auto probe = Reactor::Create("probe", Reactor::Backend::kIoUring); !probe.ok()) GTEST_SKIP() << "io_uring is refused here: " << probe.status();
+    }
+    char folder[] = "/tmp/devmem-transport-XXXXXX";
+    root_ = mkdtemp(folder);
+    std::mt19937_64 random(1);
+    content_.resize(3'000'000);
+    for (char& c : content_) c = static_cast<char>(random());
+    Write(content_);
+    auto nginx = NginxServer::Start({.root = root_});
+    ASSERT_TRUE(nginx.ok()) << nginx.status();
+    nginx_ = *std::move(nginx);
+    ReadPolicy policy{.max_retries = 3, .backoff_first = std::chrono::milliseconds(1), .backoff_max = std::chrono::milliseconds(20)};
+    auto transport = MakeCopyTransport({.connections = 3, .backend = GetParam().loop, .policy = policy});
+    ASSERT_TRUE(transport.ok()) << transport.status();
+    transport_ = *std::move(transport);
+    auto store = OpenStore(GetParam().file ? "file://" + root_.string() : nginx_->url(), {});
+    ASSERT_TRUE(store.ok()) << store.status();
+    store_ = *std::move(store);
+    auto listing = store_->List(Clock::now() + kPatience, nullptr);
+    ASSERT_TRUE(listing.ok()) << listing.status();
+    listing_ = *std::move(listing);
+    auto memory = device_->Allocate(4 << 20, {.name = "test"});
+    ASSERT_TRUE(memory.ok());
+    memory_ = *std::move(memory);
+  }
+  void TearDown() override {
+    transport_.reset();
+    if (!root_.empty()) std::filesystem::remove_all(root_);
+  }
+
+  void Write(const std::string& content) { std::ofstream(root_ / "object.bin", std::ios::binary) << content; }
+
+  std::unique_ptr<Waiter> Read(uint64_t offset, std::vector<DeviceSpan> destinations) {
+    auto read = std::make_unique<Waiter>();
+    read->store = store_.get();
+    read->object = "object.bin";
+    read->validator = listing_[0].validator;
+    read->object_size = listing_[0].size;
+    read->offset = offset;
+    for (const DeviceSpan& span : destinations) read->length += span.bytes;
+    read->destinations = std::move(destinations);
+    transport_->reactor(0).Post([this, raw = read.get()] { transport_->Start(0, raw); });
+    return read;
+  }
+  std::string Memory(uint64_t offset, uint64_t bytes) {
+    const auto span = *memory_->HostSpan(offset, bytes);
+    return {reinterpret_cast<const char*>(span.data()), span.size()};
+  }
+
+  std::filesystem::path root_;
+  std::string content_;
+  std::unique_ptr<NginxServer> nginx_;
+  std::unique_ptr<Device> device_ = MakeCpuDevice();
+  std::unique_ptr<ObjectStore> store_;
+  ObjectTable listing_;
+  std::shared_ptr<DeviceMemory> memory_;
+  std::unique_ptr<Transport> transport_;
+};
+
+TEST_P(CopyTransportTest, ScattersARangeAndDiscardsItsGaps) {
+  const auto read = Read(1000, {{memory_.get(), 500'000, 100'000}, {nullptr, 0, 70'000}, {memory_.get(), 0, 1}, {nullptr, 0, 1}, {memory_.get(), 77, 300'000}});
+  ASSERT_TRUE(read->Wait());
+  ASSERT_TRUE(read->status.ok()) << read->status;
+  EXPECT_EQ(Memory(500'000, 100'000), content_.substr(1000, 100'000));
+  EXPECT_EQ(Memory(0, 1), content_.substr(171'000, 1));
+  EXPECT_EQ(Memory(77, 300'000), content_.substr(171'002, 300'000));
+  EXPECT_EQ(Memory(1, 76), std::string(76, '\0')) << "bytes beside the destinations were touched";
+  EXPECT_EQ(read->received, 470'002u);
+  EXPECT_EQ(read->retries, 0u);
+}
+
+TEST_P(CopyTransportTest, ManyReadsAtOnceShareFewConnections) {
+  std::vector<std::unique_ptr<Waiter>> reads;
+  for (uint64_t i = 0; i < 100; ++i) reads.push_back(Read(i * 29'000, {{memory_.get(), i * 29'000, 29'000}}));
+  for (const auto& read : reads) {
+    ASSERT_TRUE(read->Wait());
+    ASSERT_TRUE(read->status.ok()) << read->status;
+  }
+  EXPECT_EQ(Memory(0, 2'900'000), content_.substr(0, 2'900'000));
+}
+
+TEST_P(CopyTransportTest, LastByteAndWholeObject) {
+  const auto last = Read(content_.size() - 1, {{memory_.get(), 10, 1}});
+  ASSERT_TRUE(last->Wait());
+  ASSERT_TRUE(last->status.ok()) << last->status;
+  EXPECT_EQ(Memory(10, 1), content_.substr(content_.size() - 1));
+  const auto whole = Read(0, {{memory_.get(), 0, content_.size()}});
+  ASSERT_TRUE(whole->Wait());
+  ASSERT_TRUE(whole->status.ok()) << whole->status;
+  EXPECT_EQ(Memory(0, content_.size()), content_);
+}
+
+TEST_P(CopyTransportTest, AChangedObjectIsAnErrorThatNamesIt) {
+  Write("short now");
+  std::filesystem::last_write_time(root_ / "object.bin", std::filesystem::file_time_type::clock::now() + std::chrono::hours(1));
+  const auto read = Read(5000, {{memory_.get(), 0, 100}});
+  ASSERT_TRUE(read->Wait());
+  EXPECT_EQ(read->status.code(), absl::StatusCode::kAborted) << read->status;
+  EXPECT_EQ(GetErrorInfo(read->status).object, "object.bin");
+  EXPECT_EQ(GetErrorInfo(read->status).cause, "object changed");
+}
+
+TEST_P(CopyTransportTest, AVanishedObjectIsNotFound) {
+  std::filesystem::remove(root_ / "object.bin");
+  const auto read = Read(0, {{memory_.get(), 0, 100}});
+  ASSERT_TRUE(read->Wait());
+  EXPECT_EQ(read->status.code(), absl::StatusCode::kNotFound) << read->status;
+  EXPECT_EQ(GetErrorInfo(read->status).object, "object.bin");
+}
+
+TEST_P(CopyTransportTest, CancelledReadsEndAndTouchNothingMore) {
+  std::vector<std::unique_ptr<Waiter>> reads;
+  for (uint64_t i = 0; i < 50; ++i) reads.push_back(Read(0, {{memory_.get(), 0, 2'900'000}}));
+  transport_->reactor(0).Post([&] {
+    for (const auto& read : reads) transport_->Cancel(0, read.get());
+  });
+  size_t cancelled = 0;
+  for (const auto& read : reads) {
+    ASSERT_TRUE(read->Wait());
+    if (absl::IsCancelled(read->status)) ++cancelled;
+  }
+  EXPECT_GT(cancelled, 40u);
+  const auto after = Read(7, {{memory_.get(), 0, 1000}});
+  ASSERT_TRUE(after->Wait());
+  ASSERT_TRUE(after->status.ok()) << after->status;
+  EXPECT_EQ(Memory(0, 1000), content_.substr(7, 1000));
+}
+
+TEST_P(CopyTransportTest, ARestartedServerIsAskedAgain) {
+  if (GetParam().file) GTEST_SKIP() << "files have no server";
+  const auto first = Read(0, {{memory_.get(), 0, 1000}});
+  ASSERT_TRUE(first->Wait());
+  ASSERT_TRUE(nginx_->Restart().ok());  // the kept connection is dead now
+  const auto again = Read(1000, {{memory_.get(), 1000, 1000}});
+  ASSERT_TRUE(again->Wait());
+  ASSERT_TRUE(again->status.ok()) << again->status;
+  EXPECT_EQ(Memory(0, 2000), content_.substr(0, 2000));
+}
+
+TEST_P(CopyTransportTest, ADeadServerFailsAfterTheRetriesItSays) {
+  if (GetParam().file) GTEST_SKIP() << "files have no server";
+  nginx_->Stop();
+  const auto read = Read(0, {{memory_.get(), 0, 1000}});
+  ASSERT_TRUE(read->Wait());
+  EXPECT_EQ(read->status.code(), absl::StatusCode::kUnavailable) << read->status;
+  EXPECT_EQ(read->retries, 3u);
+  EXPECT_THAT(std::string(read->status.message()), testing::HasSubstr("Connection refused"));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CopyTransportTest,
+                         testing::Values(Backend{Reactor::Backend::kIoUring, false, "HttpIoUring"}, Backend{Reactor::Backend::kEpoll, false, "HttpEpoll"},
+                                         Backend{Reactor::Backend::kIoUring, true, "FileIoUring"}, Backend{Reactor::Backend::kEpoll, true, "FileEpoll"}),
+                         [](const auto& param) { return std::string(param.param.name); });
+
+}  // namespace
+}  // namespace devmem

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// Taking things down is the order of the members, reversed: no new connections, streams end, gRPC's threads stop, the
+// pool finishes what it has (slabs unmap), the loops stop.
+#include "service/daemon.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "absl/strings/match.h"
+#include "base/error.h"
+#include "gpu/cpu_device.h"
+#include "net/copy_transport.h"
+#include "service/grpc_listener.h"
+#include "service/handle_socket.h"
+#include "service/loader_service.h"
+#include "service/memory_budget.h"
+#include "service/worker_pool.h"
+
+namespace devmem {
+namespace {
+
+constexpr size_t kPoolThreads = 4;  // opens at once; they wait for the store most of the time
+constexpr Duration kEndDeadline = std::chrono::seconds(5);
+
+uint64_t HalfOfMemory() {
+  return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) / 2 * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
+size_t DefaultWorkers() { return std::clamp<size_t>(std::thread::hardware_concurrency() / 2, 1, 8); }
+
+class DaemonImpl final : public Daemon {
+ public:
+  explicit DaemonImpl(const DaemonOptions& options)
+      : options_(options),
+        budget_(options.memory_limit != 0 ? options.memory_limit : HalfOfMemory()),
+        device_(MakeCpuDevice()) {}
+
+  ~DaemonImpl() override {
+    if (listener_ != nullptr) listener_->Stop();
+    if (service_ != nullptr) service_->EndAll(Clock::now() + kEndDeadline);
+    if (server_ != nullptr) {
+      server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
+      server_->Wait();
+    }
+    handles_.reset();  // its thread calls the service
+    pool_.reset();     // the last slabs go
+    transport_.reset();
+  }
+
+  absl::Status Start() {
+    DEVMEM_ASSIGN_OR_RETURN(transport_,
+                            MakeCopyTransport({.workers = options_.workers != 0 ? options_.workers : DefaultWorkers(),
+                                               .connections = options_.connections,
+                                               .backend = options_.backend,
+                                               .policy = options_.policy}));
+    pool_ = std::make_unique<WorkerPool>(kPoolThreads);
+    DEVMEM_ASSIGN_OR_RETURN(listener_, GrpcListener::Create(options_.socket, {.mode = options_.socket_mode}));
+    DEVMEM_ASSIGN_OR_RETURN(
+        handles_,
+        HandleSocket::Create(options_.socket, {.mode = options_.socket_mode, .gone = [this](const HandleSocket::Peer& peer) {
+                                                 if (LoaderService* const service = serving_.load(); service != nullptr) {
+                                                   service->PeerGone(peer.token);
+                                                 }
+                                               }}));
+    service_ = std::make_unique<LoaderService>(LoaderService::Parts{.options = &options_,
+                                                                    .handles = handles_.get(),
+                                                                    .listener = listener_.get(),
+                                                                    .transport = transport_.get(),
+                                                                    .device = device_,
+                                                                    .budget = &budget_,
+                                                                    .pool = pool_.get()});
+    serving_ = service_.get();
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    grpc::ServerBuilder builder;
+    builder.RegisterService(service_.get());
+    server_ = builder.BuildAndStart();
+    if (server_ == nullptr)
+      return MakeError(absl::StatusCode::kInternal, "the gRPC server did not start", {.object = options_.socket});
+    listener_->Serve(server_.get());
+    return absl::OkStatus();
+  }
+
+  size_t Drain(Time deadline) override {
+    if (grpc::HealthCheckServiceInterface* const health = server_->GetHealthCheckService(); health != nullptr)
+      health->SetServingStatus(false);
+    const size_t left = service_->Drain(deadline);
+    service_->EndAll(Clock::now() + kEndDeadline);
+    return left;
+  }
+
+  [[nodiscard]] const PathInfo& path() const override { return transport_->path(); }
+
+ private:
+  const DaemonOptions options_;
+  MemoryBudget budget_;
+  std::shared_ptr<Device> device_;
+  std::unique_ptr<Transport> transport_;
+  std::unique_ptr<WorkerPool> pool_;
+  std::unique_ptr<GrpcListener> listener_;
+  std::unique_ptr<HandleSocket> handles_;
+  std::unique_ptr<LoaderService> service_;
+  std::atomic<LoaderService*> serving_{nullptr};  // for the handle socket's thread, which starts before the service
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const DaemonOptions& options) {
+  auto daemon = std::make_unique<DaemonImpl>(options);
+  DEVMEM_RETURN_IF_ERROR(daemon->Start());
+  return std::unique_ptr<Daemon>(std::move(daemon));
+}
+
+}  // namespace devmem

@@ -1,0 +1,498 @@
+// SPDX-License-Identifier: Apache-2.0
+// A call's life:
+//   1. OpenStream: token and uid are checked; the first message, the spec, goes to the pool
+//   2. the pool prepares the stream, sends the slab over the handle socket, then `opened`, and starts the stream
+//   3. events come from the stream's loop and are written one message at a time; batches that wait for a write are put
+//      into one message. Releases go the other way.
+//   4. the call ends: all released after stream_end (OK), a failure, or the trainer left. It is over when gRPC said
+//      OnDone and the stream said OnClosed; both hold a reference.
+#include "service/loader_service.h"
+
+#include <grpcpp/grpcpp.h>
+#include <unistd.h>
+
+#include <deque>
+#include <future>
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "client/cpp/rpc_error.h"
+#include "devmem_loader/v1/handle_socket.pb.h"
+#include "service/open_stream.h"
+#include "service/plan.h"
+#include "service/version.h"
+#include "spdlog/spdlog.h"
+
+namespace devmem {
+namespace {
+
+namespace v1 = devmem_loader::v1;
+
+constexpr Duration kSlabDeadline = std::chrono::seconds(10);  // for a trainer to take its slabs from the handle socket
+constexpr Duration kProgressEvery = std::chrono::milliseconds(200);
+// What one message holds at most: large enough to spread the cost of a message, small enough to keep latency low.
+constexpr int kBatchesPerMessage = 512;
+constexpr size_t kRowsPerMessage = 1 << 13;
+
+absl::Status Draining() {
+  return MakeError(
+      absl::StatusCode::kUnavailable, "the daemon is going away",
+      {.cause = kDrainingCause, .action = "reconnect and resume at the last cursor; the client library does so by itself"});
+}
+
+}  // namespace
+
+class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenStreamRequest, v1::OpenStreamResponse>,
+                                        public StreamSink,
+                                        public std::enable_shared_from_this<StreamCall> {
+ public:
+  StreamCall(LoaderService& service, grpc::CallbackServerContext* context) : service_(service), context_(context) {}
+
+  // gRPC's reference, until OnDone.
+  void Begin(std::shared_ptr<StreamCall> self, absl::StatusOr<HandleSocket::Peer> peer, bool draining) {
+    grpc_self_ = std::move(self);
+    if (!peer.ok()) return RequestFinish(peer.status());
+    peer_ = *std::move(peer);
+    if (draining) return RequestFinish(Draining());
+    StartRead(&request_);
+  }
+
+  // Ends the call from the daemon's side.
+  void End(const absl::Status& status) {
+    std::shared_ptr<DataStream> stream;
+    {
+      std::lock_guard lock(mutex_);
+      stream = stream_;
+      stopped_ = true;
+    }
+    if (stream != nullptr) {
+      stream->Fail(status);
+    } else {
+      RequestFinish(status);
+    }
+  }
+
+  [[nodiscard]] const std::string& token() const { return peer_.token; }
+
+  void Describe(v1::StreamStatus* status, std::shared_ptr<DataStream>* stream) {
+    std::lock_guard lock(mutex_);
+    status->set_stream_id(id_);
+    status->set_bucket(spec_.bucket());
+    status->set_peer_pid(peer_.credentials.pid);
+    status->set_peer_uid(peer_.credentials.uid);
+    status->set_slab_bytes(slab_bytes_);
+    status->set_slots(slots_);
+    status->set_rank(spec_.rank());
+    status->set_world_size(std::max<uint32_t>(1, spec_.world_size()));
+    status->mutable_path()->set_name(service_.parts_.transport->path().name);
+    status->mutable_path()->set_reason(service_.parts_.transport->path().reason);
+    *stream = stream_;
+  }
+
+  // --- gRPC ---
+
+  void OnReadDone(bool ok) override {
+    if (!ok) return;  // half-closed, or over: OnCancel tells which
+    if (!has_spec_) {
+      has_spec_ = true;
+      if (!request_.has_spec()) {
+        return RequestFinish(MakeError(absl::StatusCode::kInvalidArgument,
+                                       "the first message must be the stream's specification", {.cause = "no spec"}));
+      }
+      {
+        std::lock_guard lock(mutex_);
+        spec_ = std::move(*request_.mutable_spec());
+      }
+      service_.parts_.pool->Submit([self = shared_from_this()] { self->Open(); });
+    } else if (request_.has_release()) {
+      std::shared_ptr<DataStream> stream;
+      {
+        std::lock_guard lock(mutex_);
+        stream = stream_;
+      }
+      if (stream != nullptr) {
+        const auto& sequences = request_.release().sequences();
+        stream->Release({sequences.begin(), sequences.end()});
+      }
+    } else {
+      return End(MakeError(absl::StatusCode::kInvalidArgument, "a stream has one specification", {.cause = "second spec"}));
+    }
+    request_.Clear();
+    StartRead(&request_);
+  }
+
+  void OnWriteDone(bool ok) override {
+    {
+      std::lock_guard lock(mutex_);
+      writing_ = false;
+      if (!ok) pending_.clear();
+    }
+    WriteNext();
+  }
+
+  void OnCancel() override { Leave(absl::CancelledError("the trainer left")); }
+
+  void OnDone() override {
+    Leave(absl::CancelledError("the call ended"));
+    service_.Remove(this);
+    const std::shared_ptr<StreamCall> last = std::move(grpc_self_);
+  }
+
+  // --- the stream's loop ---
+
+  void OnEvent(v1::OpenStreamResponse event) override {
+    {
+      std::lock_guard lock(mutex_);
+      if (finishing_) return;
+      Enqueue(std::move(event));
+    }
+    WriteNext();
+  }
+
+  void OnFailed(absl::Status status) override {
+    spdlog::warn("stream {} of {} failed: {}", id_, spec_.bucket(), Text(status));
+    RequestFinish(status);
+  }
+
+  void OnAllReleased() override { RequestFinish(absl::OkStatus()); }
+
+  void OnClosed(std::optional<KeptSlab> kept) override {
+    if (kept.has_value()) service_.Keep(peer_.token, *std::move(kept));
+    spdlog::info("stream {} closed", id_);
+  }
+
+ private:
+  // The trainer is not there any more: whatever is under way stops.
+  void Leave(const absl::Status& status) {
+    std::shared_ptr<DataStream> stream;
+    {
+      std::lock_guard lock(mutex_);
+      stopped_ = true;
+      stream = stream_;
+    }
+    if (stream != nullptr) stream->Close();
+    RequestFinish(status);
+  }
+
+  void Open() {
+    const Time now = Clock::now();
+    Time next_progress = now;
+    OpenContext context{.device = service_.parts_.device,
+                        .budget = service_.parts_.budget,
+                        .default_prefetch = service_.parts_.options->default_prefetch,
+                        .reads = {.max_gap = service_.parts_.options->max_gap, .max_range = service_.parts_.options->max_range},
+                        .deadline = now + service_.parts_.options->open_timeout,
+                        .progress = [&](std::string_view phase, uint64_t done, uint64_t total) {
+                          if (Clock::now() >= next_progress) {
+                            next_progress = Clock::now() + kProgressEvery;
+                            v1::OpenStreamResponse event;
+                            event.mutable_progress()->set_phase(std::string(phase));
+                            event.mutable_progress()->set_done(done);
+                            event.mutable_progress()->set_total(total);
+                            OnEvent(std::move(event));
+                          }
+                          std::lock_guard lock(mutex_);
+                          return !stopped_;
+                        }};
+    absl::StatusOr<OpenedStream> opened = PrepareStream(spec_, context);
+    if (!opened.ok()) {
+      spdlog::warn("cannot open a stream of {}: {}", spec_.bucket(), Text(opened.status()));
+      return RequestFinish(opened.status());
+    }
+    size_t home = 0;
+    std::string id;
+    {
+      std::lock_guard lock(service_.mutex_);
+      id = absl::StrCat("s", getpid(), "-", service_.next_id_++);
+      home = service_.next_home_++ % service_.parts_.transport->workers();
+    }
+    if (const absl::Status sent = SendSlab(id, *opened); !sent.ok()) return RequestFinish(sent);
+
+    const PathInfo& path = service_.parts_.transport->path();
+    const uint64_t slab_bytes = opened->setup.slab->bytes();
+    const auto slots = opened->setup.slots;
+    const Position start = opened->setup.start;
+    opened->setup.id = id;
+    auto stream = std::make_shared<DataStream>(
+        std::move(opened->setup), *service_.parts_.transport, home, shared_from_this(),
+        [pool = service_.parts_.pool](std::function<void()> task) { pool->Submit(std::move(task)); });
+    v1::OpenStreamResponse event;
+    *event.mutable_opened() = std::move(opened->opened);
+    event.mutable_opened()->set_stream_id(id);
+    event.mutable_opened()->mutable_path()->set_name(path.name);
+    event.mutable_opened()->mutable_path()->set_reason(path.reason);
+    *event.mutable_opened()->mutable_cursor() = stream->CursorAt(start);
+    bool stopped = false;
+    {
+      std::lock_guard lock(mutex_);
+      stopped = stopped_;
+      stream_ = stream;
+      id_ = id;
+      slab_bytes_ = slab_bytes;
+      slots_ = slots;
+    }
+    spdlog::info("stream {} of {}: rank {} of {}, {} slots in {} bytes, for pid {} uid {}", id, spec_.bucket(), spec_.rank(),
+                 std::max<uint32_t>(1, spec_.world_size()), slots, slab_bytes, peer_.credentials.pid, peer_.credentials.uid);
+    if (stopped) {
+      stream->Close();  // Leave() came before there was a stream
+      return;
+    }
+    OnEvent(std::move(event));
+    stream->Start();
+  }
+
+  absl::Status SendSlab(const std::string& id, OpenedStream& opened) {
+    DEVMEM_ASSIGN_OR_RETURN(const ExportedHandle handle, opened.setup.slab->ExportHandle());
+    v1::SlabHandle packet;
+    packet.set_stream_id(id);
+    packet.set_slab(0);
+    packet.set_kind(handle.kind == ExportedHandle::Kind::kMemfd ? "memfd" : "cuda-vmm");
+    packet.set_version(ExportedHandle::kVersion);
+    packet.set_bytes(handle.bytes);
+    packet.set_device_uuid(handle.device_uuid);
+    v1::Slab* const slab = opened.opened.mutable_slabs(0);
+    slab->set_kind(packet.kind());
+    slab->set_version(packet.version());
+    slab->set_device_uuid(packet.device_uuid());
+    return service_.parts_.handles->SendSlab(peer_.token, packet, handle.fd.get(), Clock::now() + kSlabDeadline);
+  }
+
+  // mutex_ held.
+  void Enqueue(v1::OpenStreamResponse event) {
+    using Kind = v1::OpenStreamResponse;
+    if (event.event_case() == Kind::kBatches && !pending_.empty() && pending_.back().event_case() == Kind::kBatches &&
+        pending_.back().batches().batches_size() < kBatchesPerMessage && pending_rows_ < kRowsPerMessage) {
+      auto* const into = pending_.back().mutable_batches()->mutable_batches();
+      for (v1::Batch& batch : *event.mutable_batches()->mutable_batches()) {
+        pending_rows_ += static_cast<size_t>(batch.sample_ids_size());
+        into->Add(std::move(batch));
+      }
+      return;
+    }
+    pending_rows_ = 0;
+    for (const v1::Batch& batch : event.batches().batches()) pending_rows_ += static_cast<size_t>(batch.sample_ids_size());
+    pending_.push_back(std::move(event));
+  }
+
+  // Finishes with `status` when what is pending is written. The first status wins.
+  void RequestFinish(const absl::Status& status) {
+    {
+      std::lock_guard lock(mutex_);
+      if (std::exchange(finishing_, true)) return;
+      final_ = ToGrpcStatus(status);
+      if (absl::IsCancelled(status)) pending_.clear();  // nobody reads any more
+    }
+    WriteNext();
+  }
+
+  void WriteNext() {
+    bool finish = false;
+    {
+      std::lock_guard lock(mutex_);
+      if (writing_ || finished_) return;
+      if (!pending_.empty()) {
+        writing_ = true;
+        outgoing_ = std::move(pending_.front());
+        pending_.pop_front();
+      } else if (finishing_) {
+        finish = finished_ = true;
+      } else {
+        return;
+      }
+    }
+    if (finish) {
+      Finish(final_);
+    } else {
+      StartWrite(&outgoing_);
+    }
+  }
+
+  LoaderService& service_;
+  grpc::CallbackServerContext* const context_;
+  HandleSocket::Peer peer_;
+  std::shared_ptr<StreamCall> grpc_self_;
+  v1::OpenStreamRequest request_;    // reads' thread
+  bool has_spec_ = false;            // reads' thread
+  v1::OpenStreamResponse outgoing_;  // while writing_
+
+  std::mutex mutex_;
+  v1::StreamSpec spec_;  // written once, before Open
+  std::string id_;
+  uint64_t slab_bytes_ = 0;
+  uint64_t slots_ = 0;
+  std::shared_ptr<DataStream> stream_;
+  std::deque<v1::OpenStreamResponse> pending_;
+  size_t pending_rows_ = 0;  // in pending_.back()
+  grpc::Status final_;
+  bool writing_ = false;
+  bool finishing_ = false;  // no more events
+  bool finished_ = false;   // Finish() was called
+  bool stopped_ = false;    // do not start the stream
+};
+
+LoaderService::LoaderService(Parts parts) : parts_(std::move(parts)) {}
+
+LoaderService::~LoaderService() = default;
+
+absl::StatusOr<HandleSocket::Peer> LoaderService::Authenticate(const grpc::CallbackServerContext& context) const {
+  const auto refuse = [](std::string_view why) {
+    return MakeError(absl::StatusCode::kUnauthenticated, why,
+                     {.cause = "not authenticated",
+                      .action = "connect to the handle socket first and send its token as metadata devmem-token"});
+  };
+  const auto& metadata = context.client_metadata();
+  const auto token = metadata.find("devmem-token");
+  if (token == metadata.end()) return refuse("the call carries no token");
+  absl::StatusOr<HandleSocket::Peer> peer =
+      parts_.handles->FindPeer(std::string_view(token->second.data(), token->second.size()));
+  if (!peer.ok()) return refuse("the token is not that of a connected trainer");
+  DEVMEM_ASSIGN_OR_RETURN(const PeerCredentials caller, parts_.listener->CredentialsOf(context.peer()));
+  if (caller.uid != peer->credentials.uid) {
+    spdlog::error("uid {} (pid {}) used a token of uid {}: refused", caller.uid, caller.pid, peer->credentials.uid);
+    return MakeError(absl::StatusCode::kPermissionDenied, "the token belongs to another user",
+                     {.cause = "stolen token", .action = "connect to the handle socket as yourself"});
+  }
+  return peer;
+}
+
+grpc::ServerBidiReactor<v1::OpenStreamRequest, v1::OpenStreamResponse>* LoaderService::OpenStream(
+    grpc::CallbackServerContext* context) {
+  auto call = std::make_shared<StreamCall>(*this, context);
+  StreamCall* const raw = call.get();
+  absl::StatusOr<HandleSocket::Peer> peer = Authenticate(*context);
+  bool draining = false;
+  {
+    std::lock_guard lock(mutex_);
+    draining = draining_;
+    calls_[raw] = call;
+  }
+  raw->Begin(std::move(call), std::move(peer), draining);
+  return raw;
+}
+
+grpc::ServerUnaryReactor* LoaderService::GetNodeStatus(grpc::CallbackServerContext* context,
+                                                       const v1::GetNodeStatusRequest* /*request*/,
+                                                       v1::GetNodeStatusResponse* response) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  if (const absl::StatusOr<HandleSocket::Peer> peer = Authenticate(*context); !peer.ok()) {
+    reactor->Finish(ToGrpcStatus(peer.status()));
+    return reactor;
+  }
+  parts_.pool->Submit([this, reactor, response] {
+    FillStatus(response);
+    reactor->Finish(grpc::Status::OK);
+  });
+  return reactor;
+}
+
+void LoaderService::FillStatus(v1::GetNodeStatusResponse* response) {
+  response->set_version(kVersion);
+  response->set_api_version(1);
+  response->set_pid(getpid());
+  response->set_uptime_seconds(std::chrono::duration_cast<std::chrono::seconds>(Clock::now() - started_).count());
+  response->set_workers(static_cast<uint32_t>(parts_.transport->workers()));
+  response->add_devices(std::string(parts_.device->name()));
+  v1::PoolStatus* const pool = response->add_pools();
+  pool->set_name("slabs");
+  pool->set_bytes_used(parts_.budget->used());
+  pool->set_bytes_limit(parts_.budget->limit());
+  v1::DataPath* const path = response->add_paths();
+  path->set_name(parts_.transport->path().name);
+  path->set_reason(parts_.transport->path().reason);
+  (*response->mutable_library_versions())["grpc"] = grpc::Version();
+  (*response->mutable_library_versions())["protobuf"] = std::to_string(GOOGLE_PROTOBUF_VERSION);
+
+  std::vector<std::shared_ptr<StreamCall>> calls;
+  {
+    std::lock_guard lock(mutex_);
+    response->set_draining(draining_);
+    for (const auto& [raw, weak] : calls_) {
+      if (std::shared_ptr<StreamCall> call = weak.lock(); call != nullptr) calls.push_back(std::move(call));
+    }
+  }
+  // Ask all loops at once, then wait for the answers.
+  std::vector<std::pair<v1::StreamStatus*, std::future<DataStream::State>>> answers;
+  for (const auto& call : calls) {
+    v1::StreamStatus status;
+    std::shared_ptr<DataStream> stream;
+    call->Describe(&status, &stream);
+    if (stream == nullptr) continue;  // still opening
+    v1::StreamStatus* const into = response->add_streams();
+    *into = std::move(status);
+    auto promise = std::make_shared<std::promise<DataStream::State>>();
+    answers.emplace_back(into, promise->get_future());
+    stream->Snapshot([promise](DataStream::State state) { promise->set_value(std::move(state)); });
+  }
+  const Time deadline = Clock::now() + std::chrono::seconds(1);
+  for (auto& [into, answer] : answers) {
+    if (answer.wait_until(deadline) != std::future_status::ready) continue;  // a busy loop; the rest is still true
+    DataStream::State state = answer.get();
+    *into->mutable_statistics() = std::move(state.statistics);
+    *into->mutable_cursor() = std::move(state.cursor);
+    into->set_slots_held(state.slots_held);
+  }
+}
+
+void LoaderService::PeerGone(const std::string& token) {
+  std::vector<std::shared_ptr<StreamCall>> calls;
+  std::vector<KeptSlab> kept;
+  {
+    std::lock_guard lock(mutex_);
+    for (const auto& [raw, weak] : calls_) {
+      if (std::shared_ptr<StreamCall> call = weak.lock(); call != nullptr && call->token() == token)
+        calls.push_back(std::move(call));
+    }
+    const auto [first, last] = kept_.equal_range(token);
+    for (auto entry = first; entry != last; ++entry) kept.push_back(std::move(entry->second));
+    kept_.erase(first, last);
+  }
+  for (const auto& call : calls) call->OnCancel();
+  if (kept.empty()) return;
+  parts_.pool->Submit([kept] {
+    for (const KeptSlab& slab : kept) slab.slab->Retire();
+  });
+}
+
+void LoaderService::Keep(const std::string& token, KeptSlab kept) {
+  {
+    std::lock_guard lock(mutex_);
+    // FindPeer stops finding a trainer before PeerGone runs, and PeerGone takes this lock: one of the two retires it.
+    if (parts_.handles->FindPeer(token).ok()) {
+      kept_.emplace(token, std::move(kept));
+      return;
+    }
+  }
+  kept.slab->Retire();
+}
+
+void LoaderService::Remove(StreamCall* call) {
+  std::lock_guard lock(mutex_);
+  calls_.erase(call);
+  changed_.notify_all();
+}
+
+size_t LoaderService::Drain(Time deadline) {
+  std::unique_lock lock(mutex_);
+  draining_ = true;
+  changed_.wait_until(lock, deadline, [this] { return calls_.empty(); });
+  return calls_.size();
+}
+
+void LoaderService::EndAll(Time deadline) {
+  std::vector<std::shared_ptr<StreamCall>> calls;
+  {
+    std::lock_guard lock(mutex_);
+    draining_ = true;
+    for (const auto& [raw, weak] : calls_) {
+      if (std::shared_ptr<StreamCall> call = weak.lock(); call != nullptr) calls.push_back(std::move(call));
+    }
+  }
+  for (const auto& call : calls) call->End(Draining());
+  calls.clear();
+  std::unique_lock lock(mutex_);
+  changed_.wait_until(lock, deadline, [this] { return calls_.empty(); });
+}
+
+}  // namespace devmem

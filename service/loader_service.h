@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// LoaderService: the gRPC service. Authenticates calls (token and uid), opens streams on the pool, moves events and
+// releases between gRPC's threads and the streams' loops.
+//
+// Threads: gRPC's, the pool's, the loops' and the handle socket's; everything here is thread-safe.
+#pragma once
+
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "devmem_loader/v1/loader.grpc.pb.h"
+#include "service/daemon.h"
+#include "service/grpc_listener.h"
+#include "service/handle_socket.h"
+#include "service/memory_budget.h"
+#include "service/stream.h"
+#include "service/worker_pool.h"
+
+namespace devmem {
+
+class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
+ public:
+  struct Parts {  // all outlive the service
+    const DaemonOptions* options = nullptr;
+    HandleSocket* handles = nullptr;  // set before the first call
+    GrpcListener* listener = nullptr;
+    Transport* transport = nullptr;
+    std::shared_ptr<Device> device;
+    MemoryBudget* budget = nullptr;
+    WorkerPool* pool = nullptr;
+  };
+  explicit LoaderService(Parts parts);
+  ~LoaderService() override;
+
+  grpc::ServerBidiReactor<devmem_loader::v1::OpenStreamRequest, devmem_loader::v1::OpenStreamResponse>* OpenStream(
+      grpc::CallbackServerContext* context) override;
+  grpc::ServerUnaryReactor* GetNodeStatus(grpc::CallbackServerContext* context,
+                                          const devmem_loader::v1::GetNodeStatusRequest* request,
+                                          devmem_loader::v1::GetNodeStatusResponse* response) override;
+
+  // The trainer with this token is gone: its streams end, its slabs are retired.
+  void PeerGone(const std::string& token);
+
+  // Refuses new streams and waits until the present ones ended or `deadline`. Returns how many are left.
+  size_t Drain(Time deadline);
+  // Ends every stream with UNAVAILABLE (draining) and waits until nothing of them is left.
+  void EndAll(Time deadline);
+
+ private:
+  class StreamCall;
+
+  [[nodiscard]] absl::StatusOr<HandleSocket::Peer> Authenticate(const grpc::CallbackServerContext& context) const;
+  void Keep(const std::string& token, KeptSlab kept);
+  void Remove(StreamCall* call);
+  void FillStatus(devmem_loader::v1::GetNodeStatusResponse* response);
+
+  const Parts parts_;
+  const Time started_ = Clock::now();
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::map<StreamCall*, std::weak_ptr<StreamCall>> calls_;  // guarded by mutex_
+  std::multimap<std::string, KeptSlab> kept_;               // by token; guarded by mutex_
+  uint64_t next_id_ = 0;                                    // guarded by mutex_
+  size_t next_home_ = 0;                                    // guarded by mutex_
+  bool draining_ = false;                                   // guarded by mutex_
+};
+
+}  // namespace devmem

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "service/open_stream.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/error.h"
+#include "client/cpp/rpc_error.h"
+
+namespace devmem {
+namespace {
+
+namespace v1 = devmem_loader::v1;
+
+absl::Status Invalid(std::string_view what, std::string_view field, std::string_view action) {
+  return MakeError(absl::StatusCode::kInvalidArgument, what,
+                   {.cause = absl::StrCat("bad ", std::string(field)), .action = std::string(action)});
+}
+
+std::optional<DType> ToDType(v1::DType dtype) {
+  if (dtype == v1::DTYPE_UNSPECIFIED) return std::nullopt;
+  return static_cast<DType>(dtype);
+}
+
+absl::StatusOr<DatasetOptions> ToDatasetOptions(const v1::StreamSpec& spec) {
+  DatasetOptions options;
+  switch (spec.format()) {
+    case v1::FORMAT_UNSPECIFIED:
+      options.format = DatasetFormat::kAuto;
+      break;
+    case v1::FORMAT_RAW:
+      options.format = DatasetFormat::kRaw;
+      break;
+    case v1::FORMAT_NPY:
+      options.format = DatasetFormat::kNpy;
+      break;
+    case v1::FORMAT_SAFETENSORS:
+      options.format = DatasetFormat::kSafetensors;
+      break;
+    default:
+      return Invalid("unknown format", "format", "use raw, npy or safetensors");
+  }
+  options.skip_bad_shards = spec.on_error() == v1::ON_ERROR_SKIP;
+  for (const v1::TensorSpec& tensor : spec.tensors()) {
+    if (!v1::DType_IsValid(tensor.dtype()) || !v1::DType_IsValid(tensor.cast()))
+      return Invalid("unknown dtype", "dtype", "use a numpy name");
+    TensorOptions& out = options.tensors.emplace_back();
+    out.name = tensor.name();
+    out.glob = tensor.glob();
+    out.dtype = ToDType(tensor.dtype());
+    if (tensor.shape_size() > 0) out.shape = std::vector<int64_t>(tensor.shape().begin(), tensor.shape().end());
+    // On the wire an absent shape and a scalar's look the same; raw must have one, so there it is a scalar.
+    if (!out.shape.has_value() && spec.format() == v1::FORMAT_RAW) out.shape.emplace();
+  }
+  return options;
+}
+
+absl::StatusOr<PlanSpec> ToPlanSpec(const v1::StreamSpec& spec) {
+  PlanSpec plan;
+  plan.batch_size = std::max<uint32_t>(1, spec.batch_size());
+  plan.seed = spec.seed();
+  plan.rank = spec.rank();
+  plan.world_size = std::max<uint32_t>(1, spec.world_size());
+  plan.epochs = std::max<uint32_t>(1, spec.epochs());
+  switch (spec.tail()) {
+    case v1::TAIL_UNSPECIFIED:
+    case v1::TAIL_DROP:
+      plan.tail = TailRule::kDrop;
+      break;
+    case v1::TAIL_PAD:
+      plan.tail = TailRule::kPad;
+      break;
+    case v1::TAIL_UNEVEN:
+      plan.tail = TailRule::kUneven;
+      break;
+    default:
+      return Invalid("unknown tail rule", "tail", "use drop, pad or uneven");
+  }
+  switch (spec.shuffle().mode()) {
+    case v1::Shuffle::MODE_UNSPECIFIED:
+    case v1::Shuffle::BLOCK:
+      plan.shuffle.mode = ShuffleMode::kBlock;
+      break;
+    case v1::Shuffle::NONE:
+      plan.shuffle.mode = ShuffleMode::kNone;
+      break;
+    case v1::Shuffle::WINDOW:
+      plan.shuffle.mode = ShuffleMode::kWindow;
+      break;
+    case v1::Shuffle::GLOBAL:
+      plan.shuffle.mode = ShuffleMode::kGlobal;
+      break;
+    default:
+      return Invalid("unknown shuffle", "shuffle", "use none, block, window or global");
+  }
+  plan.shuffle.window = spec.shuffle().window();
+  plan.shuffle.block_samples = spec.shuffle().block_samples();
+  plan.shuffle.group_blocks = spec.shuffle().group_blocks();
+  return plan;
+}
+
+absl::StatusOr<std::vector<std::optional<CastRequest>>> ToCasts(const v1::StreamSpec& spec, const Dataset& dataset) {
+  std::vector<std::optional<CastRequest>> casts(dataset.tensors.size());
+  for (const v1::TensorSpec& tensor : spec.tensors()) {
+    if (tensor.scale() != 0 && (tensor.cast() == v1::DTYPE_UNSPECIFIED || !std::isfinite(tensor.scale()))) {
+      return Invalid(absl::StrCat("tensor ", tensor.name(), " has a scale but no cast, or one that is not finite"), "scale",
+                     "give --cast with --scale");
+    }
+    if (tensor.cast() == v1::DTYPE_UNSPECIFIED) continue;
+    bool found = false;
+    for (size_t t = 0; t < dataset.tensors.size(); ++t) {
+      // A spec without a name speaks of every tensor.
+      if (!tensor.name().empty() && dataset.tensors[t].name != tensor.name()) continue;
+      found = true;
+      casts[t] = CastRequest{.to = static_cast<DType>(tensor.cast()), .scale = tensor.scale() == 0 ? 1.0 : tensor.scale()};
+      if (casts[t]->to != DType::kF16 && casts[t]->to != DType::kBF16 && casts[t]->to != DType::kF32 &&
+          casts[t]->to != DType::kF64 && (casts[t]->to != dataset.tensors[t].dtype || casts[t]->scale != 1.0)) {
+        return Invalid(absl::StrCat("tensor ", dataset.tensors[t].name, " cannot be cast to ", std::string(Name(casts[t]->to))),
+                       "cast", "cast to float16, bfloat16, float32 or float64");
+      }
+    }
+    if (!found)
+      return Invalid(absl::StrCat("there is no tensor ", tensor.name(), " to cast"), "cast",
+                     "name one of the data set's tensors");
+  }
+  return casts;
+}
+
+// What of the spec decides which sample is which, besides the plan and the listing.
+std::string OrderText(const v1::StreamSpec& spec, const Dataset& dataset) {
+  std::string text = absl::StrCat("format=", static_cast<int>(spec.format()));
+  for (const TensorColumn& tensor : dataset.tensors) {
+    absl::StrAppend(&text, ";", tensor.name, ":", std::string(Name(tensor.dtype)), "[", absl::StrJoin(tensor.shape, ","), "]");
+  }
+  return text;
+}
+
+absl::StatusOr<Position> StartOf(const v1::StreamSpec& spec, const Plan& plan, uint64_t spec_hash, const Dataset& dataset) {
+  if (!spec.has_resume()) return Position{};
+  const v1::Cursor& cursor = spec.resume();
+  const auto refuse = [&](std::string_view what, std::string_view cause, std::string_view action) {
+    return MakeError(absl::StatusCode::kFailedPrecondition, absl::StrCat("the cursor cannot be resumed: ", std::string(what)),
+                     {.object = spec.bucket(), .cause = std::string(cause), .action = std::string(action)});
+  };
+  if (cursor.plan_version() != kPlanVersion) {
+    return refuse(
+        absl::StrCat("it is of plan version ", cursor.plan_version(), ", this daemon plans by version ", kPlanVersion),
+        "other plan version", "resume with the daemon version that made it, or start the epoch anew");
+  }
+  if (cursor.listing_fingerprint() != dataset.fingerprint) {
+    return refuse("the bucket's objects changed since it was saved", "listing changed",
+                  "start the epoch anew, or bring back the objects as they were");
+  }
+  if (cursor.spec_hash() != spec_hash) {
+    return refuse("it was made under another format, tensors, shuffle or seed", "other specification",
+                  "use the specification it was saved with");
+  }
+  if (cursor.position() > plan.spec().samples || cursor.epoch() > plan.spec().epochs) {
+    return refuse(absl::StrCat("epoch ", cursor.epoch(), ", position ", cursor.position(), " is outside of ",
+                               plan.spec().epochs, " epochs of ", plan.spec().samples, " samples"),
+                  "cursor out of range", "check --epochs");
+  }
+  return Position{.epoch = cursor.epoch(), .position = cursor.position()};
+}
+
+}  // namespace
+
+absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const OpenContext& context) {
+  const Time asked = Clock::now();
+  if (spec.bucket().empty()) return Invalid("no bucket was given", "bucket", "set it to http://…, s3://… or file:///…");
+  if (!spec.device().empty() && spec.device() != context.device->name()) {
+    return MakeError(absl::StatusCode::kNotFound, absl::StrCat("this node has no device '", spec.device(), "'"),
+                     {.object = spec.device(),
+                      .cause = "no such device",
+                      .action = absl::StrCat("use ", std::string(context.device->name()))});
+  }
+  DEVMEM_ASSIGN_OR_RETURN(const DatasetOptions dataset_options, ToDatasetOptions(spec));
+  DEVMEM_ASSIGN_OR_RETURN(PlanSpec plan_spec, ToPlanSpec(spec));
+  {  // what is wrong with the spec itself shall be said before a bucket is listed
+    PlanSpec empty = plan_spec;
+    DEVMEM_RETURN_IF_ERROR(Plan::Create(empty).status());
+  }
+  StoreOptions store_options;
+  store_options.endpoint_url = spec.endpoint_url();
+  DEVMEM_ASSIGN_OR_RETURN(std::shared_ptr<const ObjectStore> store, OpenStore(spec.bucket(), store_options));
+  DEVMEM_ASSIGN_OR_RETURN(Dataset built, BuildDataset(*store, dataset_options, context.deadline, context.progress));
+  const auto dataset = std::make_shared<const Dataset>(std::move(built));
+
+  DEVMEM_ASSIGN_OR_RETURN(const auto casts, ToCasts(spec, *dataset));
+  DEVMEM_ASSIGN_OR_RETURN(BatchLayout layout, MakeBatchLayout(*dataset, casts, plan_spec.batch_size));
+  if (uint64_t{plan_spec.batch_size} * layout.tensors.size() >> 32 != 0)
+    return Invalid("the batch has too many rows", "batch size", "lower --batch-size");
+  plan_spec.samples = dataset->samples();
+  plan_spec.sample_bytes = layout.sample_bytes();
+  DEVMEM_ASSIGN_OR_RETURN(Plan plan, Plan::Create(plan_spec));
+  const uint64_t spec_hash = plan.SpecHash(OrderText(spec, *dataset));
+  DEVMEM_ASSIGN_OR_RETURN(const Position start, StartOf(spec, plan, spec_hash, *dataset));
+
+  // Two slots at least, or reading and training would take turns; no more than the stream has batches.
+  const uint64_t slot_cost = layout.slot_bytes + layout.staging_slot_bytes;
+  const uint64_t wanted = spec.prefetch_bytes() != 0 ? spec.prefetch_bytes() : context.default_prefetch;
+  const uint64_t batches = std::max<uint64_t>(1, plan.Steps(0) * std::min<uint64_t>(plan_spec.epochs, uint64_t{1} << 20));
+  constexpr uint64_t kMostSlots = 1 << 20;
+  const uint64_t slots =
+      std::min({std::max<uint64_t>(2, slot_cost == 0 ? 2 : wanted / slot_cost), std::max<uint64_t>(2, batches), kMostSlots});
+  DEVMEM_ASSIGN_OR_RETURN(MemoryBudget::Reservation reservation, context.budget->Reserve(slots * slot_cost));
+
+  OpenedStream result{.setup = {.plan = plan}};
+  StreamSetup& setup = result.setup;
+  const Time allocating = Clock::now();
+  DEVMEM_ASSIGN_OR_RETURN(setup.slab, context.device->Allocate(std::max<uint64_t>(1, slots * layout.slot_bytes),
+                                                               {.name = "devmem-loader-slab", .exportable = true}));
+  if (layout.staging_slot_bytes > 0) {
+    DEVMEM_ASSIGN_OR_RETURN(setup.staging,
+                            context.device->Allocate(slots * layout.staging_slot_bytes, {.name = "devmem-loader-staging"}));
+  }
+  setup.allocating = Clock::now() - allocating;
+  setup.store = std::move(store);
+  setup.dataset = dataset;
+  setup.start = start;
+  setup.spec_hash = spec_hash;
+  setup.skip_bad_samples = spec.on_error() == v1::ON_ERROR_SKIP;
+  setup.with_sources = spec.with_sources();
+  setup.reads = context.reads;
+  setup.device = context.device;
+  setup.slots = static_cast<uint32_t>(slots);
+  setup.reservation = std::move(reservation);
+  setup.asked = asked;
+
+  v1::StreamOpened& opened = result.opened;
+  for (const OutputTensor& tensor : layout.tensors) {
+    v1::TensorSchema* const schema = opened.add_schema();
+    schema->set_name(tensor.name);
+    schema->set_dtype(static_cast<v1::DType>(tensor.delivered));
+    schema->set_stored_dtype(static_cast<v1::DType>(tensor.stored));
+    for (const int64_t dimension : tensor.shape) schema->add_shape(dimension);
+  }
+  opened.set_samples(plan_spec.samples);
+  opened.set_steps_per_epoch(plan.Steps(0));
+  v1::Slab* const slab = opened.add_slabs();
+  slab->set_id(0);
+  slab->set_bytes(setup.slab->bytes());
+  opened.set_slots(slots);
+  for (const Dataset::Skipped& skipped : dataset->skipped) {
+    v1::SkippedObject* const listed = opened.add_skipped();
+    listed->set_object(ToUtf8(skipped.object));
+    *listed->mutable_error() = DetailOf(skipped.status);
+  }
+  std::vector<uint64_t> row_bytes;
+  for (const OutputTensor& tensor : layout.tensors) row_bytes.push_back(tensor.stored_bytes);
+  const uint64_t wave = slots / 2 * plan_spec.batch_size;
+  if (std::string warning = SmallReadWarning(plan, row_bytes, wave, context.reads); !warning.empty())
+    opened.add_warnings(std::move(warning));
+  if (plan_spec.samples > 0 && plan.spec().shuffle.mode == ShuffleMode::kBlock) {
+    const uint64_t group = plan.spec().shuffle.block_samples * plan.spec().shuffle.group_blocks;
+    if (group / plan_spec.world_size > wave && wave < plan_spec.samples) {
+      opened.add_warnings(
+          absl::StrCat("the prefetch window reads ", wave, " samples at a time, a shuffle group has ", group,
+                       ": groups are read in parts, with more requests and discarded bytes; raise --prefetch to ",
+                       2 * group / plan_spec.world_size * layout.sample_bytes(), " bytes"));
+    }
+  }
+  setup.layout = std::move(layout);
+  return result;
+}
+
+}  // namespace devmem

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// From a trainer's StreamSpec to everything a DataStream needs: checks the spec, opens the store, builds the data set,
+// the plan and the layout, checks the cursor, reserves and allocates the slabs. Blocks; call it from a WorkerPool.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "devmem_loader/v1/loader.pb.h"
+#include "service/dataset_builder.h"
+#include "service/memory_budget.h"
+#include "service/stream.h"
+
+namespace devmem {
+
+struct OpenContext {
+  std::shared_ptr<Device> device;
+  MemoryBudget* budget = nullptr;
+  uint64_t default_prefetch = 0;
+  ReadOptions reads;
+  Time deadline{};
+  OpenProgressFn progress;  // false cancels
+};
+
+struct OpenedStream {
+  StreamSetup setup;
+  devmem_loader::v1::StreamOpened opened;  // all but stream id and path
+};
+
+// kInvalidArgument for a spec that makes no sense; kFailedPrecondition for a cursor of another listing or spec;
+// kResourceExhausted if the slabs do not fit; and what the store and the formats fail with.
+[[nodiscard]] absl::StatusOr<OpenedStream> PrepareStream(const devmem_loader::v1::StreamSpec& spec, const OpenContext& context);
+
+}  // namespace devmem

@@ -1,0 +1,569 @@
+// SPDX-License-Identifier: Apache-2.0
+// The life of a batch:
+//   1. planned: a free slot is taken; wants say which bytes go where in it. Planning happens in waves, a shuffle group
+//      at a time where the window allows, so that the samples of a group, which lie together, are read together.
+//   2. read: the wave's wants merge into ranges (ReadPlanner), each a RangeRead on some worker. `outstanding` counts
+//      the slot's wants in unfinished ranges.
+//   3. filled: bad rows are cut out (on_error skip), casts run from staging into the slab.
+//   4. delivered, in the order of the plan. From here the slot is the trainer's.
+//   5. released, in any order: the slot is free, back to 1.
+// Invariant: a slot is in exactly one of free_, the queue (planned or filled) and delivered_.
+#include "service/stream.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "client/cpp/rpc_error.h"
+
+namespace devmem {
+namespace {
+
+namespace v1 = devmem_loader::v1;
+
+// Staging addresses, told from slab addresses in the planner's one address space. Slots fit in 62 bits.
+constexpr uint64_t kStaging = uint64_t{1} << 62;
+
+constexpr size_t kSpareReads = 64;  // kept for their buffers
+
+constexpr Duration kDeviceDeadline = std::chrono::seconds(30);
+
+uint64_t Microseconds(Duration duration) {
+  return static_cast<uint64_t>(std::max<int64_t>(0, std::chrono::duration_cast<std::chrono::microseconds>(duration).count()));
+}
+
+// The part of [from, to) that lies within [begin, end).
+Duration Within(Time from, Time to, Time begin, Time end) {
+  return std::max(Duration::zero(), std::min(to, end) - std::max(from, begin));
+}
+
+// Whether an error speaks of one object, so that the stream can go on without it. A store that is down is no reason
+// to skip everything it holds.
+bool IsOfObject(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kAborted:
+    case absl::StatusCode::kDataLoss:
+    case absl::StatusCode::kPermissionDenied:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kOutOfRange:
+      return GetErrorInfo(status).cause != "no such host";
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+struct DataStream::BadRow {
+  uint32_t row = 0;
+  uint64_t sample = 0;
+  std::shared_ptr<const absl::Status> status;
+};
+
+struct DataStream::Slot {
+  BatchPlan batch;
+  std::vector<uint64_t> samples;  // per row
+  std::vector<BadRow> bad;
+  uint32_t rows = 0;         // left after the bad ones are cut out
+  uint32_t outstanding = 0;  // wants in ranges under way
+  bool filled = false;
+  Time planned{};
+  Time first_byte{};  // of the last of its ranges to begin
+  Time received{};    // the last range's end
+  Time ready{};
+};
+
+class DataStream::Read final : public RangeRead {
+ public:
+  void Done() override {
+    if (worker == stream->home_) return stream->ReadDone(this);
+    stream->reactor_.Post([this] { stream->ReadDone(this); });
+  }
+
+  DataStream* stream = nullptr;
+  size_t worker = 0;
+  size_t position = 0;           // in reading_
+  std::vector<uint64_t> places;  // slot << 32 | row * tensors + tensor
+};
+
+DataStream::DataStream(StreamSetup setup, Transport& transport, size_t home, std::shared_ptr<StreamSink> sink,
+                       std::function<void(std::function<void()>)> janitor)
+    : setup_(std::move(setup)),
+      transport_(transport),
+      home_(home),
+      reactor_(transport.reactor(home)),
+      sink_(std::move(sink)),
+      janitor_(std::move(janitor)),
+      walk_(setup_.plan, setup_.start),
+      epoch_(setup_.start.epoch),
+      planner_(setup_.reads),
+      slots_(setup_.slots),
+      next_worker_(home),
+      delivered_to_(setup_.start) {}
+
+DataStream::~DataStream() = default;
+
+void DataStream::OnLoop(std::function<void()> task) {
+  reactor_.Post([self = shared_from_this(), task = std::move(task)] { task(); });
+}
+
+void DataStream::Start() {
+  OnLoop([this] {
+    if (closing_) return;
+    self_ = shared_from_this();
+    started_ = true;
+    for (uint32_t i = 0; i < setup_.slots; ++i) free_.push_back(i);
+    last_delivery_ = Clock::now();
+    next_ = walk_.Next();
+    Advance();
+    MaybeAllReleased();  // nothing to deliver at all
+  });
+}
+
+void DataStream::Release(std::vector<uint64_t> sequences) {
+  OnLoop([this, sequences = std::move(sequences)] {
+    if (closing_) return;
+    for (const uint64_t sequence : sequences) {
+      // Twice or never delivered: a fault of the trainer's that harms only itself if we let it.
+      if (sequence < first_held_ || sequence - first_held_ >= delivered_.size() || delivered_[sequence - first_held_] < 0) {
+        return Fail(MakeError(absl::StatusCode::kInvalidArgument,
+                              absl::StrCat("batch ", sequence, " was released but is not held"),
+                              {.object = setup_.id, .cause = "bad release", .action = "release every batch once"}));
+      }
+      free_.push_back(static_cast<uint32_t>(std::exchange(delivered_[sequence - first_held_], -1)));
+      --held_;
+    }
+    while (!delivered_.empty() && delivered_.front() < 0) {
+      delivered_.pop_front();
+      ++first_held_;
+    }
+    Advance();
+    MaybeAllReleased();
+  });
+}
+
+void DataStream::MaybeAllReleased() {
+  if (ended_ && held_ == 0 && !closing_) sink_->OnAllReleased();
+}
+
+void DataStream::Close() {
+  OnLoop([this] {
+    trainer_left_ = true;
+    BeginClose();
+  });
+}
+
+void DataStream::BeginClose() {
+  if (std::exchange(closing_, true)) return;
+  if (self_ == nullptr) self_ = shared_from_this();  // closed before it started
+  for (Read* read : reading_) {
+    if (read->worker == home_) {
+      // Not from here: a cancelled read may end inside the call and change reading_, which only shrinks from now on.
+      reactor_.Post([this, self = self_, read] {
+        if (std::find(reading_.begin(), reading_.end(), read) != reading_.end()) transport_.Cancel(read->worker, read);
+      });
+    } else {
+      // Should the read end first: ReadDone deletes it by a task of that loop, which comes after this one.
+      transport_.reactor(read->worker).Post([this, self = self_, read] { transport_.Cancel(read->worker, read); });
+    }
+  }
+  MaybeFinishClose();
+}
+
+void DataStream::Fail(absl::Status status) {
+  OnLoop([this, status = std::move(status)] {
+    if (closing_) return;
+    BeginClose();
+    sink_->OnFailed(status);
+  });
+}
+
+void DataStream::Snapshot(std::function<void(State)> done) {
+  OnLoop([this, done = std::move(done)] {
+    done({.statistics = statistics_, .cursor = CursorAt(delivered_to_), .slots_held = held_});
+  });
+}
+
+v1::Cursor DataStream::CursorAt(Position position) const {
+  v1::Cursor cursor;
+  cursor.set_plan_version(kPlanVersion);
+  cursor.set_spec_hash(setup_.spec_hash);
+  cursor.set_listing_fingerprint(setup_.dataset->fingerprint);
+  cursor.set_epoch(position.epoch);
+  cursor.set_position(position.position);
+  return cursor;
+}
+
+void DataStream::Advance() {
+  Deliver();
+  PlanWaves();
+  Deliver();  // what planning put in the queue may need no read: the end of an epoch
+}
+
+// --- planning ---------------------------------------------------------------------------------------------------
+
+size_t DataStream::BatchesToGroupEnd() {
+  const BatchPlan& batch = *next_;
+  const PlanSpec& spec = setup_.plan.spec();
+  const size_t most = std::max<size_t>(1, slots_.size() / 2);
+  if (batch.first_position >= spec.samples) return 1;  // padding only
+  const uint64_t end = setup_.plan.GroupEnd(batch.epoch, batch.first_position, group_hint_);
+  const uint64_t step = uint64_t{spec.batch_size} * spec.world_size;
+  const uint64_t batches = (end - batch.first_position + step - 1) / step;
+  return static_cast<size_t>(std::min<uint64_t>(batches, most));
+}
+
+void DataStream::PlanWaves() {
+  while (!closing_ && !all_planned_) {
+    if (!next_.has_value()) {
+      // Epochs without a batch (an empty bucket, fewer samples than a step) end all the same.
+      for (; epoch_ < setup_.plan.spec().epochs; ++epoch_) queue_.push_back({.kind = Entry::Kind::kEpochEnd, .epoch = epoch_});
+      queue_.push_back({.kind = Entry::Kind::kStreamEnd});
+      all_planned_ = true;
+      return;
+    }
+    const size_t wanted = BatchesToGroupEnd();
+    // Less than a whole group is read only when nothing else is under way: the trainer holds the other slots.
+    const bool idle = reading_.empty() &&
+                      std::none_of(queue_.begin(), queue_.end(), [](const Entry& e) { return e.kind == Entry::Kind::kBatch; });
+    if (free_.empty() || (free_.size() < wanted && !idle)) return;
+    PlanWave(std::min(wanted, free_.size()));
+  }
+}
+
+void DataStream::PlanWave(size_t batches) {
+  wants_.clear();
+  want_places_.clear();
+  const Time now = Clock::now();
+  const Dataset& dataset = *setup_.dataset;
+  const size_t tensors = setup_.layout.tensors.size();
+  const size_t first = queue_.size();
+  for (size_t i = 0; i < batches && next_.has_value(); ++i) {
+    const BatchPlan batch = *next_;
+    for (; epoch_ < batch.epoch; ++epoch_) queue_.push_back({.kind = Entry::Kind::kEpochEnd, .epoch = epoch_});
+    const uint32_t index = free_.front();
+    free_.pop_front();
+    Slot& slot = slots_[index];
+    slot.batch = batch;
+    slot.rows = batch.count;
+    slot.samples.clear();
+    slot.bad.clear();
+    slot.filled = false;
+    slot.planned = now;
+    slot.first_byte = slot.received = {};
+    for (uint32_t row = 0; row < batch.count; ++row) {
+      const uint64_t sample = setup_.plan.SampleOf(batch, row, order_hint_);
+      slot.samples.push_back(sample);
+      const size_t shard = dataset.ShardOf(sample, shard_hint_);
+      for (size_t t = 0; t < tensors; ++t) {
+        const OutputTensor& tensor = setup_.layout.tensors[t];
+        const Dataset::Extent extent = dataset.Locate(t, shard, sample);
+        const uint64_t destination =
+            tensor.cast
+                ? kStaging + index * setup_.layout.staging_slot_bytes + tensor.staging_offset + row * tensor.stored_bytes
+                : index * setup_.layout.slot_bytes + tensor.slot_offset + row * tensor.stored_bytes;
+        wants_.push_back({.object = extent.object,
+                          .ordinal = static_cast<uint32_t>(i),
+                          .offset = extent.offset,
+                          .bytes = extent.bytes,
+                          .destination = destination});
+        want_places_.push_back(uint64_t{index} << 32 | (row * tensors + t));
+      }
+    }
+    slot.outstanding = 1;  // until all of the wave is counted
+    queue_.push_back({.kind = Entry::Kind::kBatch, .slot = index, .epoch = batch.epoch});
+    next_ = walk_.Next();
+  }
+  const ReadPlan& plan = planner_.Plan(wants_);
+  for (const PlannedRange& range : plan.ranges) {
+    for (const uint32_t want : plan.WantsOf(range)) ++slots_[want_places_[want] >> 32].outstanding;
+  }
+  for (const PlannedRange& range : plan.ranges) Issue(range, plan);
+  for (size_t i = first; i < queue_.size(); ++i) {
+    const Entry& entry = queue_[i];
+    if (entry.kind != Entry::Kind::kBatch) continue;
+    if (--slots_[entry.slot].outstanding == 0) SlotFilled(entry.slot);
+  }
+}
+
+void DataStream::Issue(const PlannedRange& range, const ReadPlan& plan) {
+  std::unique_ptr<Read> owned;
+  if (spare_.empty()) {
+    owned = std::make_unique<Read>();
+  } else {
+    owned = std::move(spare_.back());
+    spare_.pop_back();
+  }
+  Read* const read = owned.release();
+  const ObjectTable::Object object = setup_.dataset->objects[range.object];
+  read->stream = this;
+  read->store = setup_.store.get();
+  read->object = object.name;
+  read->validator = object.validator;
+  read->object_size = object.size;
+  read->offset = range.offset;
+  read->length = range.length;
+  read->destinations.clear();
+  read->status = absl::OkStatus();
+  read->received = 0;
+  read->requests = read->retries = 0;
+  read->first_byte = {};
+  for (const ReadPiece& piece : plan.PiecesOf(range)) {
+    DeviceSpan span{.bytes = piece.bytes};
+    if (piece.destination != ReadPiece::kDiscard) {
+      const bool staged = (piece.destination & kStaging) != 0;
+      span.memory = staged ? setup_.staging.get() : setup_.slab.get();
+      span.offset = piece.destination & ~kStaging;
+    }
+    read->destinations.push_back(span);
+  }
+  read->places.clear();
+  for (const uint32_t want : plan.WantsOf(range)) read->places.push_back(want_places_[want]);
+  read->worker = next_worker_;
+  next_worker_ = (next_worker_ + 1) % transport_.workers();
+  read->position = reading_.size();
+  reading_.push_back(read);
+  if (read->worker == home_) {
+    transport_.Start(home_, read);
+  } else {
+    transport_.reactor(read->worker).Post([this, read] { transport_.Start(read->worker, read); });
+  }
+}
+
+void DataStream::ReadDone(Read* read) {
+  const std::shared_ptr<DataStream> self = self_;
+  reading_[read->position] = reading_.back();
+  reading_[read->position]->position = read->position;
+  reading_.pop_back();
+  statistics_.set_requests(statistics_.requests() + read->requests);
+  statistics_.set_retries(statistics_.retries() + read->retries);
+  statistics_.set_bytes_received(statistics_.bytes_received() + read->received);
+  std::unique_ptr<Read> owned(read);
+  if (closing_) {
+    if (read->worker != home_) transport_.reactor(read->worker).Post([last = std::shared_ptr<Read>(std::move(owned))] {});
+    return MaybeFinishClose();
+  }
+
+  std::shared_ptr<const absl::Status> bad;
+  if (!read->status.ok()) {
+    if (!setup_.skip_bad_samples || !IsOfObject(read->status)) return Fail(read->status);
+    bad = std::make_shared<const absl::Status>(read->status);
+  }
+  const Time now = Clock::now();
+  const size_t tensors = setup_.layout.tensors.size();
+  for (const uint64_t place : read->places) {
+    const auto index = static_cast<uint32_t>(place >> 32);
+    Slot& slot = slots_[index];
+    if (bad != nullptr) {
+      const auto row = static_cast<uint32_t>((place & 0xffffffff) / tensors);
+      slot.bad.push_back({.row = row, .sample = slot.samples[row], .status = bad});
+    }
+    slot.first_byte = std::max(slot.first_byte, read->first_byte);
+    if (--slot.outstanding == 0) {
+      slot.received = now;
+      SlotFilled(index);
+      if (closing_) return;
+    }
+  }
+  if (spare_.size() < kSpareReads) spare_.push_back(std::move(owned));
+  Advance();
+}
+
+void DataStream::SlotFilled(uint32_t index) {
+  Slot& slot = slots_[index];
+  if (slot.received == Time{}) slot.received = Clock::now();
+  if (const absl::Status finished = FinishSlot(slot, index); !finished.ok()) return Fail(finished);
+  slot.ready = Clock::now();
+  slot.filled = true;
+}
+
+// Cuts out bad rows and casts.
+absl::Status DataStream::FinishSlot(Slot& slot, uint32_t index) {
+  std::vector<OutputTensor>& tensors = setup_.layout.tensors;
+  if (!slot.bad.empty()) {
+    // A row may be bad in several tensors; its first error speaks for it.
+    std::stable_sort(slot.bad.begin(), slot.bad.end(), [](const BadRow& a, const BadRow& b) { return a.row < b.row; });
+    slot.bad.erase(
+        std::unique(slot.bad.begin(), slot.bad.end(), [](const BadRow& a, const BadRow& b) { return a.row == b.row; }),
+        slot.bad.end());
+    std::vector<uint32_t> good;
+    for (uint32_t row = 0, next = 0; row < slot.rows; ++row) {
+      if (next < slot.bad.size() && slot.bad[next].row == row) {
+        ++next;
+      } else {
+        good.push_back(row);
+      }
+    }
+    std::vector<Fragment> moves;
+    for (const OutputTensor& tensor : tensors) {
+      DeviceMemory& memory = tensor.cast ? *setup_.staging : *setup_.slab;
+      const uint64_t base = tensor.cast ? index * setup_.layout.staging_slot_bytes + tensor.staging_offset
+                                        : index * setup_.layout.slot_bytes + tensor.slot_offset;
+      moves.clear();
+      for (uint32_t row = 0; row < good.size(); ++row) {
+        if (good[row] != row)
+          moves.push_back({.source = base + good[row] * tensor.stored_bytes,
+                           .destination = base + row * tensor.stored_bytes,
+                           .bytes = tensor.stored_bytes});
+      }
+      DEVMEM_ASSIGN_OR_RETURN(const Event moved, setup_.device->Gather(memory, memory, moves));
+      DEVMEM_RETURN_IF_ERROR(moved.Wait(Clock::now() + kDeviceDeadline));
+    }
+    for (uint32_t row = 0; row < good.size(); ++row) slot.samples[row] = slot.samples[good[row]];
+    // Padding lies at the end, so what is left of it still does.
+    slot.batch.padding_from =
+        static_cast<uint32_t>(std::lower_bound(good.begin(), good.end(), slot.batch.padding_from) - good.begin());
+    slot.rows = static_cast<uint32_t>(good.size());
+    slot.samples.resize(slot.rows);
+  }
+  for (const OutputTensor& tensor : tensors) {
+    if (!tensor.cast || slot.rows == 0) continue;
+    const DeviceSpan source{setup_.staging.get(), index * setup_.layout.staging_slot_bytes + tensor.staging_offset,
+                            slot.rows * tensor.stored_bytes};
+    const DeviceSpan destination{setup_.slab.get(), index * setup_.layout.slot_bytes + tensor.slot_offset,
+                                 slot.rows * tensor.delivered_bytes};
+    DEVMEM_ASSIGN_OR_RETURN(
+        const Event done,
+        setup_.device->Cast(
+            destination, source,
+            {.from = tensor.stored, .to = tensor.delivered, .scale = tensor.scale, .count = slot.rows * tensor.elements}));
+    DEVMEM_RETURN_IF_ERROR(done.Wait(Clock::now() + kDeviceDeadline));
+  }
+  return absl::OkStatus();
+}
+
+// --- delivery ---------------------------------------------------------------------------------------------------
+
+void DataStream::Deliver() {
+  if (closing_) return;
+  v1::OpenStreamResponse batches;
+  const auto flush = [&] {
+    if (batches.event_case() == v1::OpenStreamResponse::kBatches) sink_->OnEvent(std::move(batches));
+    batches.Clear();
+  };
+  while (!queue_.empty()) {
+    const Entry entry = queue_.front();
+    if (entry.kind == Entry::Kind::kBatch) {
+      Slot& slot = slots_[entry.slot];
+      if (!slot.filled) break;
+      queue_.pop_front();
+      DescribeBatch(slot, entry.slot, batches.mutable_batches()->add_batches());
+      continue;
+    }
+    queue_.pop_front();
+    flush();
+    v1::OpenStreamResponse event;
+    if (entry.kind == Entry::Kind::kEpochEnd) {
+      v1::EpochEnd* const end = event.mutable_epoch_end();
+      delivered_to_ = {.epoch = entry.epoch + 1, .position = 0};
+      end->set_epoch(entry.epoch);
+      end->set_batches(std::exchange(epoch_batches_, 0));
+      end->set_samples(std::exchange(epoch_samples_, 0));
+      *end->mutable_cursor() = CursorAt(delivered_to_);
+    } else {
+      ended_ = true;
+      *event.mutable_stream_end()->mutable_statistics() = statistics_;
+    }
+    sink_->OnEvent(std::move(event));
+  }
+  flush();
+}
+
+void DataStream::DescribeBatch(Slot& slot, uint32_t index, v1::Batch* batch) {
+  const Time now = Clock::now();
+  const uint64_t sequence = next_sequence_++;
+  delivered_.push_back(index);
+  ++held_;
+  delivered_to_ = slot.batch.after;
+  batch->set_sequence(sequence);
+  batch->set_epoch(slot.batch.epoch);
+  uint64_t bytes = 0;
+  for (const OutputTensor& tensor : setup_.layout.tensors) {
+    v1::Tensor* const described = batch->add_tensors();
+    described->set_name(tensor.name);
+    described->set_dtype(static_cast<v1::DType>(tensor.delivered));
+    described->mutable_shape()->Reserve(static_cast<int>(tensor.shape.size()) + 1);
+    described->add_shape(slot.rows);
+    for (const int64_t dimension : tensor.shape) described->add_shape(dimension);
+    described->set_slab(0);
+    described->set_offset(index * setup_.layout.slot_bytes + tensor.slot_offset);
+    described->set_bytes(slot.rows * tensor.delivered_bytes);
+    bytes += described->bytes();
+  }
+  batch->mutable_sample_ids()->Add(slot.samples.begin(), slot.samples.end());
+  if (slot.batch.padding_from < slot.rows) {
+    for (uint32_t row = 0; row < slot.rows; ++row) batch->add_padding(row >= slot.batch.padding_from);
+  }
+  *batch->mutable_cursor() = CursorAt(slot.batch.after);
+  if (setup_.with_sources) {
+    const Dataset& dataset = *setup_.dataset;
+    for (const uint64_t sample : slot.samples) {
+      const size_t shard = dataset.ShardOf(sample, shard_hint_);
+      for (size_t t = 0; t < setup_.layout.tensors.size(); ++t) {
+        const Dataset::Extent extent = dataset.Locate(t, shard, sample);
+        v1::SampleSource* const source = batch->add_sources();
+        source->set_tensor(static_cast<uint32_t>(t));
+        source->set_object(ToUtf8(dataset.objects[extent.object].name));
+        source->set_offset(extent.offset);
+        source->set_bytes(extent.bytes);
+      }
+    }
+  }
+  for (const BadRow& bad : slot.bad) DescribeSkipped(bad, batch->add_skipped());
+  Attribute(slot, now, batch->mutable_stall());
+
+  if (statistics_.batches() == 0) {
+    statistics_.set_first_batch_ms(std::chrono::duration<double, std::milli>(now - setup_.asked).count());
+  }
+  statistics_.set_batches(statistics_.batches() + 1);
+  statistics_.set_samples(statistics_.samples() + slot.rows);
+  statistics_.set_bytes(statistics_.bytes() + bytes);
+  statistics_.set_skipped_samples(statistics_.skipped_samples() + slot.bad.size());
+  ++epoch_batches_;
+  epoch_samples_ += slot.rows;
+}
+
+// The time since the delivery before, told apart by what this batch was waiting for.
+void DataStream::Attribute(const Slot& slot, Time now, v1::Stall* stall) {
+  const Time from = std::exchange(last_delivery_, now);
+  const Time first_byte = slot.first_byte == Time{} ? slot.received : slot.first_byte;
+  stall->set_trainer(Microseconds(Within(from, slot.planned, from, now)));
+  stall->set_first_byte(Microseconds(Within(slot.planned, first_byte, from, now)));
+  stall->set_network(Microseconds(Within(std::max(slot.planned, first_byte), slot.received, from, now)));
+  stall->set_device(Microseconds(Within(slot.received, slot.ready, from, now)));
+  if (statistics_.batches() == 0) stall->set_memory(Microseconds(setup_.allocating));
+  v1::Stall* const sum = statistics_.mutable_stall();
+  sum->set_trainer(sum->trainer() + stall->trainer());
+  sum->set_network(sum->network() + stall->network());
+  sum->set_first_byte(sum->first_byte() + stall->first_byte());
+  sum->set_device(sum->device() + stall->device());
+  sum->set_memory(sum->memory() + stall->memory());
+}
+
+void DataStream::DescribeSkipped(const BadRow& bad, v1::SkippedSample* skipped) {
+  skipped->set_sample_id(bad.sample);
+  *skipped->mutable_error() = DetailOf(*bad.status);
+}
+
+void DataStream::MaybeFinishClose() {
+  if (!closing_ || closed_ || !reading_.empty()) return;
+  closed_ = true;
+  // Last use of this: the memory goes away on the janitor's thread, and the sink hears of it when it is gone.
+  janitor_([self = std::move(self_)] {
+    StreamSetup& setup = self->setup_;
+    setup.staging.reset();
+    if (self->held_ > 0 && !self->trainer_left_) {
+      self->sink_->OnClosed(KeptSlab{std::move(setup.slab), std::move(setup.reservation)});
+      return;
+    }
+    setup.slab->Retire();
+    setup.slab.reset();
+    setup.reservation.reset();
+    self->sink_->OnClosed(std::nullopt);
+  });
+}
+
+}  // namespace devmem

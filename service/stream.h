@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+// DataStream: one trainer's open stream. Walks the plan, assigns a slot to every batch before anything is requested,
+// has the planned ranges read into the slots, and delivers batches in order; released slots serve later batches.
+//
+//   auto stream = std::make_shared<DataStream>(std::move(setup), transport, worker, sink);
+//   stream->Start();
+//   stream->Release({3, 1});   // credits come back in any order
+//   stream->Close();           // the trainer is gone
+//
+// Threads: Start, Release, Close, Fail and Snapshot may be called from any thread; the work is done on the loop of the
+// stream's home worker, and so are the sink's calls. The stream keeps itself alive while reads are under way.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "devmem_loader/v1/loader.pb.h"
+#include "gpu/device.h"
+#include "net/transport.h"
+#include "service/batch_layout.h"
+#include "service/dataset.h"
+#include "service/memory_budget.h"
+#include "service/plan.h"
+#include "service/read_planner.h"
+
+namespace devmem {
+
+struct StreamSetup {
+  std::string id;
+  std::shared_ptr<const ObjectStore> store;
+  std::shared_ptr<const Dataset> dataset;
+  Plan plan;
+  BatchLayout layout;
+  Position start;
+  uint64_t spec_hash = 0;
+  bool skip_bad_samples = false;
+  bool with_sources = false;
+  ReadOptions reads;
+  std::shared_ptr<Device> device;
+  std::shared_ptr<DeviceMemory> slab;     // slots * layout.slot_bytes; slab id 0
+  std::shared_ptr<DeviceMemory> staging;  // slots * layout.staging_slot_bytes; null without casts
+  uint32_t slots = 0;
+  MemoryBudget::Reservation reservation;
+  Time asked{};           // when the trainer asked, for first_batch_ms
+  Duration allocating{};  // how long the slabs took: the first batch's wait for memory
+};
+
+// A slab that outlives its stream because batches of it are still in a trainer's hands.
+struct KeptSlab {
+  std::shared_ptr<DeviceMemory> slab;
+  MemoryBudget::Reservation reservation;
+};
+
+// Where a stream's events go. Called on the stream's loop, never inside a call of the stream's.
+class StreamSink {
+ public:
+  virtual ~StreamSink() = default;
+  // Exactly one of batches, epoch_end, stream_end is set.
+  virtual void OnEvent(devmem_loader::v1::OpenStreamResponse event) = 0;
+  // The stream failed; nothing follows but OnClosed.
+  virtual void OnFailed(absl::Status status) = 0;
+  // stream_end was delivered and every batch came back: the call may end.
+  virtual void OnAllReleased() = 0;
+  // Nothing of the stream's touches the slab any more. If the trainer holds no batch its memory is gone; otherwise
+  // `kept` is the slab, which must be retired when the trainer is gone, not before: it may be reading.
+  virtual void OnClosed(std::optional<KeptSlab> kept) = 0;
+};
+
+class DataStream : public std::enable_shared_from_this<DataStream> {
+ public:
+  // `janitor` runs what takes long (unmapping memory) somewhere else than on the loop.
+  DataStream(StreamSetup setup, Transport& transport, size_t home, std::shared_ptr<StreamSink> sink,
+             std::function<void(std::function<void()>)> janitor);
+  ~DataStream();
+
+  void Start();
+  void Release(std::vector<uint64_t> sequences);
+  void Close();                    // the trainer is gone, or gave up all it holds; OnClosed follows and nothing else
+  void Fail(absl::Status status);  // OnFailed and OnClosed follow
+
+  struct State {
+    devmem_loader::v1::StreamStatistics statistics;
+    devmem_loader::v1::Cursor cursor;
+    uint64_t slots_held = 0;
+  };
+  // Calls `done` on the stream's loop.
+  void Snapshot(std::function<void(State)> done);
+
+  [[nodiscard]] devmem_loader::v1::Cursor CursorAt(Position position) const;
+
+ private:
+  struct Slot;
+  struct BadRow;
+  class Read;
+  struct Entry {  // what is delivered in order: a batch, the end of an epoch, the end of all
+    enum class Kind : uint8_t { kBatch, kEpochEnd, kStreamEnd } kind;
+    uint32_t slot = 0;
+    uint64_t epoch = 0;
+  };
+
+  void OnLoop(std::function<void()> task);
+  void Advance();  // delivers and plans what can be
+  void PlanWaves();
+  void PlanWave(size_t batches);
+  [[nodiscard]] size_t BatchesToGroupEnd();
+  void Issue(const PlannedRange& range, const ReadPlan& plan);
+  void ReadDone(Read* read);
+  void SlotFilled(uint32_t slot);
+  [[nodiscard]] absl::Status FinishSlot(Slot& slot, uint32_t index);
+  void Deliver();
+  void DescribeBatch(Slot& slot, uint32_t index, devmem_loader::v1::Batch* batch);
+  void Attribute(const Slot& slot, Time now, devmem_loader::v1::Stall* stall);
+  void DescribeSkipped(const BadRow& bad, devmem_loader::v1::SkippedSample* skipped);
+  void BeginClose();
+  void MaybeAllReleased();
+  void MaybeFinishClose();
+
+  StreamSetup setup_;
+  Transport& transport_;
+  const size_t home_;
+  Reactor& reactor_;
+  std::shared_ptr<StreamSink> sink_;
+  std::function<void(std::function<void()>)> janitor_;
+
+  // All below: loop thread only.
+  Plan::Walk walk_;
+  Plan::Hint order_hint_;
+  Plan::Hint group_hint_;
+  size_t shard_hint_ = 0;
+  std::optional<BatchPlan> next_;  // planned next
+  uint64_t epoch_ = 0;             // of the last entry
+  bool all_planned_ = false;
+  ReadPlanner planner_;
+  std::vector<Want> wants_;
+  std::vector<uint64_t> want_places_;  // slot, row and tensor of each want
+  std::vector<Slot> slots_;
+  std::deque<uint32_t> free_;
+  std::deque<Entry> queue_;        // not yet delivered, in order
+  std::deque<int64_t> delivered_;  // slot by sequence from first_held_ on; -1: released
+  uint64_t first_held_ = 0;
+  uint64_t next_sequence_ = 0;
+  uint64_t held_ = 0;
+  std::vector<std::unique_ptr<Read>> spare_;
+  std::vector<Read*> reading_;
+  size_t next_worker_;
+  Time last_delivery_{};
+  Time slots_ran_out_{};
+  Position delivered_to_;
+  uint64_t epoch_batches_ = 0;
+  uint64_t epoch_samples_ = 0;
+  devmem_loader::v1::StreamStatistics statistics_;
+  bool started_ = false;
+  bool ended_ = false;  // stream_end delivered
+  bool closing_ = false;
+  bool trainer_left_ = false;  // it reads nothing of the slab any more
+  bool closed_ = false;
+  std::shared_ptr<DataStream> self_;  // while anything is under way
+};
+
+}  // namespace devmem
