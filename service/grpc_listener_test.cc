@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 
 #include <filesystem>
+#include <map>
 #include <mutex>
 #include <set>
 #include <vector>
@@ -30,6 +31,7 @@ class Service final : public v1::Loader::CallbackService {
     auto credentials = listener_->CredentialsOf(context->peer());
     if (credentials.ok()) {
       response->set_pid(credentials->pid);
+      response->set_version(context->peer());
       response->add_devices(std::to_string(credentials->uid));
       reactor->Finish(grpc::Status::OK);
     } else {
@@ -94,6 +96,26 @@ TEST_F(GrpcListenerTest, CallsAreTracedToTheirProcess) {
     EXPECT_EQ(response.pid(), ::getpid());
     EXPECT_EQ(response.devices(0), std::to_string(::getuid()));
   }
+}
+
+// Connections of two users, one after another, on numbers the kernel would hand out again at once.
+TEST_F(GrpcListenerTest, NumbersDoNotPassBetweenUsers) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root, to be somebody else for a moment";
+  Serve({.mode = 0666});
+  std::filesystem::permissions(directory_, std::filesystem::perms(0755));
+  constexpr uid_t kOther = 65534;
+  std::map<std::string, std::set<uid_t>> users;  // by number
+  for (int i = 0; i < 40; ++i) {
+    const uid_t uid = i % 2 == 0 ? 0 : kOther;
+    ASSERT_EQ(::seteuid(uid), 0);
+    v1::GetNodeStatusResponse response;
+    const grpc::Status status = Call(&response);
+    ASSERT_EQ(::seteuid(0), 0);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    EXPECT_EQ(response.devices(0), std::to_string(uid));
+    users[response.version()].insert(uid);
+  }
+  for (const auto& [number, uids] : users) EXPECT_EQ(uids.size(), 1u) << number;
 }
 
 TEST_F(GrpcListenerTest, OtherPeersAreUnknown) {

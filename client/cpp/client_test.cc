@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The client against a daemon that misbehaves (testing/fake_daemon.h). Where a daemon must die, this binary is started
+// The client against a daemon that misbehaves (service/testing/fake_daemon.h). Where a daemon must die, this binary is started
 // again as that daemon, and killed.
 #include "client/cpp/client.h"
 
@@ -21,8 +21,8 @@
 #include <vector>
 
 #include "base/error.h"
-#include "client/cpp/testing/fake_daemon.h"
 #include "devmem_loader/v1/handle_socket.pb.h"
+#include "service/testing/fake_daemon.h"
 #include "service/unix_socket.h"
 
 extern char** environ;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "client/cpp/testing/fake_daemon.h"
+#include "service/testing/fake_daemon.h"
 
 #include <fcntl.h>
 #include <grpcpp/grpcpp.h>
