@@ -202,6 +202,10 @@ class FakeDaemonImpl final : public FakeDaemon, public v1::Loader::CallbackServi
       std::unique_lock lock(mutex_);
       changed_.wait(lock, [&] { return credits.spec.has_value() || credits.closed || stopping_; });
       if (!credits.spec.has_value()) return absl::InvalidArgumentError("no spec");
+      if (!options_.answer) {
+        changed_.wait(lock, [&] { return credits.closed || stopping_; });
+        return absl::CancelledError("client gone");
+      }
     }
     const v1::StreamSpec& spec = *credits.spec;
     grpc::CallbackServerContext* context = channel->context;

@@ -28,6 +28,7 @@ struct FakeDaemonOptions {
   uint64_t slots = 4;
   uint32_t slabs = 1;
   uint64_t kill_after = 0;  // SIGKILL to this process after sending so many batches; 0: never
+  bool answer = true;       // OpenStream with `opened`, rather than never
   bool seal = true;
   bool send_slabs = true;
   uint64_t fail_after = ~uint64_t{0};  // end with `failure` after so many batches
