@@ -8,7 +8,7 @@ devmem_unit(net_byte_stream
   DEPS gpu_device net_reactor
   TEST scatter_test.cc TEST_DEPS gpu_cpu_device)
 devmem_unit(net_http_head
-  HDRS http_head.h SRCS http_head.cc DEPS base_error ${HTTP_PARSER_LIBRARY}
+  HDRS http_head.h SRCS http_head.cc DEPS base_error net_http_fields ${HTTP_PARSER_LIBRARY}
   TEST http_head_test.cc FUZZ http_head_fuzz.cc)
 devmem_unit(net_resolver HDRS resolver.h SRCS resolver.cc DEPS base_clock base_error)
 devmem_unit(net_http_fetcher

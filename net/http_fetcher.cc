@@ -19,6 +19,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "net/http_fields.h"
 #include "net/http_head.h"
 #include "net/http_status.h"
 
@@ -27,8 +28,6 @@ namespace {
 
 constexpr int kMaxRedirects = 5;
 constexpr Duration kIdle = std::chrono::seconds(30);  // shorter than the keep-alive of common servers (nginx: 75 s)
-
-bool IsEtag(std::string_view validator) { return !validator.empty() && validator.front() == '"'; }
 
 // Weak tags compare by their opaque part when all we ask is "did it change between two answers".
 std::string_view Opaque(std::string_view etag) {
@@ -131,7 +130,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     request_ = absl::StrCat("GET ", task->request.target, " HTTP/1.1\r\nHost: ", task->request.host_header,
                             "\r\nUser-Agent: devmem-loader\r\nAccept-Encoding: identity\r\nRange: bytes=", first, "-",
                             read.offset + read.length - 1, "\r\n");
-    if (IsEtag(read.validator)) {
+    if (IsStrongETag(read.validator)) {
       absl::StrAppend(&request_, "If-Match: ", read.validator, "\r\n");
     } else if (!read.validator.empty()) {
       absl::StrAppend(&request_, "If-Unmodified-Since: ", read.validator, "\r\n");
@@ -305,10 +304,12 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     if (!CheckVersion()) return;
     bool rest_follows = false;  // a whole object where its start was wanted
     if (head_.status == 206) {
-      if (!head_.content_range.has_value()) return refuse("206 without Content-Range", "no Content-Range");
+      if (!head_.content_range.has_value() || !head_.content_range->satisfied) {
+        return refuse("206 without a Content-Range that says what it holds", "no Content-Range");
+      }
       const ContentRange& range = *head_.content_range;
-      if (range.total.has_value() && *range.total != read.object_size) {
-        return Close(Changed(read, absl::StrCat("it was listed with ", read.object_size, " bytes and has ", *range.total)));
+      if (range.total != read.object_size) {
+        return Close(Changed(read, absl::StrCat("it was listed with ", read.object_size, " bytes and has ", range.total)));
       }
       if (range.first != first || range.last != first + wanted - 1 || *head_.content_length != wanted) {
         return refuse(absl::StrCat("asked for bytes ", first, "-", first + wanted - 1, ", got ", range.first, "-", range.last,
@@ -335,7 +336,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
   bool CheckVersion() {
     const RangeRead& read = *task_->read;
     std::string how;
-    if (IsEtag(read.validator)) {
+    if (IsStrongETag(read.validator)) {
       if (!head_.etag.empty() && Opaque(head_.etag) != read.validator)
         how = absl::StrCat("its ETag was ", read.validator, " and is ", head_.etag);
     } else if (!read.validator.empty()) {

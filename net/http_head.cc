@@ -45,12 +45,7 @@ struct Collector {
       }
     } else if (is("content-range")) {
       if (head.content_range.has_value()) status = Bad("two Content-Range fields");
-      absl::StatusOr<ContentRange> range = ParseContentRange(text);
-      if (range.ok()) {
-        head.content_range = *range;
-      } else if (head.status == 206) {
-        status = range.status();
-      }
+      head.content_range = ParseContentRange(text);
     } else if (is("content-encoding")) {
       head.content_encoding = std::move(text);
     } else if (is("etag")) {
@@ -132,33 +127,6 @@ absl::StatusOr<std::optional<ResponseHead>> ParseResponseHead(std::string_view b
     return Bad(absl::StrCat("HTTP status ", collector.head.status));
   collector.head.bytes = head_bytes;
   return std::move(collector.head);
-}
-
-absl::StatusOr<ContentRange> ParseContentRange(std::string_view value) {
-  const auto bad = [&] {
-    return Bad(absl::StrCat("Content-Range '", std::string(value.substr(0, 80)), "' is not 'bytes FIRST-LAST/TOTAL'"));
-  };
-  constexpr std::string_view kUnit = "bytes ";
-  if (value.size() < kUnit.size() || ::strncasecmp(value.data(), kUnit.data(), kUnit.size()) != 0) return bad();
-  const char* at = value.data() + kUnit.size();
-  const char* const end = value.data() + value.size();
-  ContentRange range;
-  const auto number = [&](uint64_t& out) {
-    const auto [next, error] = std::from_chars(at, end, out);
-    at = next;
-    return error == std::errc();
-  };
-  const auto sign = [&](char c) { return at != end && *at++ == c; };
-  if (!number(range.first) || !sign('-') || !number(range.last) || !sign('/')) return bad();
-  if (at != end && *at == '*') {
-    ++at;
-  } else {
-    uint64_t total = 0;
-    if (!number(total)) return bad();
-    range.total = total;
-  }
-  if (at != end || range.last < range.first || (range.total.has_value() && range.last >= *range.total)) return bad();
-  return range;
 }
 
 }  // namespace devmem

@@ -10,23 +10,17 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "net/http_fields.h"
 
 namespace devmem {
-
-struct ContentRange {
-  uint64_t first = 0;
-  uint64_t last = 0;              // inclusive
-  std::optional<uint64_t> total;  // of the object; unset for "*"
-  bool operator==(const ContentRange&) const = default;
-};
 
 struct ResponseHead {
   int status = 0;
   std::optional<uint64_t> content_length;
   bool chunked = false;
   bool keep_alive = false;
-  std::optional<ContentRange> content_range;
-  std::string content_encoding;  // empty or "identity": as stored
+  std::optional<ContentRange> content_range;  // unset also where it is malformed
+  std::string content_encoding;               // empty or "identity": as stored
   std::string etag;
   std::string last_modified;
   std::string location;
@@ -39,8 +33,5 @@ inline constexpr size_t kMaxHeadBytes = 16 << 10;
 // nullopt: the head is not complete yet. kInvalidArgument: this is no HTTP response head, or one with repeated or
 // contradicting lengths, or longer than kMaxHeadBytes.
 [[nodiscard]] absl::StatusOr<std::optional<ResponseHead>> ParseResponseHead(std::string_view bytes);
-
-// "bytes 0-99/1234" or "bytes 0-99/*". kInvalidArgument for all else.
-[[nodiscard]] absl::StatusOr<ContentRange> ParseContentRange(std::string_view value);
 
 }  // namespace devmem

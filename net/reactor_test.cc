@@ -38,7 +38,8 @@ class ReactorTest : public testing::TestWithParam<Reactor::Backend> {
  protected:
   void SetUp() override {
     auto reactor = Reactor::Create("test", GetParam());
-    if (!reactor.ok() && GetParam() == Reactor::Backend::kIoUring) GTEST_SKIP() << "io_uring is refused here: " << reactor.status();
+    if (!reactor.ok() && GetParam() == Reactor::Backend::kIoUring)
+      GTEST_SKIP() << "io_uring is refused here: " << reactor.status();
     ASSERT_TRUE(reactor.ok()) << reactor.status();
     reactor_ = *std::move(reactor);
     thread_ = std::thread([this] { reactor_->Run(); });

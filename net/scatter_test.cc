@@ -61,7 +61,8 @@ TEST(Scatter, RandomPiecesAndChunksLandInPlace) {
         position += filled;
       }
     }
-    for (size_t k = 0; k < all.size(); ++k) ASSERT_EQ(std::to_integer<int>(all[k]), expected[k]) << "byte " << k << " in round " << round;
+    for (size_t k = 0; k < all.size(); ++k)
+      ASSERT_EQ(std::to_integer<int>(all[k]), expected[k]) << "byte " << k << " in round " << round;
   }
 }
 
