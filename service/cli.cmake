@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# The command line: devmem-loader and devmem-loaderd.
+# The command line: devmem-loader and devmem-loaderd. First what stands alone.
 devmem_unit(service_cli_values HDRS cli/values.h SRCS cli/values.cc DEPS base_clock absl::statusor absl::strings
   TEST cli/values_test.cc)
 devmem_unit(service_cli_suggest HDRS cli/suggest.h SRCS cli/suggest.cc TEST cli/suggest_test.cc)
@@ -14,9 +14,36 @@ devmem_unit(service_cli_signals HDRS cli/signals.h SRCS cli/signals.cc DEPS base
 devmem_unit(service_cli_process_usage HDRS cli/process_usage.h SRCS cli/process_usage.cc TEST cli/process_usage_test.cc)
 devmem_unit(service_cli_json_text HDRS cli/json_text.h SRCS cli/json_text.cc DEPS nlohmann_json::nlohmann_json)
 devmem_unit(service_cli_digest HDRS cli/digest.h SRCS cli/digest.cc
-  DEPS service_cli_json_text base_error base_unique_fd devmem_proto OpenSSL::Crypto TEST cli/digest_test.cc
-  TEST_DEPS nlohmann_json::nlohmann_json)
+  DEPS service_cli_json_text base_error base_unique_fd devmem_proto OpenSSL::Crypto
+  TEST cli/digest_test.cc TEST_DEPS nlohmann_json::nlohmann_json)
 devmem_unit(service_cli_summary HDRS cli/summary.h SRCS cli/summary.cc
-  DEPS service_cli_cursor_text service_cli_values base_error devmem_proto nlohmann_json::nlohmann_json TEST cli/summary_test.cc)
+  DEPS service_cli_cursor_text service_cli_values base_error devmem_proto nlohmann_json::nlohmann_json
+  TEST cli/summary_test.cc)
 devmem_unit(service_cli_progress HDRS cli/progress.h SRCS cli/progress.cc DEPS service_cli_summary base_clock
   TEST cli/progress_test.cc)
+devmem_unit(service_cli_log HDRS cli/log.h SRCS cli/log.cc DEPS base_error spdlog::spdlog TEST cli/log_test.cc)
+devmem_unit(service_cli_print HDRS cli/print.h SRCS cli/print.cc DEPS base_error)
+devmem_unit(service_cli_private_folder HDRS cli/private_daemon.h SRCS cli/private_folder.cc DEPS base_error
+  TEST cli/private_folder_test.cc)
+devmem_unit(service_cli_replace_file HDRS cli/index_verb.h SRCS cli/replace_file.cc
+  DEPS base_error base_unique_fd service_cli_options TEST cli/replace_file_test.cc)
+devmem_unit(service_cli_status_text HDRS cli/status_verb.h SRCS cli/status_text.cc DEPS service_cli_options
+  TEST cli/status_text_test.cc)
+devmem_unit(service_cli_command HDRS cli/command.h SRCS cli/command.cc DEPS service_cli_options service_cli_print)
+target_compile_definitions(service_cli_command PUBLIC DEVMEM_VERSION="${PROJECT_VERSION}")
+
+# What reads through the client, and the programs.
+devmem_unit(service_cli_status_verb HDRS cli/status_verb.h SRCS cli/status_verb.cc
+  DEPS service_cli_status_text service_cli_summary service_cli_print client_cpp)
+devmem_unit(service_cli_index_verb HDRS cli/index_verb.h SRCS cli/index_verb.cc
+  DEPS service_cli_replace_file service_cli_progress service_cli_print service_cli_signals service_dataset_builder net_object_store)
+devmem_unit(service_cli_stream_run HDRS cli/stream_run.h SRCS cli/stream_run.cc
+  DEPS service_cli_digest service_cli_process_usage service_cli_progress client_cpp)
+devmem_unit(service_cli_load HDRS cli/load.h cli/private_daemon.h SRCS cli/load.cc cli/private_daemon.cc
+  DEPS service_cli_stream_run service_cli_options service_cli_private_folder service_cli_signals service_cli_log service_cli_print
+       service_daemon)
+
+add_executable(devmem-loader cli/loader_main.cc)
+target_link_libraries(devmem-loader PRIVATE service_cli_command service_cli_load service_cli_index_verb service_cli_status_verb)
+add_executable(devmem-loaderd cli/daemon_main.cc)
+target_link_libraries(devmem-loaderd PRIVATE service_cli_command service_cli_log service_cli_signals service_daemon)

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "service/cli/command.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "absl/strings/str_cat.h"
+#include "service/cli/print.h"
+
+namespace devmem::cli {
+
+int UsageError(const std::string& program, const absl::Status& status) {
+  PrintError(absl::StrCat(program, ": ", status.message(), "\n"));
+  return UsageExitCode(status);
+}
+
+std::optional<int> Begin(const std::string& program, const FlagTable& table, const CommonOptions& common,
+                         const std::vector<std::string>& arguments, std::vector<FlagValue>* values) {
+  auto print = [&](const std::string& text) -> int {
+    const absl::Status status = PrintOut(text);
+    if (!status.ok()) PrintError(absl::StrCat(program, ": ", status.message(), "\n"));
+    return status.ok() ? kExitOk : kExitFailed;
+  };
+  // Help is for those whose command line is wrong, too.
+  if (std::find(arguments.begin(), arguments.end(), "--help") != arguments.end() ||
+      (arguments.size() == 1 && arguments[0] == "-h")) {
+    return print(table.Help());
+  }
+  auto parsed = table.Parse(arguments, [](const char* name) -> const char* { return std::getenv(name); });
+  if (!parsed.ok()) return UsageError(program, parsed.status());
+  *values = *std::move(parsed);
+  if (common.version) return print(absl::StrCat(program, " ", DEVMEM_VERSION, "\n"));
+  if (common.print_config) return print(PrintConfig(*values, common.json));
+  return std::nullopt;
+}
+
+}  // namespace devmem::cli

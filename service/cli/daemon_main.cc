@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+// devmem-loaderd: the daemon of a node.
+//
+//   1. flags; the log; more descriptors; the socket's folder
+//   2. Daemon::Start, "ready"
+//   3. SIGTERM or SIGINT: drain until the deadline, end. A second one: end at once.
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <condition_variable>
+#include <cstring>
+#include <filesystem>
+#include <mutex>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "service/cli/command.h"
+#include "service/cli/log.h"
+#include "service/cli/print.h"
+#include "service/cli/signals.h"
+#include "service/daemon.h"
+
+namespace devmem::cli {
+namespace {
+
+constexpr char kProgram[] = "devmem-loaderd";
+
+// A connection is a descriptor, and so is a slab: take all that may be had.
+void RaiseDescriptors() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
+  limit.rlim_cur = limit.rlim_max;
+  if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) spdlog::warn("raising RLIMIT_NOFILE: {}", std::strerror(errno));
+}
+
+absl::Status MakeFolder(const std::string& socket) {
+  const std::filesystem::path folder = std::filesystem::path(socket).parent_path();
+  if (folder.empty()) return absl::OkStatus();
+  std::error_code error;
+  const bool made = std::filesystem::create_directories(folder, error);
+  if (error) {
+    return ErrnoError(error.value(), absl::StrCat("making the folder ", folder.string()),
+                      {.object = socket, .action = "make it beforehand, or choose another --socket"});
+  }
+  if (made) ::chmod(folder.c_str(), 0755);  // whatever the umask: trainers of other users go through it
+  return absl::OkStatus();
+}
+
+int Main(const std::vector<std::string>& arguments) {
+  ::signal(SIGPIPE, SIG_IGN);
+  DaemonCommandOptions options;
+  std::vector<FlagValue> values;
+  if (auto code = Begin(kProgram, DaemonTable(&options), options.common, arguments, &values)) return *code;
+  if (absl::Status status = SetUpLog(options.log_file, options.log_level); !status.ok()) {
+    PrintError(absl::StrCat(kProgram, ": ", status.message(), "\n"));
+    return kExitFailed;
+  }
+  auto fail = [&](const absl::Status& status) {
+    spdlog::error("{}", Text(status));
+    if (!options.log_file.empty()) PrintError(absl::StrCat(kProgram, ": ", status.message(), "\n"));
+    return static_cast<int>(kExitFailed);
+  };
+
+  std::mutex mutex;
+  std::condition_variable changed;
+  int asked = 0;
+  bool listening = false;
+  SignalWatcher signals({SIGTERM, SIGINT}, [&](int signal, int count) {
+    std::lock_guard lock(mutex);
+    if (count > 1) {
+      spdlog::warn("second {}: ending at once", ::strsignal(signal));
+      if (listening) {  // else the files may be another daemon's
+        ::unlink(options.daemon.socket.c_str());
+        ::unlink((options.daemon.socket + ".fd").c_str());
+      }
+      ::_exit(kExitInterrupted);
+    }
+    asked = signal;
+    changed.notify_all();
+  });
+
+  RaiseDescriptors();
+  if (absl::Status status = MakeFolder(options.daemon.socket); !status.ok()) return fail(status);
+  auto daemon = Daemon::Start(options.daemon);
+  if (!daemon.ok()) return fail(daemon.status());
+  spdlog::info("ready: version {}, socket {}, path {} ({})", DEVMEM_VERSION, options.daemon.socket, (*daemon)->path().name,
+               (*daemon)->path().reason);
+  {
+    std::unique_lock lock(mutex);
+    listening = true;
+    changed.wait(lock, [&] { return asked != 0; });
+  }
+  const double seconds = std::chrono::duration<double>(options.drain_timeout).count();
+  spdlog::info("{}: draining for at most {:.1f} s", ::strsignal(asked), seconds);
+  const size_t cut = (*daemon)->Drain(Clock::now() + options.drain_timeout);
+  if (cut > 0) {
+    spdlog::warn("ended; {} streams were cut off and resume by cursor", cut);
+  } else {
+    spdlog::info("ended; every stream came to its end");
+  }
+  daemon->reset();
+  return kExitOk;
+}
+
+}  // namespace
+}  // namespace devmem::cli
+
+int main(int argc, char** argv) { return devmem::cli::Main(std::vector<std::string>(argv + 1, argv + argc)); }

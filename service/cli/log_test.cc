@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "service/cli/log.h"
+
+#include <gmock/gmock.h>
+#include <spdlog/logger.h>
+
+#include <cerrno>
+#include <memory>
+
+namespace devmem::cli {
+namespace {
+
+// A disk with so many bytes left.
+struct Disk {
+  std::string content;
+  size_t room = 1 << 20;
+  ssize_t Write(const char* data, size_t size) {
+    if (room == 0) {
+      errno = ENOSPC;
+      return -1;
+    }
+    const size_t n = std::min(size, room);
+    content.append(data, n);
+    room -= n;
+    return static_cast<ssize_t>(n);
+  }
+};
+
+class LogTest : public ::testing::Test {
+ protected:
+  LogTest()
+      : logger_("test", std::make_shared<LineSink>([this](const char* data, size_t size) { return disk_.Write(data, size); })) {
+    logger_.set_pattern("%l %v");
+  }
+  Disk disk_;
+  spdlog::logger logger_;
+};
+
+TEST_F(LogTest, OneLineAMessage) {
+  logger_.info("object {}", "evil\n\x1b[2Jname");
+  EXPECT_EQ(disk_.content, "info object evil\\x0a\\x1b[2Jname\n");
+}
+
+TEST_F(LogTest, AFullDiskDropsCountsAndSaysSo) {
+  logger_.info("one");
+  disk_.room = 0;
+  logger_.info("two");
+  logger_.info("three");
+  disk_.room = 1 << 20;
+  logger_.info("four");
+  logger_.info("five");
+  EXPECT_EQ(disk_.content, "info one\nwarning 2 lines of this log were lost: No space left on device\ninfo four\ninfo five\n");
+}
+
+TEST_F(LogTest, ATornLineIsEnded) {
+  disk_.room = 6;
+  logger_.info("one");
+  disk_.room = 1 << 20;
+  logger_.info("two");
+  EXPECT_EQ(disk_.content, "info o\nwarning 1 lines of this log were lost: No space left on device\ninfo two\n");
+}
+
+TEST(SetUpLog, NamesTheFile) {
+  EXPECT_THAT(std::string(SetUpLog("/no/such/folder/log", "info").message()), ::testing::HasSubstr("/no/such/folder/log"));
+  EXPECT_TRUE(SetUpLog(::testing::TempDir() + "/log_test.log", "info").ok());
+}
+
+}  // namespace
+}  // namespace devmem::cli
