@@ -28,7 +28,7 @@ bool MerelyLate(const absl::Status& status, Time deadline) {
 
 }  // namespace
 
-// Shared with the thread that opens: it may outlive the run when an interrupt does not wait for it.
+// Between Open() and the thread that it starts.
 struct StreamRun::Opening {
   std::mutex mutex;
   std::condition_variable changed;
@@ -40,7 +40,9 @@ StreamRun::StreamRun(Options options) : options_(std::move(options)), opening_(s
   summary_.service = options_.service;
 }
 
-StreamRun::~StreamRun() = default;
+StreamRun::~StreamRun() {
+  if (opener_.joinable()) opener_.join();
+}
 
 void StreamRun::Interrupt() {
   interrupted_ = true;
@@ -99,13 +101,13 @@ absl::Status StreamRun::Open() {
     ++summary_.reconnects;
     options_.progress->Reconnect(why);
   };
-  // OpenStream cannot be cancelled, and listing a bucket can take minutes: it gets a thread that may be left behind.
-  std::thread([opening = opening_, client = options_.client, spec = options_.spec, stream_options] {
+  // OpenStream cannot be cancelled, and listing a bucket can take minutes: it gets a thread of its own.
+  opener_ = std::thread([opening = opening_, client = options_.client, spec = options_.spec, stream_options] {
     auto result = client->OpenStream(spec, stream_options);
     std::lock_guard lock(opening->mutex);
     opening->result = std::move(result);
     opening->changed.notify_all();
-  }).detach();
+  });
   absl::Status status;
   {
     std::unique_lock lock(opening_->mutex);

@@ -15,6 +15,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 
 #include "absl/status/status.h"
 #include "client/cpp/client.h"
@@ -39,8 +40,8 @@ class StreamRun {
   explicit StreamRun(Options options);
   ~StreamRun();
 
-  // Opens the stream, or fails: then summary().status says why. kCancelled if Interrupt() came first; the call
-  // to open may then still be under way on its own thread, and the process should exit without waiting for it.
+  // Opens the stream, or fails: then summary().status says why. kCancelled if Interrupt() came first: the
+  // destructor then waits for the call to open, so a process that is in a hurry exits without it.
   absl::Status Open();
   // To the end of the stream, the limit, an error or Interrupt(); summary() then tells which.
   void Read();
@@ -72,6 +73,7 @@ class StreamRun {
   std::atomic<bool> interrupted_ = false;
   std::mutex mutex_;  // stream_, against Interrupt()
   std::unique_ptr<Stream> stream_;
+  std::thread opener_;
 };
 
 }  // namespace devmem::cli
