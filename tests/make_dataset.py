@@ -150,6 +150,14 @@ def samples_of(folder, sample_bytes=None):
     return found
 
 
+def digest_rows(path):
+    """What --digest wrote, a row of one tensor at a time: {epoch, sample, object, offset, bytes, sha256}."""
+    with open(path, encoding="utf-8") as file:
+        for line in map(json.loads, file):
+            for tensor in line.get("tensors", [{}]):
+                yield {**line, **tensor}
+
+
 MAKERS = {"npy": make_npy, "safetensors": make_safetensors, "raw": make_raw}
 
 

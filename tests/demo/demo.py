@@ -86,12 +86,11 @@ class Demo:
         expected = make_dataset.samples_of(folder)
         seen, faults = collections.Counter(), []
         for path in digests:
-            with open(path, encoding="utf-8") as file:
-                for line in map(json.loads, file):
-                    key = (line["object"], line["offset"], line["bytes"])
-                    seen[key] += 1
-                    if expected.get(key) != line["sha256"]:
-                        faults.append(f"{key}: not the bytes of the file")
+            for row in make_dataset.digest_rows(path):
+                key = (row["object"], row["offset"], row["bytes"])
+                seen[key] += 1
+                if expected.get(key) != row["sha256"]:
+                    faults.append(f"{key}: not the bytes of the file")
         faults += [f"{key}: delivered {n} times" for key, n in seen.items() if n != 1]
         faults += [f"{key}: never delivered" for key in expected if key not in seen]
         return len(expected), faults

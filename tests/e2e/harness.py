@@ -251,8 +251,7 @@ class TestCase(unittest.TestCase):
 
     # --- checks ---
     def digest(self, path):
-        with open(path, encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
+        return list(make_dataset.digest_rows(path))
 
     def assert_delivered(self, folder, *digests, epochs=1, sample_bytes=SAMPLE, without=()):
         """Every sample's row of every tensor, once an epoch, with the hash the file has; nothing else."""

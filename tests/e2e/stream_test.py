@@ -32,7 +32,7 @@ class StreamTest(harness.TestCase):
 
     def test_raw(self):
         bucket = self.raw_bucket()
-        run = self.delivers(self.nginx(bucket).url, bucket, *RAW, "--batch-size", "10")
+        run = self.delivers(self.nginx(bucket).url, bucket, *RAW, "--batch-size", "10", "--shuffle", "none")
         for key in SUMMARY:
             self.assertIn(key, run.summary)
         self.assertEqual(run.summary["path"], "copy")
