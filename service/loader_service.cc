@@ -94,7 +94,16 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   // --- gRPC ---
 
   void OnReadDone(bool ok) override {
-    if (!ok) return;  // half-closed, or over: OnCancel tells which
+    if (!ok) {  // half-closed, or over: OnCancel tells the latter
+      std::shared_ptr<DataStream> stream;
+      {
+        std::lock_guard lock(mutex_);
+        half_closed_ = true;
+        stream = stream_;
+      }
+      if (stream != nullptr) stream->EndReleases();
+      return;
+    }
     if (!has_spec_) {
       has_spec_ = true;
       if (!request_.has_spec()) {
@@ -225,9 +234,11 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
     event.mutable_opened()->mutable_path()->set_reason(path.reason);
     *event.mutable_opened()->mutable_cursor() = stream->CursorAt(start);
     bool stopped = false;
+    bool half_closed = false;
     {
       std::lock_guard lock(mutex_);
       stopped = stopped_;
+      half_closed = half_closed_;
       stream_ = stream;
       id_ = id;
       slab_bytes_ = slab_bytes;
@@ -240,6 +251,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
       return;
     }
     OnEvent(std::move(event));
+    if (half_closed) stream->EndReleases();
     stream->Start();
   }
 
@@ -329,6 +341,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   bool writing_ = false;
   bool finishing_ = false;  // no more events
   bool finished_ = false;   // Finish() was called
+  bool half_closed_ = false;
   bool stopped_ = false;    // do not start the stream
 };
 

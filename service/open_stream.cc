@@ -226,6 +226,7 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
   setup.reads = context.reads;
   setup.device = context.device;
   setup.slots = static_cast<uint32_t>(slots);
+  setup.wave_slots = static_cast<uint32_t>(slots >= batches ? slots : std::max<uint64_t>(1, slots / 2));
   setup.reservation = std::move(reservation);
   setup.asked = asked;
 
@@ -250,7 +251,7 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
   }
   std::vector<uint64_t> row_bytes;
   for (const OutputTensor& tensor : layout.tensors) row_bytes.push_back(tensor.stored_bytes);
-  const uint64_t wave = slots / 2 * plan_spec.batch_size;
+  const uint64_t wave = uint64_t{setup.wave_slots} * plan_spec.batch_size;
   if (std::string warning = SmallReadWarning(plan, row_bytes, wave, context.reads); !warning.empty())
     opened.add_warnings(std::move(warning));
   if (plan_spec.samples > 0 && plan.spec().shuffle.mode == ShuffleMode::kBlock) {

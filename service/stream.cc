@@ -145,8 +145,15 @@ void DataStream::Release(std::vector<uint64_t> sequences) {
   });
 }
 
+void DataStream::EndReleases() {
+  OnLoop([this] {
+    releases_ended_ = true;
+    MaybeAllReleased();
+  });
+}
+
 void DataStream::MaybeAllReleased() {
-  if (ended_ && held_ == 0 && !closing_) sink_->OnAllReleased();
+  if (ended_ && (held_ == 0 || releases_ended_) && !closing_) sink_->OnAllReleased();
 }
 
 void DataStream::Close() {
@@ -208,7 +215,7 @@ void DataStream::Advance() {
 size_t DataStream::BatchesToGroupEnd() {
   const BatchPlan& batch = *next_;
   const PlanSpec& spec = setup_.plan.spec();
-  const size_t most = std::max<size_t>(1, slots_.size() / 2);
+  const size_t most = setup_.wave_slots;
   if (batch.first_position >= spec.samples) return 1;  // padding only
   const uint64_t end = setup_.plan.GroupEnd(batch.epoch, batch.first_position, group_hint_);
   const uint64_t step = uint64_t{spec.batch_size} * spec.world_size;
@@ -370,6 +377,7 @@ void DataStream::ReadDone(Read* read) {
   }
   if (spare_.size() < kSpareReads) spare_.push_back(std::move(owned));
   Advance();
+  MaybeAllReleased();
 }
 
 void DataStream::SlotFilled(uint32_t index) {

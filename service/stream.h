@@ -46,6 +46,7 @@ struct StreamSetup {
   std::shared_ptr<DeviceMemory> slab;     // slots * layout.slot_bytes; slab id 0
   std::shared_ptr<DeviceMemory> staging;  // slots * layout.staging_slot_bytes; null without casts
   uint32_t slots = 0;
+  uint32_t wave_slots = 0;  // most that are planned at once: half of them, or all where the whole stream fits
   MemoryBudget::Reservation reservation;
   Time asked{};           // when the trainer asked, for first_batch_ms
   Duration allocating{};  // how long the slabs took: the first batch's wait for memory
@@ -81,6 +82,7 @@ class DataStream : public std::enable_shared_from_this<DataStream> {
 
   void Start();
   void Release(std::vector<uint64_t> sequences);
+  void EndReleases();              // no release will come any more: what is held at the end counts as released
   void Close();                    // the trainer is gone, or gave up all it holds; OnClosed follows and nothing else
   void Fail(absl::Status status);  // OnFailed and OnClosed follow
 
@@ -158,6 +160,7 @@ class DataStream : public std::enable_shared_from_this<DataStream> {
   bool started_ = false;
   bool ended_ = false;  // stream_end delivered
   bool closing_ = false;
+  bool releases_ended_ = false;
   bool trainer_left_ = false;  // it reads nothing of the slab any more
   bool closed_ = false;
   std::shared_ptr<DataStream> self_;  // while anything is under way

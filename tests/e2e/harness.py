@@ -77,7 +77,7 @@ class Nginx:
 daemon off; worker_processes 2; pid {work}/pid; error_log {work}/error.log; {user}
 events {{ worker_connections 1024; }}
 http {{
-  access_log {access}; log_format short '$request_method $uri $http_range $status';
+  log_format short '$request_method $uri $http_range $status'; access_log {access};
   client_body_temp_path {work}/t1; proxy_temp_path {work}/t2; fastcgi_temp_path {work}/t3; uwsgi_temp_path {work}/t4; scgi_temp_path {work}/t5;
   sendfile on; tcp_nopush on; keepalive_requests 1000000; keepalive_timeout 75; types {{ }} default_type application/octet-stream;
   server {{

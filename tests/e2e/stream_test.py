@@ -175,7 +175,7 @@ class StreamTest(harness.TestCase):
         self.keep(harness.Program([server, "-H", "127.0.0.1", "-p", port], self.work, "moto"))
         harness.wait_for(lambda: harness.accepts(("127.0.0.1", port)), 30 * SLOW, "the S3 server listens")
         endpoint = f"http://127.0.0.1:{port}"
-        put = urllib.request.Request(f"{endpoint}/training", method="PUT", headers={"x-amz-acl": "public-read-write"})
+        put = urllib.request.Request(f"{endpoint}/training", data=b"", method="PUT", headers={"x-amz-acl": "public-read-write"})
         urllib.request.urlopen(put, timeout=20).close()
         for path in sorted(path for path in bucket.rglob("*") if path.is_file()):
             put = urllib.request.Request(f"{endpoint}/training/set/{path.relative_to(bucket)}", data=path.read_bytes(), method="PUT",

@@ -85,6 +85,7 @@ class Trainer:
 
 class Stream:
     def __init__(self, trainer, spec, timeout):
+        self._trainer = trainer  # its handle socket must stay open while the stream lives
         self._requests = queue.SimpleQueue()
         self._requests.put(pb.OpenStreamRequest(spec=spec))
         self.call = trainer.stub.OpenStream(iter(self._requests.get, None), metadata=trainer.metadata, timeout=timeout)

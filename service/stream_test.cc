@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: Apache-2.0
+// DataStream against real files and the real transport; the sink plays the trainer. Sample i of the data set is
+// kRow bytes of the pattern Pattern(i), so that a byte out of place shows.
+#include "service/stream.h"
+
+#include <condition_variable>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <mutex>
+#include <random>
+#include <set>
+
+#include "gmock/gmock.h"
+#include "gpu/cpu_device.h"
+#include "gtest/gtest.h"
+#include "net/copy_transport.h"
+#include "service/dataset_builder.h"
+#include "service/open_stream.h"
+
+namespace devmem {
+namespace {
+
+namespace v1 = devmem_loader::v1;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+constexpr Duration kPatience = std::chrono::seconds(60);
+constexpr uint64_t kRow = 96;
+
+std::string Pattern(uint64_t sample) {
+  std::string row(kRow, '\0');
+  for (uint64_t i = 0; i < kRow; ++i) row[i] = static_cast<char>(sample * 131 + i * 7);
+  return row;
+}
+
+// Collects what the stream says; a test takes batches from it and releases them as it likes.
+class Trainer final : public StreamSink {
+ public:
+  void OnEvent(v1::OpenStreamResponse event) override {
+    std::lock_guard lock(mutex_);
+    if (event.has_batches()) {
+      for (v1::Batch& batch : *event.mutable_batches()->mutable_batches()) {
+        v1::OpenStreamResponse one;
+        *one.mutable_batches()->add_batches() = std::move(batch);
+        events_.push_back(std::move(one));
+      }
+    } else {
+      events_.push_back(std::move(event));
+    }
+    changed_.notify_all();
+  }
+  void OnFailed(absl::Status status) override {
+    std::lock_guard lock(mutex_);
+    failed_ = std::move(status);
+    changed_.notify_all();
+  }
+  void OnAllReleased() override {
+    std::lock_guard lock(mutex_);
+    all_released_ = true;
+    changed_.notify_all();
+  }
+  void OnClosed(std::optional<KeptSlab> kept) override {
+    std::lock_guard lock(mutex_);
+    kept_ = std::move(kept);
+    closed_ = true;
+    changed_.notify_all();
+  }
+
+  // The next event; nothing if the stream failed or patience ran out.
+  std::optional<v1::OpenStreamResponse> Next() {
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, kPatience, [this] { return !events_.empty() || !failed_.ok(); });
+    if (events_.empty()) return std::nullopt;
+    v1::OpenStreamResponse event = std::move(events_.front());
+    events_.pop_front();
+    return event;
+  }
+  absl::Status Failure() {
+    std::unique_lock lock(mutex_);
+    changed_.wait_for(lock, kPatience, [this] { return !failed_.ok(); });
+    return failed_;
+  }
+  bool WaitClosed() {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, kPatience, [this] { return closed_; });
+  }
+  bool WaitAllReleased() {
+    std::unique_lock lock(mutex_);
+    return changed_.wait_for(lock, kPatience, [this] { return all_released_; });
+  }
+  std::optional<KeptSlab> kept() {
+    std::lock_guard lock(mutex_);
+    return kept_;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<v1::OpenStreamResponse> events_;
+  absl::Status failed_;
+  bool all_released_ = false;
+  bool closed_ = false;
+  std::optional<KeptSlab> kept_;
+};
+
+class StreamTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    char folder[] = "/tmp/devmem-stream-XXXXXX";
+    root_ = mkdtemp(folder);
+    auto transport = MakeCopyTransport({.workers = 2});
+    ASSERT_TRUE(transport.ok()) << transport.status();
+    transport_ = *std::move(transport);
+    spec_.set_bucket("file://" + root_.string());
+    spec_.set_format(v1::FORMAT_RAW);
+    spec_.add_tensors()->set_dtype(v1::DTYPE_UINT8);
+    spec_.mutable_tensors(0)->add_shape(kRow);
+    spec_.set_tail(v1::TAIL_UNEVEN);
+    spec_.set_seed(5);
+  }
+  void TearDown() override {
+    if (stream_ != nullptr) {
+      stream_->Close();
+      EXPECT_TRUE(trainer_->WaitClosed());
+      stream_.reset();
+    }
+    transport_.reset();
+    EXPECT_EQ(budget_.used(), kept_bytes_) << "slab memory was not given back";
+    std::filesystem::remove_all(root_);
+  }
+
+  void WriteShards(std::initializer_list<uint64_t> counts) {
+    int shard = 0;
+    uint64_t sample = 0;
+    for (const uint64_t count : counts) {
+      std::ofstream file(root_ / ("shard-" + std::to_string(shard++) + ".bin"), std::ios::binary);
+      for (uint64_t i = 0; i < count; ++i) file << Pattern(sample++);
+    }
+  }
+
+  absl::Status Open() {
+    auto opened = PrepareStream(spec_, {.device = device_, .budget = &budget_, .default_prefetch = 64 << 10, .deadline = Clock::now() + kPatience});
+    if (!opened.ok()) return opened.status();
+    slab_ = opened->setup.slab;
+    trainer_ = std::make_shared<Trainer>();
+    stream_ = std::make_shared<DataStream>(std::move(opened->setup), *transport_, 0, trainer_, [](const std::function<void()>& task) { task(); });
+    return absl::OkStatus();
+  }
+
+  std::string Row(const v1::Batch& batch, int row, int tensor = 0) {
+    const v1::Tensor& t = batch.tensors(tensor);
+    const uint64_t bytes = t.bytes() / static_cast<uint64_t>(std::max<int64_t>(1, t.shape(0)));
+    const auto span = *slab_->HostSpan(t.offset() + static_cast<uint64_t>(row) * bytes, bytes);
+    return {reinterpret_cast<const char*>(span.data()), span.size()};
+  }
+
+  std::filesystem::path root_;
+  std::shared_ptr<Device> device_ = MakeCpuDevice();
+  MemoryBudget budget_{uint64_t{64} << 20};
+  uint64_t kept_bytes_ = 0;
+  std::unique_ptr<Transport> transport_;
+  v1::StreamSpec spec_;
+  std::shared_ptr<DeviceMemory> slab_;
+  std::shared_ptr<Trainer> trainer_;
+  std::shared_ptr<DataStream> stream_;
+};
+
+// Every mode, odd sizes, more batches than slots, releases in random order: each sample once an epoch, in its place.
+TEST_F(StreamTest, DeliversEverySampleOnceAnEpochWhateverTheOrder) {
+  WriteShards({100, 1, 777, 322});
+  for (const auto mode : {v1::Shuffle::NONE, v1::Shuffle::BLOCK, v1::Shuffle::WINDOW, v1::Shuffle::GLOBAL}) {
+    SCOPED_TRACE(v1::Shuffle::Mode_Name(mode));
+    spec_.mutable_shuffle()->set_mode(mode);
+    spec_.mutable_shuffle()->set_window(50);
+    spec_.mutable_shuffle()->set_block_samples(16);
+    spec_.set_batch_size(7);
+    spec_.set_epochs(2);
+    spec_.set_prefetch_bytes(12 * 768);
+    ASSERT_TRUE(Open().ok());
+    stream_->Start();
+    std::mt19937 random(3);
+    std::vector<uint64_t> held;
+    std::multiset<uint64_t> seen;
+    uint64_t sequence = 0;
+    uint64_t epoch = 0;
+    while (true) {
+      auto event = trainer_->Next();
+      ASSERT_TRUE(event.has_value()) << trainer_->Failure();
+      if (event->has_stream_end()) break;
+      if (event->has_epoch_end()) {
+        EXPECT_EQ(event->epoch_end().epoch(), epoch++);
+        EXPECT_EQ(event->epoch_end().samples(), 1200u);
+        EXPECT_EQ(seen.size(), 1200u);
+        EXPECT_EQ(std::set<uint64_t>(seen.begin(), seen.end()).size(), 1200u);
+        seen.clear();
+        continue;
+      }
+      const v1::Batch& batch = event->batches().batches(0);
+      EXPECT_EQ(batch.sequence(), sequence++);
+      EXPECT_EQ(batch.epoch(), epoch);
+      EXPECT_EQ(batch.tensors(0).offset() % kTensorAlignment, 0u);
+      for (int row = 0; row < batch.sample_ids_size(); ++row) {
+        ASSERT_EQ(Row(batch, row), Pattern(batch.sample_ids(row))) << "sample " << batch.sample_ids(row);
+        seen.insert(batch.sample_ids(row));
+      }
+      held.push_back(batch.sequence());
+      while (held.size() > 9 || (!held.empty() && random() % 2 == 0)) {
+        std::swap(held[random() % held.size()], held.back());
+        stream_->Release({held.back()});
+        held.pop_back();
+      }
+    }
+    EXPECT_EQ(epoch, 2u);
+    stream_->Release(held);
+    EXPECT_TRUE(trainer_->WaitAllReleased());
+    stream_->Close();
+    ASSERT_TRUE(trainer_->WaitClosed());
+    stream_.reset();
+  }
+}
+
+TEST_F(StreamTest, StopsWithAllSlotsHeldAndGoesOnWithOne) {
+  WriteShards({100});
+  spec_.set_batch_size(1);
+  spec_.set_prefetch_bytes(4 * 256);
+  spec_.mutable_shuffle()->set_mode(v1::Shuffle::NONE);
+  ASSERT_TRUE(Open().ok());
+  stream_->Start();
+  std::vector<uint64_t> held;
+  for (int i = 0; i < 4; ++i) held.push_back(trainer_->Next()->batches().batches(0).sequence());
+  // One slot at a time, the rest held for good: far below a wave, and still every batch comes.
+  uint64_t last = held.back();
+  for (uint64_t next = 4; next < 100; ++next) {
+    stream_->Release({last});
+    auto event = trainer_->Next();
+    ASSERT_TRUE(event.has_value());
+    last = event->batches().batches(0).sequence();
+    EXPECT_EQ(last, next);
+    EXPECT_EQ(Row(event->batches().batches(0), 0), Pattern(next));
+  }
+}
+
+TEST_F(StreamTest, SkipsWhatIsBadAndKeepsTheOrderOfTheRest) {
+  WriteShards({10, 10, 10});
+  spec_.set_batch_size(6);
+  spec_.mutable_shuffle()->set_mode(v1::Shuffle::NONE);
+  spec_.set_on_error(v1::ON_ERROR_SKIP);
+  spec_.set_with_sources(true);
+  ASSERT_TRUE(Open().ok());
+  std::filesystem::remove(root_ / "shard-1.bin");
+  stream_->Start();
+  std::vector<uint64_t> order;
+  std::vector<uint64_t> skipped;
+  std::vector<int> sizes;
+  for (int i = 0; i < 5; ++i) {
+    const auto event = trainer_->Next();
+    ASSERT_TRUE(event.has_value()) << trainer_->Failure();
+    const v1::Batch& batch = event->batches().batches(0);
+    sizes.push_back(batch.sample_ids_size());
+    EXPECT_EQ(batch.tensors(0).shape(0), batch.sample_ids_size());
+    EXPECT_EQ(batch.sources_size(), batch.sample_ids_size());
+    for (int row = 0; row < batch.sample_ids_size(); ++row) {
+      order.push_back(batch.sample_ids(row));
+      EXPECT_EQ(Row(batch, row), Pattern(batch.sample_ids(row)));
+      EXPECT_THAT(batch.sources(row).object(), testing::AnyOf("shard-0.bin", "shard-2.bin"));
+    }
+    for (const auto& s : batch.skipped()) {
+      skipped.push_back(s.sample_id());
+      EXPECT_EQ(s.error().object(), "shard-1.bin");
+      EXPECT_EQ(s.error().code(), "NOT_FOUND");
+    }
+  }
+  EXPECT_THAT(sizes, ElementsAre(6, 4, 0, 4, 6));
+  EXPECT_THAT(order, ElementsAre(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29));
+  EXPECT_THAT(skipped, ElementsAre(10, 11, 12, 13, 14, 15, 16, 17, 18, 19));
+}
+
+TEST_F(StreamTest, FailsByNameWithoutSkip) {
+  WriteShards({10, 10});
+  spec_.set_batch_size(5);
+  spec_.mutable_shuffle()->set_mode(v1::Shuffle::NONE);
+  ASSERT_TRUE(Open().ok());
+  std::filesystem::remove(root_ / "shard-1.bin");
+  stream_->Start();
+  const absl::Status failure = trainer_->Failure();
+  EXPECT_EQ(failure.code(), absl::StatusCode::kNotFound) << failure;
+  EXPECT_EQ(GetErrorInfo(failure).object, "shard-1.bin");
+}
+
+TEST_F(StreamTest, CastsAndScales) {
+  WriteShards({9});
+  spec_.set_batch_size(4);
+  spec_.mutable_shuffle()->set_mode(v1::Shuffle::NONE);
+  spec_.mutable_tensors(0)->set_cast(v1::DTYPE_FLOAT32);
+  spec_.mutable_tensors(0)->set_scale(1.0 / 255);
+  ASSERT_TRUE(Open().ok());
+  stream_->Start();
+  uint64_t sample = 0;
+  for (const int rows : {4, 4, 1}) {
+    const auto event = trainer_->Next();
+    ASSERT_TRUE(event.has_value());
+    const v1::Batch& batch = event->batches().batches(0);
+    EXPECT_EQ(batch.tensors(0).dtype(), v1::DTYPE_FLOAT32);
+    EXPECT_EQ(batch.tensors(0).bytes(), static_cast<uint64_t>(rows) * kRow * 4);
+    for (int row = 0; row < rows; ++row, ++sample) {
+      const std::string bytes = Row(batch, row);
+      const std::string stored = Pattern(sample);
+      for (uint64_t i = 0; i < kRow; ++i) {
+        float value = 0;
+        std::memcpy(&value, bytes.data() + i * 4, 4);
+        ASSERT_FLOAT_EQ(value, static_cast<float>(static_cast<uint8_t>(stored[i])) / 255.0F);
+      }
+    }
+  }
+}
+
+TEST_F(StreamTest, PadsFromTheStartAndFlagsIt) {
+  WriteShards({5});
+  spec_.set_batch_size(2);
+  spec_.set_world_size(2);
+  spec_.set_rank(1);
+  spec_.set_tail(v1::TAIL_PAD);
+  spec_.mutable_shuffle()->set_mode(v1::Shuffle::NONE);
+  ASSERT_TRUE(Open().ok());
+  stream_->Start();
+  const auto first = trainer_->Next();
+  const auto second = trainer_->Next();
+  ASSERT_TRUE(first.has_value() && second.has_value());
+  EXPECT_THAT(first->batches().batches(0).sample_ids(), ElementsAre(2, 3));
+  EXPECT_EQ(first->batches().batches(0).padding_size(), 0);
+  const v1::Batch& padded = second->batches().batches(0);
+  EXPECT_THAT(padded.sample_ids(), ElementsAre(1, 2));
+  EXPECT_THAT(padded.padding(), ElementsAre(true, true));
+  EXPECT_EQ(Row(padded, 0), Pattern(1));
+}
+
+TEST_F(StreamTest, ResumesAfterABatchUnderAnotherWorldSize) {
+  WriteShards({64});
+  spec_.set_batch_size(4);
+  spec_.set_world_size(2);
+  ASSERT_TRUE(Open().ok());
+  stream_->Start();
+  const v1::Batch batch = trainer_->Next()->batches().batches(0);
+  EXPECT_EQ(batch.cursor().position(), 8u);
+  std::set<uint64_t> rest;
+  stream_->Close();
+  ASSERT_TRUE(trainer_->WaitClosed());
+
+  spec_.set_world_size(1);
+  *spec_.mutable_resume() = batch.cursor();
+  ASSERT_TRUE(Open().ok());
+  stream_->Start();
+  while (true) {
+    const auto event = trainer_->Next();
+    ASSERT_TRUE(event.has_value());
+    if (!event->has_batches()) break;
+    const auto& ids = event->batches().batches(0).sample_ids();
+    rest.insert(ids.begin(), ids.end());
+  }
+  EXPECT_EQ(rest.size(), 56u);
+  for (const uint64_t id : batch.sample_ids()) EXPECT_FALSE(rest.contains(id));
+
+  stream_->Close();
+  ASSERT_TRUE(trainer_->WaitClosed());
+  stream_.reset();
+  std::ofstream(root_ / "shard-9.bin") << Pattern(0);
+  const absl::Status changed = Open();
+  EXPECT_EQ(changed.code(), absl::StatusCode::kFailedPrecondition) << changed;
+  EXPECT_EQ(GetErrorInfo(changed).cause, "listing changed");
+}
+
+TEST_F(StreamTest, ABatchLargerThanTheCapIsRefused) {
+  WriteShards({10});
+  spec_.set_batch_size(1 << 20);
+  const absl::Status refused = Open();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("--memory-limit"));
+}
+
+TEST_F(StreamTest, ReleasingWhatIsNotHeldFailsTheStreamAlone) {
+  WriteShards({10});
+  ASSERT_TRUE(Open().ok());
+  stream_->Start();
+  ASSERT_TRUE(trainer_->Next().has_value());
+  stream_->Release({12345});
+  EXPECT_EQ(GetErrorInfo(trainer_->Failure()).cause, "bad release");
+  // The trainer may still read what it holds: the slab is kept for it.
+  ASSERT_TRUE(trainer_->WaitClosed());
+  ASSERT_TRUE(trainer_->kept().has_value());
+  kept_bytes_ = budget_.used();
+  EXPECT_GT(kept_bytes_, 0u);
+}
+
+TEST_F(StreamTest, AnEmptyEpochStillEnds) {
+  WriteShards({3});
+  spec_.set_batch_size(4);
+  spec_.set_tail(v1::TAIL_DROP);
+  spec_.set_epochs(3);
+  ASSERT_TRUE(Open().ok());
+  stream_->Start();
+  for (uint64_t epoch = 0; epoch < 3; ++epoch) EXPECT_EQ(trainer_->Next()->epoch_end().epoch(), epoch);
+  EXPECT_TRUE(trainer_->Next()->has_stream_end());
+  EXPECT_TRUE(trainer_->WaitAllReleased());
+}
+
+TEST_F(StreamTest, ClosingAtAnyMomentGivesTheMemoryBack) {
+  WriteShards({5000});
+  for (int moment = 0; moment < 30; ++moment) {
+    spec_.set_batch_size(3);
+    ASSERT_TRUE(Open().ok());
+    stream_->Start();
+    for (int i = 0; i < moment % 5; ++i) ASSERT_TRUE(trainer_->Next().has_value());
+    stream_->Close();
+    ASSERT_TRUE(trainer_->WaitClosed());
+    stream_.reset();
+    slab_.reset();
+    ASSERT_EQ(budget_.used(), 0u);
+  }
+}
+
+}  // namespace
+}  // namespace devmem
