@@ -71,7 +71,8 @@ absl::StatusOr<ObjectTable> TakeObjects(DatasetIndex& message) {
     validator_at += validator_lengths[i];
     if (name.empty() || (i > 0 && name <= before)) return Damaged("index has names that are empty, repeated or out of order");
     // A validator becomes a line of an HTTP request: nothing that could end it may be in it.
-    const bool printable = std::all_of(validator.begin(), validator.end(), [](unsigned char c) { return c >= 0x20 && c != 0x7f; });
+    const bool printable =
+        std::all_of(validator.begin(), validator.end(), [](unsigned char c) { return c >= 0x20 && c != 0x7f; });
     if (!printable) return Damaged("index has a validator that is none");
     if (sizes[i] > kInt64Max) return Damaged("index has an object of 2^63 bytes or more");
     objects.Add(name, sizes[i], validator);

@@ -342,7 +342,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   bool finishing_ = false;  // no more events
   bool finished_ = false;   // Finish() was called
   bool half_closed_ = false;
-  bool stopped_ = false;    // do not start the stream
+  bool stopped_ = false;  // do not start the stream
 };
 
 LoaderService::LoaderService(Parts parts) : parts_(std::move(parts)) {}
