@@ -259,8 +259,9 @@ class _Rule:
 
 
 def payload(request):
-    """For when=: ranged GETs of objects, as opposed to listings."""
-    return request.method == "GET" and request.range is not None and not request.path.endswith("/")
+    """For when=: ranged GETs of data, as opposed to listings and the index."""
+    name = request.path.rpartition("/")[2]
+    return request.method == "GET" and request.range is not None and name != "" and not name.startswith(".")
 
 
 class FaultServer:
