@@ -186,6 +186,14 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   }
 
   void Open() {
+    if (spec_.require_zero_copy() && service_.parts_.transport->path().name == "copy") {
+      return RequestFinish(MakeError(
+          absl::StatusCode::kFailedPrecondition,
+          absl::StrCat("zero copy is required and this node can only copy: ", service_.parts_.transport->path().reason),
+          {.object = spec_.bucket(),
+           .cause = "no zero copy",
+           .action = "run without --require-zero-copy, or on a node with a devmem NIC"}));
+    }
     const Time now = Clock::now();
     Time next_progress = now;
     OpenContext context{.device = service_.parts_.device,
