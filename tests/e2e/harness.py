@@ -12,6 +12,7 @@
 $DEVMEM_BIN is where devmem-loader and devmem-loaderd are (default: build/release/bin).
 """
 import collections
+import ctypes
 import json
 import os
 import pathlib
@@ -50,6 +51,18 @@ def wait_for(condition, seconds, what):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what}")
         time.sleep(0.01)
+
+
+_LIBC = ctypes.CDLL(None)
+
+
+def die_with_us(how, then=None):
+    """For preexec_fn: the child gets this signal should we die (a test over its time), so that nothing is left behind."""
+    def run():
+        if then is not None:
+            then()
+        _LIBC.prctl(1, how)  # PR_SET_PDEATHSIG; after `then`, because a change of user clears it
+    return run
 
 
 def free_port(host="127.0.0.1"):
@@ -109,7 +122,8 @@ http {{
             work=self.work, folder=self.folder, listen=f"{literal}:{self.port}", extra=self.extra,
             user="user root;" if os.geteuid() == 0 else "", access=f"{self.log} short" if self.log else "off"))
         self.process = subprocess.Popen([self.binary, "-p", self.work, "-c", self.work / "conf", "-e", self.work / "error.log"],
-                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+                                        preexec_fn=die_with_us(signal.SIGTERM))
 
         def up():
             if self.process.poll() is not None:
@@ -132,12 +146,13 @@ Run = collections.namedtuple("Run", "status stdout text summary error seconds")
 class Program:
     """A process of ours that goes on in the background; its output is kept in files."""
 
-    def __init__(self, command, work, name, environment=None, **options):
+    def __init__(self, command, work, name, environment=None, preexec_fn=None, **options):
         self.out = pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-", dir=work))
         self.started = time.monotonic()
         with open(self.out / "stdout", "wb") as stdout, open(self.out / "stderr", "wb") as stderr:
             self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
-                                            env={**os.environ, **(environment or {})}, **options)
+                                            env={**os.environ, **(environment or {})},
+                                            preexec_fn=die_with_us(signal.SIGKILL, preexec_fn), **options)
 
     @property
     def pid(self):
