@@ -107,7 +107,8 @@ class Device {
   [[nodiscard]] virtual std::string_view uuid() const = 0;
 
   // kResourceExhausted with what was asked and what is free when there is not enough.
-  [[nodiscard]] virtual absl::StatusOr<std::shared_ptr<DeviceMemory>> Allocate(uint64_t bytes, const AllocateOptions& options) = 0;
+  [[nodiscard]] virtual absl::StatusOr<std::shared_ptr<DeviceMemory>> Allocate(uint64_t bytes,
+                                                                               const AllocateOptions& options) = 0;
 
   // Copies every fragment; any alignment, any order, overlapping only where source == destination memory and
   // fragments are sorted by ascending destination with destination <= source (in-place compaction).

@@ -12,7 +12,19 @@ namespace devmem {
 
 // The numbers are the wire's (devmem_loader.v1.DType) too.
 enum class DType : uint8_t {
-  kBool = 1, kU8, kU16, kU32, kU64, kI8, kI16, kI32, kI64, kF16, kBF16, kF32, kF64,
+  kBool = 1,
+  kU8,
+  kU16,
+  kU32,
+  kU64,
+  kI8,
+  kI16,
+  kI32,
+  kI64,
+  kF16,
+  kBF16,
+  kF32,
+  kF64,
 };
 
 // Bytes of one element: 1, 2, 4 or 8.
