@@ -26,6 +26,7 @@ namespace {
 
 constexpr size_t kMaxHead = 256 << 10;  // all header lines of one answer; servers send a few KiB
 constexpr auto kProgressInterval = std::chrono::milliseconds(100);
+constexpr int kRefusedRetries = 3;
 constexpr auto kMaxBackoff = std::chrono::seconds(10);
 
 struct EasyDeleter {
@@ -248,6 +249,7 @@ bool Runner::Finish(Slot& slot, CURLcode code) {
   if (length >= 0) response.content_length = static_cast<uint64_t>(length);
   bool retry = false;
   curl_off_t retry_after = 0;
+  bool refused = false;
   if (slot.head_too_long) {
     response.status =
         MakeError(absl::StatusCode::kFailedPrecondition, "the answer's header is longer than 256 KiB",
@@ -258,18 +260,21 @@ bool Runner::Finish(Slot& slot, CURLcode code) {
         {.object = NameOf(slot.request), .cause = "answer too long", .action = "check what the server sends"});
   } else if (code != CURLE_OK && !(code == CURLE_WRITE_ERROR && response.cut)) {
     CurlFault fault = FaultOf(code, slot);
+    refused = GetErrorInfo(fault.status).cause == "connection refused";
     response.status = std::move(fault.status);
     retry = fault.retry;
   } else if (RetryableHttpStatus(response.http_status)) {
     retry = true;
     curl_easy_getinfo(slot.easy.get(), CURLINFO_RETRY_AFTER, &retry_after);
   }
-  if (!retry || response.attempts > options_.max_retries) return true;
-  // Full jitter: anything between nothing and the doubled interval, so that clients that failed together do not
-  // come back together.
+  // Nobody listens: a restart takes a moment, a wrong port stays wrong, and a person waits for the answer.
+  const int retries = refused ? std::min(options_.max_retries, kRefusedRetries) : options_.max_retries;
+  if (!retry || response.attempts > retries) return true;
+  // Half fixed, half random: clients that failed together do not come back together, and the whole is bounded from
+  // below, so that an outage of a known length is survived for sure.
   const int doublings = std::min(response.attempts - 1, 20);
   const Duration ceiling = std::min<Duration>(options_.first_backoff * (int64_t{1} << doublings), kMaxBackoff);
-  const Duration jittered(std::uniform_int_distribution<Duration::rep>(0, ceiling.count())(random_));
+  const Duration jittered(std::uniform_int_distribution<Duration::rep>(ceiling.count() / 2, ceiling.count())(random_));
   const Duration asked = std::chrono::seconds(std::clamp<curl_off_t>(retry_after, 0, 24 * 3600));
   const Time at = Clock::now() + std::max(jittered, asked);
   if (at >= deadline_) return true;  // it could only be late: the fault at hand says more than a deadline would

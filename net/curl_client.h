@@ -51,7 +51,7 @@ struct CurlOptions {
   Duration connect_timeout = std::chrono::seconds(5);
   Duration request_timeout = std::chrono::seconds(30);  // of one attempt
   int max_retries = 5;
-  Duration first_backoff = std::chrono::milliseconds(400);  // doubles each time: 5 retries wait 6 s on average, 12 at most
+  Duration first_backoff = std::chrono::milliseconds(400);  // doubles each time: 6 retries wait 11 to 22 s
 };
 
 class CurlClient {
