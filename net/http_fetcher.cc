@@ -563,6 +563,7 @@ void HttpFetcher::Finish(Task* task, absl::Status status) {
 void HttpFetcher::Gone(Connection* connection) {
   Origin& origin = connection->origin();
   std::erase(origin.idle, connection);
+  origin.limit = max_connections_;  // a descriptor is free again
   // Its stream is on the call stack: delete it from a later round.
   std::shared_ptr<Connection> last(std::move(*connection->self));
   origin.connections.erase(connection->self);

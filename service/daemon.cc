@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <mutex>
 #include <thread>
 
 #include "absl/strings/match.h"
@@ -47,8 +48,12 @@ class DaemonImpl final : public Daemon {
       server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
       server_->Wait();
     }
-    handles_.reset();  // its thread calls the service
-    pool_.reset();     // the last slabs go
+    {
+      std::lock_guard lock(serving_mutex_);
+      serving_ = nullptr;
+    }
+    pool_.reset();  // the last opens and slabs go; they ask handles_ who is still there
+    handles_.reset();
     transport_.reset();
   }
 
@@ -60,13 +65,12 @@ class DaemonImpl final : public Daemon {
                                                .policy = options_.policy}));
     pool_ = std::make_unique<WorkerPool>(kPoolThreads);
     DEVMEM_ASSIGN_OR_RETURN(listener_, GrpcListener::Create(options_.socket, {.mode = options_.socket_mode}));
-    DEVMEM_ASSIGN_OR_RETURN(
-        handles_,
-        HandleSocket::Create(options_.socket, {.mode = options_.socket_mode, .gone = [this](const HandleSocket::Peer& peer) {
-                                                 if (LoaderService* const service = serving_.load(); service != nullptr) {
-                                                   service->PeerGone(peer.token);
-                                                 }
-                                               }}));
+    DEVMEM_ASSIGN_OR_RETURN(handles_, HandleSocket::Create(options_.socket, {.mode = options_.socket_mode,
+                                                                             .gone = [this](const HandleSocket::Peer& peer) {
+                                                                               std::lock_guard lock(serving_mutex_);
+                                                                               if (serving_ != nullptr)
+                                                                                 serving_->PeerGone(peer.token);
+                                                                             }}));
     service_ = std::make_unique<LoaderService>(LoaderService::Parts{.options = &options_,
                                                                     .handles = handles_.get(),
                                                                     .listener = listener_.get(),
@@ -74,7 +78,10 @@ class DaemonImpl final : public Daemon {
                                                                     .device = device_,
                                                                     .budget = &budget_,
                                                                     .pool = pool_.get()});
-    serving_ = service_.get();
+    {
+      std::lock_guard lock(serving_mutex_);
+      serving_ = service_.get();
+    }
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     grpc::ServerBuilder builder;
@@ -105,7 +112,9 @@ class DaemonImpl final : public Daemon {
   std::unique_ptr<GrpcListener> listener_;
   std::unique_ptr<HandleSocket> handles_;
   std::unique_ptr<LoaderService> service_;
-  std::atomic<LoaderService*> serving_{nullptr};  // for the handle socket's thread, which starts before the service
+  // For the handle socket's thread, which starts before the service and ends after the pool it submits to.
+  std::mutex serving_mutex_;
+  LoaderService* serving_ = nullptr;  // guarded by serving_mutex_
   std::unique_ptr<grpc::Server> server_;
 };
 

@@ -5,7 +5,8 @@
 //   3. events come from the stream's loop and are written one message at a time; batches that wait for a write are put
 //      into one message. Releases go the other way.
 //   4. the call ends: all released after stream_end (OK), a failure, or the trainer left. It is over when gRPC said
-//      OnDone and the stream said OnClosed; both hold a reference.
+//      OnDone and the stream said OnClosed; both hold a reference. The call holds one of the stream until OnDone: a
+//      circle, which OnDone must break.
 #include "service/loader_service.h"
 
 #include <grpcpp/grpcpp.h>
@@ -48,7 +49,15 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
                                         public StreamSink,
                                         public std::enable_shared_from_this<StreamCall> {
  public:
-  StreamCall(LoaderService& service, grpc::CallbackServerContext* context) : service_(service), context_(context) {}
+  explicit StreamCall(LoaderService& service) : service_(service) {
+    std::lock_guard lock(service_.mutex_);
+    ++service_.alive_;
+  }
+  ~StreamCall() override {
+    std::lock_guard lock(service_.mutex_);
+    --service_.alive_;
+    service_.changed_.notify_all();
+  }
 
   // gRPC's reference, until OnDone.
   void Begin(std::shared_ptr<StreamCall> self, absl::StatusOr<HandleSocket::Peer> peer, bool draining) {
@@ -145,6 +154,11 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
 
   void OnDone() override {
     Leave(absl::CancelledError("the call ended"));
+    std::shared_ptr<DataStream> stream;
+    {
+      std::lock_guard lock(mutex_);
+      stream = std::move(stream_);  // which holds us
+    }
     service_.Remove(this);
     const std::shared_ptr<StreamCall> last = std::move(grpc_self_);
   }
@@ -228,7 +242,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
     if (const absl::Status sent = SendSlab(id, *opened); !sent.ok()) return RequestFinish(sent);
 
     const PathInfo& path = service_.parts_.transport->path();
-    const uint64_t slab_bytes = opened->setup.slab->bytes();
+    const std::shared_ptr<DeviceMemory> slab = opened->setup.slab;
     const auto slots = opened->setup.slots;
     const Position start = opened->setup.start;
     opened->setup.id = id;
@@ -247,17 +261,14 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
       std::lock_guard lock(mutex_);
       stopped = stopped_;
       half_closed = half_closed_;
-      stream_ = stream;
+      if (!stopped) stream_ = stream;
       id_ = id;
-      slab_bytes_ = slab_bytes;
+      slab_bytes_ = slab->bytes();
       slots_ = slots;
     }
+    if (stopped) return slab->Retire();  // Leave() or End() came before there was a stream
     spdlog::info("stream {} of {}: rank {} of {}, {} slots in {} bytes, for pid {} uid {}", id, spec_.bucket(), spec_.rank(),
-                 std::max<uint32_t>(1, spec_.world_size()), slots, slab_bytes, peer_.credentials.pid, peer_.credentials.uid);
-    if (stopped) {
-      stream->Close();  // Leave() came before there was a stream
-      return;
-    }
+                 std::max<uint32_t>(1, spec_.world_size()), slots, slab->bytes(), peer_.credentials.pid, peer_.credentials.uid);
     OnEvent(std::move(event));
     if (half_closed) stream->EndReleases();
     stream->Start();
@@ -330,7 +341,6 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   }
 
   LoaderService& service_;
-  grpc::CallbackServerContext* const context_;
   HandleSocket::Peer peer_;
   std::shared_ptr<StreamCall> grpc_self_;
   v1::OpenStreamRequest request_;    // reads' thread
@@ -380,7 +390,7 @@ absl::StatusOr<HandleSocket::Peer> LoaderService::Authenticate(const grpc::Callb
 
 grpc::ServerBidiReactor<v1::OpenStreamRequest, v1::OpenStreamResponse>* LoaderService::OpenStream(
     grpc::CallbackServerContext* context) {
-  auto call = std::make_shared<StreamCall>(*this, context);
+  auto call = std::make_shared<StreamCall>(*this);
   StreamCall* const raw = call.get();
   absl::StatusOr<HandleSocket::Peer> peer = Authenticate(*context);
   bool draining = false;
@@ -513,7 +523,7 @@ void LoaderService::EndAll(Time deadline) {
   for (const auto& call : calls) call->End(Draining());
   calls.clear();
   std::unique_lock lock(mutex_);
-  changed_.wait_until(lock, deadline, [this] { return calls_.empty(); });
+  changed_.wait_until(lock, deadline, [this] { return aalive_ == 0; });
 }
 
 }  // namespace devmem

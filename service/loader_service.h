@@ -48,7 +48,7 @@ class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
 
   // Refuses new streams and waits until the present ones ended or `deadline`. Returns how many are left.
   size_t Drain(Time deadline);
-  // Ends every stream with UNAVAILABLE (draining) and waits until nothing of them is left.
+  // Ends every stream with UNAVAILABLE (draining) and waits until nothing of them is left: no call, no read, no slab.
   void EndAll(Time deadline);
 
  private:
@@ -65,6 +65,7 @@ class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::map<StreamCall*, std::weak_ptr<StreamCall>> calls_;  // guarded by mutex_
+  size_t alive_ = 0;                                        // calls with a stream or in gRPC; guarded by mutex_
   std::multimap<std::string, KeptSlab> kept_;               // by token; guarded by mutex_
   uint64_t next_id_ = 0;                                    // guarded by mutex_
   size_t next_home_ = 0;                                    // guarded by mutex_

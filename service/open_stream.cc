@@ -189,7 +189,11 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
   const auto dataset = std::make_shared<const Dataset>(std::move(built));
 
   DEVMEM_ASSIGN_OR_RETURN(const auto casts, ToCasts(spec, *dataset));
-  DEVMEM_ASSIGN_OR_RETURN(BatchLayout layout, MakeBatchLayout(*dataset, casts, plan_spec.batch_size));
+  // No batch has more rows than there are samples, unless they are padded.
+  const uint64_t rows = plan_spec.tail == TailRule::kPad
+                            ? plan_spec.batch_size
+                            : std::min<uint64_t>(plan_spec.batch_size, std::max<uint64_t>(1, dataset->samples()));
+  DEVMEM_ASSIGN_OR_RETURN(BatchLayout layout, MakeBatchLayout(*dataset, casts, static_cast<uint32_t>(rows)));
   if (uint64_t{plan_spec.batch_size} * layout.tensors.size() >> 32 != 0)
     return Invalid("the batch has too many rows", "batch size", "lower --batch-size");
   plan_spec.samples = dataset->samples();

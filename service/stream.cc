@@ -559,11 +559,12 @@ void DataStream::DescribeSkipped(const BadRow& bad, v1::SkippedSample* skipped) 
 void DataStream::MaybeFinishClose() {
   if (!closing_ || closed_ || !reading_.empty()) return;
   closed_ = true;
+  const bool keep = held_ > 0 && !trainer_left_;
   // Last use of this: the memory goes away on the janitor's thread, and the sink hears of it when it is gone.
-  janitor_([self = std::move(self_)] {
+  janitor_([self = std::move(self_), keep] {
     StreamSetup& setup = self->setup_;
     setup.staging.reset();
-    if (self->held_ > 0 && !self->trainer_left_) {
+    if (keep) {
       self->sink_->OnClosed(KeptSlab{std::move(setup.slab), std::move(setup.reservation)});
       return;
     }
