@@ -523,7 +523,7 @@ void LoaderService::EndAll(Time deadline) {
   for (const auto& call : calls) call->End(Draining());
   calls.clear();
   std::unique_lock lock(mutex_);
-  changed_.wait_until(lock, deadline, [this] { return aalive_ == 0; });
+  changed_.wait_until(lock, deadline, [this] { return alive_ == 0; });
 }
 
 }  // namespace devmem
