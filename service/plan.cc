@@ -5,10 +5,10 @@
 //   window  1. positions fall into windows of n; the last may be short
 //           2. Permutation(window's length, key of (seed, epoch, window)) within it
 //   global  a window as large as the data set.
-//   block   1. the samples fall into blocks of b; the last may be short
-//           2. the blocks are permuted: slot j of the order holds block P(j). The short block lies in slot
-//              P^-1(last): every slot behind it begins that much earlier
-//           3. K consecutive slots are a group; its positions are permuted as in a window
+//   block   1. the samples, turned by a number of blocks that the epoch decides, fall into blocks of b
+//           2. the whole blocks are permuted; what is left over, less than a block and each epoch another part of the
+//              data set, comes last. So groups begin at multiples of K*b, where batches of a power of two begin too
+//           3. K consecutive blocks are a group; its positions are permuted as in a window
 #include "service/plan.h"
 
 #include <algorithm>
@@ -28,7 +28,7 @@ constexpr uint64_t kMaxSamples = uint64_t{1} << 62;
 constexpr uint64_t kMaxStep = uint64_t{1} << 62;
 
 // What a key is for; part of the key, so that no two permutations of a plan are related.
-enum KeyUse : uint64_t { kBlocks = 1, kWithin = 2 };
+enum KeyUse : uint64_t { kBlocks = 1, kWithin = 2, kTurn = 3 };
 
 absl::Status Invalid(const std::string& message, const std::string& action) {
   return MakeError(absl::StatusCode::kInvalidArgument, message, {.cause = "invalid plan", .action = action});
@@ -69,11 +69,9 @@ absl::StatusOr<Plan> Plan::Create(const PlanSpec& spec) {
       if (shuffle.block_samples == 0)
         shuffle.block_samples = std::bit_floor(std::max<uint64_t>(kAutoBlockBytes / sample_bytes, 1));
       if (shuffle.group_blocks == 0) shuffle.group_blocks = kDefaultGroupBlocks;
-      plan.blocks_ = CeilDivide(spec.samples, shuffle.block_samples);
-      // Of a block larger than the data set nothing counts but what is there; the group then is the one block.
-      if (plan.blocks_ > 1 && spec.samples % shuffle.block_samples != 0) {
-        plan.hole_ = shuffle.block_samples - spec.samples % shuffle.block_samples;
-      }
+      plan.whole_blocks_ = spec.samples / shuffle.block_samples;
+      plan.group_size_ = std::max<uint64_t>(spec.samples, 1);
+      if (shuffle.group_blocks <= plan.whole_blocks_) plan.group_size_ = shuffle.group_blocks * shuffle.block_samples;
       break;
     case ShuffleMode::kWindow:
       plan.group_size_ = shuffle.window;
@@ -85,35 +83,15 @@ absl::StatusOr<Plan> Plan::Create(const PlanSpec& spec) {
   return plan;
 }
 
-uint64_t Plan::SlotAt(uint64_t position, uint64_t hole_slot) const {
-  const uint64_t block = spec_.shuffle.block_samples;
-  if (hole_ == 0 || position / block < hole_slot) return position / block;
-  if (position - hole_slot * block < block - hole_) return hole_slot;
-  return (position + hole_) / block;
-}
-
-uint64_t Plan::SlotBegin(uint64_t slot, uint64_t hole_slot) const {
-  if (slot >= blocks_) return spec_.samples;
-  return slot * spec_.shuffle.block_samples - (hole_ != 0 && slot > hole_slot ? hole_ : 0);
-}
-
 void Plan::FindGroup(uint64_t epoch, uint64_t position, Hint& hint) const {
   if (hint.epoch == epoch && position >= hint.begin && position < hint.end) return;
-  uint64_t group = 0;
-  if (spec_.shuffle.mode == ShuffleMode::kBlock) {
-    if (hint.epoch != epoch || hint.blocks.size() != blocks_) {
-      hint.blocks = Permutation(blocks_, PermutationKey({spec_.seed, epoch, kBlocks}));
-      hint.hole_slot = hint.blocks.Inverse(blocks_ - 1);
-    }
-    const uint64_t slots = spec_.shuffle.group_blocks;
-    group = SlotAt(position, hint.hole_slot) / slots;
-    hint.begin = SlotBegin(group * slots, hint.hole_slot);
-    hint.end = slots >= blocks_ - group * slots ? spec_.samples : SlotBegin((group + 1) * slots, hint.hole_slot);
-  } else {
-    group = position / group_size_;
-    hint.begin = group * group_size_;
-    hint.end = hint.begin + std::min(group_size_, spec_.samples - hint.begin);
+  if (spec_.shuffle.mode == ShuffleMode::kBlock && hint.epoch != epoch) {
+    hint.blocks = Permutation(whole_blocks_, PermutationKey({spec_.seed, epoch, kBlocks}));
+    hint.turn = PermutationKey({spec_.seed, epoch, kTurn}) % std::max<uint64_t>(whole_blocks_, 1) * spec_.shuffle.block_samples;
   }
+  const uint64_t group = position / group_size_;
+  hint.begin = group * group_size_;
+  hint.end = hint.begin + std::min(group_size_, spec_.samples - hint.begin);
   hint.epoch = epoch;
   if (spec_.shuffle.mode != ShuffleMode::kNone) {
     hint.within = Permutation(hint.end - hint.begin, PermutationKey({spec_.seed, epoch, kWithin, group}));
@@ -125,8 +103,9 @@ uint64_t Plan::SampleAt(uint64_t epoch, uint64_t position, Hint& hint) const {
   FindGroup(epoch, position, hint);
   const uint64_t shuffled = hint.begin + hint.within.Forward(position - hint.begin);
   if (spec_.shuffle.mode != ShuffleMode::kBlock) return shuffled;
-  const uint64_t slot = SlotAt(shuffled, hint.hole_slot);
-  return hint.blocks.Forward(slot) * spec_.shuffle.block_samples + (shuffled - SlotBegin(slot, hint.hole_slot));
+  const uint64_t slot = shuffled / spec_.shuffle.block_samples;
+  const uint64_t block = slot < whole_blocks_ ? hint.blocks.Forward(slot) : whole_blocks_;
+  return (block * spec_.shuffle.block_samples + shuffled % spec_.shuffle.block_samples + hint.turn) % spec_.samples;
 }
 
 uint64_t Plan::SampleAt(uint64_t epoch, uint64_t position) const {

@@ -79,7 +79,7 @@ class Plan {
   struct Hint {
     uint64_t epoch = ~uint64_t{0};
     uint64_t begin = 1, end = 0;  // positions of the group in `within`; empty at first
-    uint64_t hole_slot = 0;       // kBlock: where the permuted order has the one short block
+    uint64_t turn = 0;            // kBlock: the sample that block 0 begins with
     Permutation blocks;           // kBlock: of this epoch
     Permutation within;           // of the group
   };
@@ -131,14 +131,10 @@ class Plan {
   explicit Plan(const PlanSpec& spec) : spec_(spec) {}
 
   void FindGroup(uint64_t epoch, uint64_t position, Hint& hint) const;
-  // kBlock: the slot (place in the permuted order of blocks) that holds `position`, and a slot's first position.
-  [[nodiscard]] uint64_t SlotAt(uint64_t position, uint64_t hole_slot) const;
-  [[nodiscard]] uint64_t SlotBegin(uint64_t slot, uint64_t hole_slot) const;
 
   PlanSpec spec_;
-  uint64_t blocks_ = 0;      // kBlock: how many
-  uint64_t hole_ = 0;        // kBlock: samples the last block lacks
-  uint64_t group_size_ = 0;  // none, window, global: positions of a group
+  uint64_t whole_blocks_ = 0;  // kBlock
+  uint64_t group_size_ = 0;    // positions of a group; the last may be short
 };
 
 }  // namespace devmem
