@@ -132,7 +132,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
       }
       if (stream != nullptr) {
         const auto& sequences = request_.release().sequences();
-        stream->Release({sequences.begin(), sequences.end()});
+        stream->Release({sequences.begin(), sequences.end()}, request_.release().waiting());
       }
     } else {
       return End(MakeError(absl::StatusCode::kInvalidArgument, "a stream has one specification", {.cause = "second spec"}));

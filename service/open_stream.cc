@@ -227,6 +227,7 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
   setup.spec_hash = spec_hash;
   setup.skip_bad_samples = spec.on_error() == v1::ON_ERROR_SKIP;
   setup.with_sources = spec.with_sources();
+  setup.signals_waiting = spec.signals_waiting();
   setup.reads = context.reads;
   setup.device = context.device;
   setup.slots = static_cast<uint32_t>(slots);

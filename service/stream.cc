@@ -25,6 +25,9 @@ namespace v1 = devmem_loader::v1;
 // Staging addresses, told from slab addresses in the planner's one address space. Slots fit in 62 bits.
 constexpr uint64_t kStaging = uint64_t{1} << 62;
 
+// How long a trainer that does not say when it waits may release nothing before it is taken to wait.
+constexpr Duration kPatience = std::chrono::milliseconds(100);
+
 constexpr size_t kSpareReads = 64;  // kept for their buffers
 
 constexpr Duration kDeviceDeadline = std::chrono::seconds(30);
@@ -102,7 +105,11 @@ DataStream::DataStream(StreamSetup setup, Transport& transport, size_t home, std
       planner_(setup_.reads),
       slots_(setup_.slots),
       next_worker_(home),
-      delivered_to_(setup_.start) {}
+      delivered_to_(setup_.start),
+      patience_(&reactor_, [this] {
+        trainer_waits_ = true;
+        Advance();
+      }) {}
 
 DataStream::~DataStream() = default;
 
@@ -123,9 +130,10 @@ void DataStream::Start() {
   });
 }
 
-void DataStream::Release(std::vector<uint64_t> sequences) {
-  OnLoop([this, sequences = std::move(sequences)] {
+void DataStream::Release(std::vector<uint64_t> sequences, bool waiting) {
+  OnLoop([this, sequences = std::move(sequences), waiting] {
     if (closing_) return;
+    trainer_waits_ = trainer_waits_ || waiting;  // until it gets a batch
     for (const uint64_t sequence : sequences) {
       // Twice or never delivered: a fault of the trainer's that harms only itself if we let it.
       if (sequence < first_held_ || sequence - first_held_ >= delivered_.size() || delivered_[sequence - first_held_] < 0) {
@@ -165,6 +173,7 @@ void DataStream::Close() {
 
 void DataStream::BeginClose() {
   if (std::exchange(closing_, true)) return;
+  patience_.Clear();
   if (self_ == nullptr) self_ = shared_from_this();  // closed before it started
   for (Read* read : reading_) {
     if (read->worker == home_) {
@@ -233,10 +242,18 @@ void DataStream::PlanWaves() {
       return;
     }
     const size_t wanted = BatchesToGroupEnd();
-    // Less than a whole group is read only when nothing else is under way: the trainer holds the other slots.
-    const bool idle = reading_.empty() &&
-                      std::none_of(queue_.begin(), queue_.end(), [](const Entry& e) { return e.kind == Entry::Kind::kBatch; });
-    if (free_.empty() || (free_.size() < wanted && !idle)) return;
+    if (free_.empty()) return;
+    if (free_.size() < wanted) {
+      // A part of a group is read only for a trainer that waits and holds the other slots. A slow one has batches left
+      // to take, and will release more: reading its group in parts would cost requests and bytes for nothing.
+      const bool idle = reading_.empty() && std::none_of(queue_.begin(), queue_.end(),
+                                                         [](const Entry& e) { return e.kind == Entry::Kind::kBatch; });
+      if (!idle) return;
+      if (!trainer_waits_) {
+        if (!setup_.signals_waiting) patience_.Set(Clock::now() + kPatience);
+        return;
+      }
+    }
     PlanWave(std::min(wanted, free_.size()));
   }
 }
@@ -483,6 +500,7 @@ void DataStream::Deliver() {
 void DataStream::DescribeBatch(Slot& slot, uint32_t index, v1::Batch* batch) {
   const Time now = Clock::now();
   const uint64_t sequence = next_sequence_++;
+  trainer_waits_ = false;
   delivered_.push_back(index);
   ++held_;
   delivered_to_ = slot.batch.after;

@@ -41,6 +41,7 @@ struct StreamSetup {
   uint64_t spec_hash = 0;
   bool skip_bad_samples = false;
   bool with_sources = false;
+  bool signals_waiting = false;
   ReadOptions reads;
   std::shared_ptr<Device> device;
   std::shared_ptr<DeviceMemory> slab;     // slots * layout.slot_bytes; slab id 0
@@ -81,7 +82,8 @@ class DataStream : public std::enable_shared_from_this<DataStream> {
   ~DataStream();
 
   void Start();
-  void Release(std::vector<uint64_t> sequences);
+  // `waiting`: the trainer has taken all it was sent.
+  void Release(std::vector<uint64_t> sequences, bool waiting = false);
   void EndReleases();              // no release will come any more: what is held at the end counts as released
   void Close();                    // the trainer is gone, or gave up all it holds; OnClosed follows and nothing else
   void Fail(absl::Status status);  // OnFailed and OnClosed follow
@@ -157,6 +159,8 @@ class DataStream : public std::enable_shared_from_this<DataStream> {
   uint64_t epoch_batches_ = 0;
   uint64_t epoch_samples_ = 0;
   devmem_loader::v1::StreamStatistics statistics_;
+  bool trainer_waits_ = false;  // and has got nothing since
+  Reactor::Timer patience_;     // for a trainer that does not say when it waits
   bool started_ = false;
   bool ended_ = false;  // stream_end delivered
   bool closing_ = false;

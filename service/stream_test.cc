@@ -141,8 +141,11 @@ class StreamTest : public testing::Test {
   }
 
   absl::Status Open() {
-    auto opened = PrepareStream(
-        spec_, {.device = device_, .budget = &budget_, .default_prefetch = 64 << 10, .deadline = Clock::now() + kPatience});
+    auto opened = PrepareStream(spec_, {.device = device_,
+                                        .budget = &budget_,
+                                        .default_prefetch = 64 << 10,
+                                        .reads = reads_,
+                                        .deadline = Clock::now() + kPatience});
     if (!opened.ok()) return opened.status();
     slab_ = opened->setup.slab;
     trainer_ = std::make_shared<Trainer>();
@@ -160,6 +163,7 @@ class StreamTest : public testing::Test {
 
   std::filesystem::path root_;
   std::shared_ptr<Device> device_ = MakeCpuDevice();
+  ReadOptions reads_;
   MemoryBudget budget_{uint64_t{64} << 20};
   std::unique_ptr<Transport> transport_;
   v1::StreamSpec spec_;
@@ -234,13 +238,38 @@ TEST_F(StreamTest, StopsWithAllSlotsHeldAndGoesOnWithOne) {
   // One slot at a time, the rest held for good: far below a wave, and still every batch comes.
   uint64_t last = held.back();
   for (uint64_t next = 4; next < 100; ++next) {
-    stream_->Release({last});
+    // It says that it waits, or (three times) the stream must find out by itself.
+    stream_->Release({last}, next > 6);
     auto event = trainer_->Next();
     ASSERT_TRUE(event.has_value());
     last = event->batches().batches(0).sequence();
     EXPECT_EQ(last, next);
     EXPECT_EQ(Row(event->batches().batches(0), 0), Pattern(next));
   }
+}
+
+// A slow trainer's slots come back one by one. Reading them one by one would tear shuffle groups apart.
+TEST_F(StreamTest, ASlowTrainersGroupsAreReadWhole) {
+  WriteShards({1024});
+  reads_.max_gap = 0;
+  spec_.set_signals_waiting(true);
+  spec_.set_batch_size(4);
+  spec_.set_prefetch_bytes(32 * 512);
+  spec_.mutable_shuffle()->set_block_samples(16);
+  spec_.mutable_shuffle()->set_group_blocks(4);
+  ASSERT_TRUE(Open().ok());
+  stream_->Start();
+  for (uint64_t next = 0; next < 256; ++next) {
+    const auto event = trainer_->Next();
+    ASSERT_TRUE(event.has_value());
+    stream_->Release({event->batches().batches(0).sequence()});
+  }
+  ASSERT_TRUE(trainer_->Next()->has_epoch_end());
+  const auto end = trainer_->Next();
+  ASSERT_TRUE(end.has_value());
+  // 64 blocks of one object, some of them neighbours.
+  EXPECT_LE(end->stream_end().statistics().requests(), 64u);
+  EXPECT_EQ(end->stream_end().statistics().bytes_received(), end->stream_end().statistics().bytes());
 }
 
 TEST_F(StreamTest, SkipsWhatIsBadAndKeepsTheOrderOfTheRest) {

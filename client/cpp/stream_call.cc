@@ -4,7 +4,9 @@
 //      daemon may be waiting for just this slot — or when a quarter of the slots has gathered.
 //   2. Take, before it waits, sends whatever has gathered. So a release is late only while the trainer still has
 //      batches to take, and none is ever kept from a daemon that all slots wait for.
-//   3. Only one write is under way at a time. What gathers meanwhile goes with the next.
+//   3. A Take that has waited for kHungry says so, once: the daemon then refills whatever slots are free rather than
+//      waiting for as many as it reads best at once.
+//   4. Only one write is under way at a time. What gathers meanwhile goes with the next.
 #include "client/cpp/stream_call.h"
 
 #include <algorithm>
@@ -21,6 +23,8 @@ namespace {
 namespace v1 = devmem_loader::v1;
 
 // How long the end of a finished stream may take before it is cut short.
+constexpr Duration kHungry = std::chrono::milliseconds(2);
+
 constexpr Duration kGoodbye = std::chrono::seconds(1);
 
 google::protobuf::ArenaOptions ResponseArena() {
@@ -42,6 +46,7 @@ StreamCall::StreamCall(std::shared_ptr<Session> session, const v1::StreamSpec& s
   stream_->StartCall(nullptr);  // corked: completes without a tag
   v1::OpenStreamRequest request;
   *request.mutable_spec() = spec;
+  request.mutable_spec()->set_signals_waiting(true);
   std::lock_guard lock(mutex_);
   write_in_flight_ = true;
   stream_->Write(request, AsPointer(kWrite));
@@ -83,11 +88,11 @@ void StreamCall::StartRead() {
 
 void StreamCall::MaybeWriteReleases(bool all) {
   const auto gathered = static_cast<uint64_t>(pending_.release().sequences_size());
-  if (gathered == 0 || write_in_flight_ || read_ended_) return;
+  if ((gathered == 0 && !pending_.release().waiting()) || write_in_flight_ || read_ended_) return;
   if (!all && gathered < release_threshold_ && !waiting_ && undelivered_.load(std::memory_order_relaxed) > 0) return;
   write_in_flight_ = true;
   stream_->Write(pending_, AsPointer(kWrite));  // serialized before it returns
-  pending_.mutable_release()->clear_sequences();
+  pending_.clear_release();
 }
 
 void StreamCall::Process(void* tag, bool ok) {
@@ -120,6 +125,8 @@ void StreamCall::Process(void* tag, bool ok) {
 
 StreamCall::Taken StreamCall::Take(std::deque<std::shared_ptr<Response>>& out, Time deadline) {
   const gpr_timespec until = ToGrpcDeadline(deadline);
+  const gpr_timespec hungry = ToGrpcDeadline(std::min(deadline, Clock::now() + kHungry));
+  bool said = false;
   std::unique_lock lock(mutex_);
   while (true) {
     if (interrupted_) return Taken::kInterrupted;
@@ -134,9 +141,15 @@ StreamCall::Taken StreamCall::Take(std::deque<std::shared_ptr<Response>>& out, T
     lock.unlock();
     void* tag = nullptr;
     bool ok = false;
-    const auto next = completions_.AsyncNext(&tag, &ok, until);
+    const auto next = completions_.AsyncNext(&tag, &ok, said ? until : hungry);
     lock.lock();
     waiting_ = false;
+    if (next != grpc::CompletionQueue::GOT_EVENT && !said) {
+      said = true;
+      pending_.mutable_release()->set_waiting(true);
+      MaybeWriteReleases(true);
+      continue;
+    }
     if (next != grpc::CompletionQueue::GOT_EVENT) {
       // Another thread's Release may have taken an event for us just now.
       if (!queue_.empty() || finished_ || interrupted_) continue;
