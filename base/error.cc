@@ -2,6 +2,7 @@
 #include "base/error.h"
 
 #include <array>
+#include <cerrno>
 #include <cstring>
 
 #include "absl/strings/cord.h"
@@ -83,6 +84,8 @@ absl::Status ErrnoError(int error_number, std::string_view what, ErrorInfo info)
   std::array<char, 128> buffer;
   const char* reason = ::strerror_r(error_number, buffer.data(), buffer.size());
   if (info.cause.empty()) info.cause = reason;
+  // Whoever hits it, it is the same limit.
+  if (info.action.empty() && error_number == EMFILE) info.action = "raise the limit of open files (ulimit -n, LimitNOFILE)";
   return MakeError(absl::ErrnoToStatusCode(error_number), absl::StrCat(std::string(what), ": ", reason), std::move(info));
 }
 

@@ -31,5 +31,10 @@ TEST(Error, ErrnoKeepsItsCodeAndText) {
   EXPECT_EQ(GetErrorInfo(status).cause, "No such file or directory");
 }
 
+TEST(ErrnoError, RunningOutOfDescriptorsSaysWhatToDo) {
+  EXPECT_THAT(GetErrorInfo(ErrnoError(EMFILE, "cannot open", {})).action, ::testing::HasSubstr("open files"));
+  EXPECT_EQ(GetErrorInfo(ErrnoError(EMFILE, "cannot open", {.action = "wait"})).action, "wait");
+}
+
 }  // namespace
 }  // namespace devmem
