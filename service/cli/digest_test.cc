@@ -2,6 +2,7 @@
 #include "service/cli/digest.h"
 
 #include <gmock/gmock.h>
+#include <unistd.h>
 
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -31,13 +32,15 @@ void AddSource(devmem_loader::v1::Batch* batch, uint32_t tensor, const char* obj
 
 class DigestTest : public ::testing::Test {
  protected:
+  ~DigestTest() override { ::unlink(path_.c_str()); }
   std::vector<Json> Lines() const {
     std::ifstream file(path_);
     std::vector<Json> lines;
     for (std::string line; std::getline(file, line);) lines.push_back(Json::parse(line));
     return lines;
   }
-  std::string path_ = ::testing::TempDir() + "/digest_test.jsonl";
+  // Tests run at the same time, each in a process of its own.
+  std::string path_ = ::testing::TempDir() + "/digest_test_" + std::to_string(::getpid()) + ".jsonl";
 };
 
 TEST_F(DigestTest, OneTensorIsFlat) {
