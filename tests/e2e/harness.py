@@ -16,6 +16,7 @@ import ctypes
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -35,6 +36,7 @@ from fault_server import FaultServer  # noqa: E402,F401  pylint: disable=wrong-i
 BIN = pathlib.Path(os.environ.get("DEVMEM_BIN") or ROOT / "build/release/bin")
 SLOW = 6 if os.environ.get("DEVMEM_SANITIZE") else 1  # sanitized programs get more time, never less checking
 TIMEOUT = 60 * SLOW
+SANITIZER = re.compile(r"(WARNING|ERROR): (Address|Leak|Thread|Memory)Sanitizer|: runtime error: ")
 
 SAMPLE = 16384  # bytes of a sample of the small raw set
 RAW = ("--format", "raw", "--dtype", "uint8", "--shape", str(SAMPLE))
@@ -168,6 +170,9 @@ class Program:
     def close(self):
         self.kill()
         self.process.wait(10)
+        report = SANITIZER.search(self.stderr())
+        if report and os.environ.get("DEVMEM_SANITIZE"):  # else a daemon that is only killed would keep it to itself
+            raise AssertionError(f"{self.process.args[0]}:\n{self.stderr()[report.start():][:6000]}")
 
     def wait(self, timeout=TIMEOUT):
         try:
