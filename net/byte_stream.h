@@ -22,6 +22,9 @@
 
 namespace devmem {
 
+// Where discarded bytes go. One a thread: its contents mean nothing, so that any number of receives may write to it.
+[[nodiscard]] std::span<std::byte> Waste();
+
 class Scatter {
  public:
   Scatter() = default;
@@ -76,6 +79,9 @@ class ByteStream {
   virtual void Skip(size_t bytes) = 0;
   // Moves scatter.remaining() bytes, held ones first. The scatter is the caller's and advances as bytes arrive.
   virtual void MoveTo(Scatter& scatter) = 0;
+  // While MoveTo is under way: reports what has arrived, however little, with OnProgress; or else the next byte to come.
+  // Without it a stream may wait for as much as is worth a wake-up, which on a slow link is as good as silence.
+  virtual void Nudge() = 0;
   // Abandons whatever is under way; OnClosed follows. Calls of the abandoned operations are not made.
   virtual void Close() = 0;
 

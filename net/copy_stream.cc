@@ -3,7 +3,8 @@
 // into up to 256 pieces of slab; SO_RCVLOWAT keeps the kernel from waking us for less:
 //   1. head: low water 1, receive into held_ (4 KiB at a time)
 //   2. body: what was over-read is copied to its place; then low water min(kReceiveBatch, bytes left) and receive
-//   3. the tail lowers the mark again, so that the last bytes never wait for more than is coming.
+//   3. a link so slow that the owner asks (Nudge): low water 1 until something was received, then 2 again
+//   4. the tail lowers the mark again, so that the last bytes never wait for more than is coming.
 #include "net/copy_stream.h"
 
 #include <netinet/in.h>
@@ -22,12 +23,6 @@ constexpr size_t kHeadRead = 4 << 10;
 // Bytes worth a wake-up. Larger batches save wake-ups but let the receive queue outgrow the cache.
 constexpr uint64_t kReceiveBatch = 512 << 10;
 constexpr uint64_t kReceiveMost = 4 << 20;  // most that one receive describes
-
-// Where discarded bytes go. One a thread: its contents mean nothing.
-std::span<std::byte> Waste() {
-  static thread_local std::array<std::byte, 64 << 10> waste;
-  return waste;
-}
 
 absl::Status SocketError(int error, std::string_view what) {
   // Whatever broke a connection, another one may work: the caller retries kUnavailable.
@@ -133,7 +128,7 @@ void CopyStream::ContinueMove() {
     });
     return;
   }
-  const uint64_t wait = std::min(kReceiveBatch, scatter_->remaining());
+  const uint64_t wait = nudged_ ? 1 : std::min(kReceiveBatch, scatter_->remaining());
   WaitFor(wait);
   move_.busy = true;
   reactor_.Receive(fd_.get(), pieces_.data(), *count, wait, &move_);
@@ -144,12 +139,19 @@ void CopyStream::OnMoveDone(int result) {
   if (result == -EAGAIN || result == -EINTR) return ContinueMove();
   if (result < 0) return owner_.OnMoved(SocketError(-result, "receive"));
   if (result == 0) return owner_.OnMoved(Ended());
+  nudged_ = false;
   scatter_->Advance(static_cast<uint64_t>(result));
   const bool done = scatter_->remaining() == 0;
   owner_.OnProgress(static_cast<uint64_t>(result));
   if (closing_) return;
   if (done) return owner_.OnMoved(absl::OkStatus());
   ContinueMove();
+}
+
+void CopyStream::Nudge() {
+  if (closing_ || !move_.busy) return;  // what is to be reported is on its way
+  nudged_ = true;
+  WaitFor(1);  // the kernel looks at what is queued by the new mark, and wakes the receive under way
 }
 
 void CopyStream::WaitFor(uint64_t bytes) {

@@ -24,6 +24,7 @@ class CopyStream final : public ByteStream {
   [[nodiscard]] std::string_view held() const override { return std::string_view(held_).substr(skipped_); }
   void Skip(size_t bytes) override;
   void MoveTo(Scatter& scatter) override;
+  void Nudge() override;
   void Close() override;
 
  private:
@@ -57,6 +58,7 @@ class CopyStream final : public ByteStream {
   absl::Status deferred_;  // a failure to report from the next loop round
   std::array<iovec, 256> pieces_;
   uint64_t low_water_ = 1;
+  bool nudged_ = false;  // until the next bytes
   Op connect_{this, &CopyStream::OnConnectDone};
   Op send_{this, &CopyStream::OnSendDone};
   Op peek_{this, &CopyStream::OnPeekDone};

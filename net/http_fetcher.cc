@@ -27,6 +27,10 @@ namespace devmem {
 namespace {
 
 constexpr int kMaxRedirects = 5;
+std::string NotWithin(Duration limit) {
+  return absl::StrCat("not done within ", std::chrono::duration<double>(limit).count(), " s");
+}
+
 constexpr Duration kIdle = std::chrono::seconds(30);  // shorter than the keep-alive of common servers (nginx: 75 s)
 
 // Weak tags compare by their opaque part when all we ask is "did it change between two answers".
@@ -92,6 +96,17 @@ struct HttpFetcher::Task {
   Time give_up{};
   std::string pinned_etag;  // of the first answer: later ones must agree
   std::unique_ptr<Reactor::Timer> retry;
+
+  // The error of a range that is not whole when we end it: names what is missing.
+  [[nodiscard]] absl::Status Unfinished(absl::StatusCode code, std::string_view why, std::string_view last,
+                                        const ErrorInfo& info) const {
+    return MakeError(code, absl::StrCat(std::string(why), "; last: ", std::string(last)),
+                     {.object = read->object,
+                      .offset = read->offset + reached,
+                      .length = read->length - reached,
+                      .cause = info.cause,
+                      .action = info.action.empty() ? "check the store and the network" : info.action});
+  }
 };
 
 struct HttpFetcher::Origin {
@@ -198,8 +213,9 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
   void OnProgress(uint64_t bytes) override {
     if (task_ == nullptr) return;
     RangeRead& read = *task_->read;
-    last_progress_ = Clock::now();
-    if (read.first_byte == Time{}) read.first_byte = last_progress_;
+    waiting_since_ = Clock::now();
+    nudged_ = false;
+    if (read.first_byte == Time{}) read.first_byte = waiting_since_;
     read.received += bytes;
     task_->reached += bytes;
   }
@@ -245,21 +261,37 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     task_ = task;
     task->connection = this;
     task->reached_before = task->reached;
-    sent_ = moved_ = finish_after_send_ = false;
+    sent_ = moving_ = moved_ = finish_after_send_ = false;
     send_failed_ = absl::OkStatus();
   }
 
   void ExpectWithin(Duration limit, std::string_view what) {
     awaited_ = what;
     limit_ = limit;
-    last_progress_ = Clock::now();
-    timer_.Set(last_progress_ + limit);
+    waiting_since_ = Clock::now();
+    nudged_ = false;
+    SetTimer();
   }
+
+  // When to look next. A stream that moves a body keeps silent until much has arrived: at half of the limit it is
+  // asked for what there is, and only if that is nothing for the other half the link is dead.
+  [[nodiscard]] Time Due() const { return waiting_since_ + (moving_ ? limit_ / 2 : limit_); }
+  void SetTimer() { timer_.Set(std::min(Due(), task_->give_up)); }
 
   void OnTimer() {
     if (task_ == nullptr) return Discard();  // idle for long enough
-    const Time due = last_progress_ + limit_;
-    if (Clock::now() < due) return timer_.Set(due);
+    const Time now = Clock::now();
+    if (now >= task_->give_up) {
+      return Close(task_->Unfinished(absl::StatusCode::kDeadlineExceeded, NotWithin(fetcher_.policy_.total_timeout),
+                                     absl::StrCat("waiting for ", std::string(awaited_)), {.cause = "timeout"}));
+    }
+    if (now < Due()) return SetTimer();
+    if (moving_ && !nudged_) {
+      nudged_ = true;
+      waiting_since_ = now;
+      stream_->Nudge();
+      return SetTimer();
+    }
     Close(MakeError(absl::StatusCode::kUnavailable,
                     absl::StrCat("waited ", std::chrono::duration<double>(limit_).count(), " s for ", std::string(awaited_)),
                     {.cause = "timeout"}));
@@ -327,6 +359,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     }
     stream_->Skip(head_.bytes);
     reusable_ = head_.keep_alive && !rest_follows;
+    moving_ = true;
     ExpectWithin(fetcher_.policy_.stall_timeout, "the next byte of the body");
     scatter_ = Scatter(read.destinations, task_->reached);
     stream_->MoveTo(scatter_);
@@ -382,9 +415,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     Origin& origin = origin_;
     if (reusable_ && stream_->held().empty() && send_failed_.ok() && fetcher.shut_down_ == nullptr) {
       origin.idle.push_back(this);
-      last_progress_ = Clock::now();
-      limit_ = kIdle;
-      timer_.Set(last_progress_ + kIdle);
+      timer_.Set(Clock::now() + kIdle);
     } else {
       Close(absl::OkStatus());
     }
@@ -405,10 +436,12 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
   Duration retry_after_{};
   std::string_view awaited_;
   Duration limit_{};
-  Time last_progress_{};
+  Time waiting_since_{};  // the last progress, or the nudge
   bool used_ = false;
   bool reused_ = false;
   bool sent_ = false;
+  bool moving_ = false;  // the body has begun
+  bool nudged_ = false;  // since the last progress
   bool moved_ = false;
   bool finish_after_send_ = false;
   bool reusable_ = false;
@@ -499,6 +532,7 @@ void HttpFetcher::Resolve(Origin& origin) {
         return Pump(origin);
       }
       for (Task* task : std::exchange(origin.waiting, {})) {
+        if (task->cancelled) continue;  // by the Done() of one before it; its end is posted
         task->waiting = false;
         if (task->give_up == Time{}) task->give_up = Clock::now() + policy_.total_timeout;
         AttemptFailed(task, result.status(), Duration::zero());
@@ -523,17 +557,11 @@ void HttpFetcher::AttemptFailed(Task* task, absl::Status status, Duration at_lea
     origin.next_address = 0;
     origin.addresses.clear();
   }
-  const RangeRead& read = *task->read;
   const auto give_up = [&](absl::StatusCode code, std::string_view why) {
     const ErrorInfo info = GetErrorInfo(status);
     // A body that always ends early is a fault of the object, not of the network.
     if (info.cause == "truncated body") code = absl::StatusCode::kDataLoss;
-    Finish(task, MakeError(code, absl::StrCat(std::string(why), "; last: ", status.message()),
-                           {.object = read.object,
-                            .offset = read.offset + task->reached,
-                            .length = read.length - task->reached,
-                            .cause = info.cause,
-                            .action = info.action.empty() ? "check the store and the network" : info.action}));
+    Finish(task, task->Unfinished(code, why, std::string_view(status.message().data(), status.message().size()), info));
   };
   if (task->failures > policy_.max_retries) {
     return give_up(absl::StatusCode::kUnavailable, absl::StrCat("gave up after ", task->failures, " tries without a byte"));
@@ -545,8 +573,7 @@ void HttpFetcher::AttemptFailed(Task* task, absl::Status status, Duration at_lea
   backoff = backoff / 2 + Duration(std::uniform_int_distribution<Duration::rep>(0, (backoff / 2).count())(jitter_));
   const Time when = Clock::now() + std::max(backoff, at_least);
   if (when >= task->give_up) {
-    return give_up(absl::StatusCode::kDeadlineExceeded,
-                   absl::StrCat("not done within ", std::chrono::duration<double>(policy_.total_timeout).count(), " s"));
+    return give_up(absl::StatusCode::kDeadlineExceeded, NotWithin(policy_.total_timeout));
   }
   ++task->read->retries;
   task->retry->Set(when);

@@ -2,8 +2,10 @@
 #include "net/http_fields.h"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cstddef>
+#include <cstdio>
 #include <limits>
 
 namespace devmem {
@@ -59,6 +61,20 @@ bool IsHttpDate(std::string_view value) {
     if (!fits) return false;
   }
   return true;
+}
+
+std::string HttpDate(std::time_t time) {
+  constexpr std::array<const char*, 7> kDays = {"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"};
+  constexpr std::array<const char*, 12> kMonths = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                                   "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+  std::tm utc = {};
+  if (::gmtime_r(&time, &utc) == nullptr) return "";  // a year beyond int
+  std::array<char, 96> text;
+  const int length = std::snprintf(text.data(), text.size(), "%s, %02d %s %04d %02d:%02d:%02d GMT",
+                                   kDays[static_cast<size_t>(utc.tm_wday)], utc.tm_mday,
+                                   kMonths[static_cast<size_t>(utc.tm_mon)], utc.tm_year + 1900, utc.tm_hour, utc.tm_min,
+                                   utc.tm_sec);
+  return {text.data(), static_cast<size_t>(length)};
 }
 
 std::string_view ChooseValidator(std::string_view etag, std::string_view last_modified) {

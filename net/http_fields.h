@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <ctime>
 #include <optional>
+#include <string>
 #include <string_view>
 
 namespace devmem {
@@ -24,6 +26,9 @@ struct ContentRange {
 
 // "Sun, 06 Nov 1994 08:49:37 GMT", the form servers must send.
 [[nodiscard]] bool IsHttpDate(std::string_view value);
+
+// A time in that form; whatever the locale.
+[[nodiscard]] std::string HttpDate(std::time_t time);
 
 // What identifies a content, as ObjectTable holds it: the ETag if it is strong, else the date, else nothing.
 [[nodiscard]] std::string_view ChooseValidator(std::string_view etag, std::string_view last_modified);

@@ -36,5 +36,14 @@ TEST(HttpFields, Validators) {
   EXPECT_EQ(ChooseValidator("W/\"a\"", "yesterday"), "");
 }
 
+TEST(HttpFields, Dates) {
+  EXPECT_EQ(HttpDate(784111777), "Sun, 06 Nov 1994 08:49:37 GMT");  // RFC 9110, 5.6.7
+  EXPECT_EQ(HttpDate(0), "Thu, 01 Jan 1970 00:00:00 GMT");
+  EXPECT_EQ(HttpDate(-1), "Wed, 31 Dec 1969 23:59:59 GMT");
+  EXPECT_EQ(HttpDate(4'107'542'399), "Sun, 28 Feb 2100 23:59:59 GMT");
+  EXPECT_EQ(HttpDate(4'107'542'400), "Mon, 01 Mar 2100 00:00:00 GMT");  // 2100 is no leap year
+  EXPECT_TRUE(IsHttpDate(HttpDate(1'709'164'800)));
+}
+
 }  // namespace
 }  // namespace devmem

@@ -62,6 +62,11 @@ absl::Status Scatter::Place(std::span<const std::byte> bytes) {
   return absl::OkStatus();
 }
 
+std::span<std::byte> Waste() {
+  static thread_local std::array<std::byte, 64 << 10> waste;
+  return waste;
+}
+
 void Scatter::Advance(uint64_t bytes) {
   remaining_ -= bytes;
   while (index_ < list_.size()) {

@@ -25,7 +25,10 @@
 namespace devmem {
 namespace {
 
-constexpr size_t kPoolThreads = 4;  // opens at once; they wait for the store most of the time
+// Opens at once: they wait for their store most of the time, and a store that never answers must not keep others out.
+constexpr size_t kOpenThreads = 128;
+constexpr size_t kUpkeepThreads = 2;  // slabs going back
+constexpr size_t kStatusThreads = 2;
 constexpr Duration kEndDeadline = std::chrono::seconds(5);
 
 uint64_t HalfOfMemory() {
@@ -52,9 +55,10 @@ class DaemonImpl final : public Daemon {
       std::lock_guard lock(serving_mutex_);
       serving_ = nullptr;
     }
-    pool_.reset();  // the last opens and slabs go; they ask handles_ who is still there
-    handles_.reset();
+    // The last opens and slabs go; they ask handles_ who is still there. What the loops still submit runs on them.
+    for (WorkerPool* const pool : {&openers_, &status_, &upkeep_}) pool->Stop();
     transport_.reset();
+    handles_.reset();
   }
 
   absl::Status Start() {
@@ -63,7 +67,6 @@ class DaemonImpl final : public Daemon {
                                                .connections = options_.connections,
                                                .backend = options_.backend,
                                                .policy = options_.policy}));
-    pool_ = std::make_unique<WorkerPool>(kPoolThreads);
     DEVMEM_ASSIGN_OR_RETURN(listener_, GrpcListener::Create(options_.socket, {.mode = options_.socket_mode}));
     DEVMEM_ASSIGN_OR_RETURN(handles_, HandleSocket::Create(options_.socket, {.mode = options_.socket_mode,
                                                                              .gone = [this](const HandleSocket::Peer& peer) {
@@ -77,7 +80,9 @@ class DaemonImpl final : public Daemon {
                                                                     .transport = transport_.get(),
                                                                     .device = device_,
                                                                     .budget = &budget_,
-                                                                    .pool = pool_.get()});
+                                                                    .openers = &openers_,
+                                                                    .status = &status_,
+                                                                    .upkeep = &upkeep_});
     {
       std::lock_guard lock(serving_mutex_);
       serving_ = service_.get();
@@ -97,6 +102,8 @@ class DaemonImpl final : public Daemon {
     if (grpc::HealthCheckServiceInterface* const health = server_->GetHealthCheckService(); health != nullptr)
       health->SetServingStatus(false);
     const size_t left = service_->Drain(deadline);
+    // Nobody new comes in from here on: what is cut off now shall find the next daemon, not this one.
+    listener_->Stop();
     service_->EndAll(Clock::now() + kEndDeadline);
     return left;
   }
@@ -108,7 +115,9 @@ class DaemonImpl final : public Daemon {
   MemoryBudget budget_;
   std::shared_ptr<Device> device_;
   std::unique_ptr<Transport> transport_;
-  std::unique_ptr<WorkerPool> pool_;
+  WorkerPool openers_{kOpenThreads};
+  WorkerPool status_{kStatusThreads};
+  WorkerPool upkeep_{kUpkeepThreads};
   std::unique_ptr<GrpcListener> listener_;
   std::unique_ptr<HandleSocket> handles_;
   std::unique_ptr<LoaderService> service_;

@@ -17,6 +17,7 @@
 #include <random>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "client/cpp/rpc_error.h"
@@ -33,6 +34,11 @@ namespace v1 = devmem_loader::v1;
 
 constexpr Duration kSlabDeadline = std::chrono::seconds(10);  // for a trainer to take its slabs from the handle socket
 constexpr Duration kProgressEvery = std::chrono::milliseconds(200);
+absl::Status NoSpec() {
+  return MakeError(absl::StatusCode::kInvalidArgument, "the first message must be the stream's specification",
+                   {.cause = "no spec", .action = "send StreamSpec first"});
+}
+
 // What one message holds at most: large enough to spread the cost of a message, small enough to keep latency low.
 constexpr int kBatchesPerMessage = 512;
 constexpr size_t kRowsPerMessage = 1 << 13;
@@ -49,7 +55,8 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
                                         public StreamSink,
                                         public std::enable_shared_from_this<StreamCall> {
  public:
-  explicit StreamCall(LoaderService& service) : service_(service) {
+  StreamCall(LoaderService& service, absl::StatusOr<HandleSocket::Peer> peer) : service_(service), refused_(peer.status()) {
+    if (peer.ok()) peer_ = *std::move(peer);
     std::lock_guard lock(service_.mutex_);
     ++service_.alive_;
   }
@@ -60,10 +67,9 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   }
 
   // gRPC's reference, until OnDone.
-  void Begin(std::shared_ptr<StreamCall> self, absl::StatusOr<HandleSocket::Peer> peer, bool draining) {
+  void Begin(std::shared_ptr<StreamCall> self, bool draining) {
     grpc_self_ = std::move(self);
-    if (!peer.ok()) return RequestFinish(peer.status());
-    peer_ = *std::move(peer);
+    if (!refused_.ok()) return RequestFinish(refused_);
     if (draining) return RequestFinish(Draining());
     StartRead(&request_);
   }
@@ -111,19 +117,19 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
         stream = stream_;
       }
       if (stream != nullptr) stream->EndReleases();
+      if (!has_spec_) RequestFinish(NoSpec());
       return;
     }
     if (!has_spec_) {
       has_spec_ = true;
       if (!request_.has_spec()) {
-        return RequestFinish(MakeError(absl::StatusCode::kInvalidArgument,
-                                       "the first message must be the stream's specification", {.cause = "no spec"}));
+        return RequestFinish(NoSpec());
       }
       {
         std::lock_guard lock(mutex_);
         spec_ = std::move(*request_.mutable_spec());
       }
-      service_.parts_.pool->Submit([self = shared_from_this()] { self->Open(); });
+      service_.parts_.openers->Submit([self = shared_from_this()] { self->Open(); });
     } else if (request_.has_release()) {
       std::shared_ptr<DataStream> stream;
       {
@@ -200,6 +206,16 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   }
 
   void Open() {
+    // A file is read with the daemon's rights: only for who has them anyway.
+    const uid_t uid = peer_.credentials.uid;
+    if (absl::StartsWithIgnoreCase(spec_.bucket(), "file:") && uid != 0 && uid != geteuid()) {
+      return RequestFinish(
+          MakeError(absl::StatusCode::kPermissionDenied,
+                    absl::StrCat("files of this host are served to the daemon's own user only, and uid ", uid, " asked"),
+                    {.object = spec_.bucket(),
+                     .cause = "not the daemon's user",
+                     .action = "serve the folder over HTTP, or run devmem-loader without --service"}));
+    }
     if (spec_.require_zero_copy() && service_.parts_.transport->path().name == "copy") {
       return RequestFinish(MakeError(
           absl::StatusCode::kFailedPrecondition,
@@ -248,7 +264,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
     opened->setup.id = id;
     auto stream = std::make_shared<DataStream>(
         std::move(opened->setup), *service_.parts_.transport, home, shared_from_this(),
-        [pool = service_.parts_.pool](std::function<void()> task) { pool->Submit(std::move(task)); });
+        [pool = service_.parts_.upkeep](std::function<void()> task) { pool->Submit(std::move(task)); });
     v1::OpenStreamResponse event;
     *event.mutable_opened() = std::move(opened->opened);
     event.mutable_opened()->set_stream_id(id);
@@ -341,7 +357,8 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   }
 
   LoaderService& service_;
-  HandleSocket::Peer peer_;
+  const absl::Status refused_;  // why the caller may not open a stream, or OK
+  HandleSocket::Peer peer_;     // set at construction
   std::shared_ptr<StreamCall> grpc_self_;
   v1::OpenStreamRequest request_;    // reads' thread
   bool has_spec_ = false;            // reads' thread
@@ -390,16 +407,15 @@ absl::StatusOr<HandleSocket::Peer> LoaderService::Authenticate(const grpc::Callb
 
 grpc::ServerBidiReactor<v1::OpenStreamRequest, v1::OpenStreamResponse>* LoaderService::OpenStream(
     grpc::CallbackServerContext* context) {
-  auto call = std::make_shared<StreamCall>(*this);
+  auto call = std::make_shared<StreamCall>(*this, Authenticate(*context));
   StreamCall* const raw = call.get();
-  absl::StatusOr<HandleSocket::Peer> peer = Authenticate(*context);
   bool draining = false;
   {
     std::lock_guard lock(mutex_);
     draining = draining_;
     calls_[raw] = call;
   }
-  raw->Begin(std::move(call), std::move(peer), draining);
+  raw->Begin(std::move(call), draining);
   return raw;
 }
 
@@ -411,7 +427,7 @@ grpc::ServerUnaryReactor* LoaderService::GetNodeStatus(grpc::CallbackServerConte
     reactor->Finish(ToGrpcStatus(peer.status()));
     return reactor;
   }
-  parts_.pool->Submit([this, reactor, response] {
+  parts_.status->Submit([this, reactor, response] {
     FillStatus(response);
     reactor->Finish(grpc::Status::OK);
   });
@@ -481,7 +497,7 @@ void LoaderService::PeerGone(const std::string& token) {
   }
   for (const auto& call : calls) call->OnCancel();
   if (kept.empty()) return;
-  parts_.pool->Submit([kept] {
+  parts_.upkeep->Submit([kept] {
     for (const KeptSlab& slab : kept) slab.slab->Retire();
   });
 }

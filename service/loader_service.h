@@ -32,7 +32,9 @@ class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
     Transport* transport = nullptr;
     std::shared_ptr<Device> device;
     MemoryBudget* budget = nullptr;
-    WorkerPool* pool = nullptr;
+    WorkerPool* openers = nullptr;
+    WorkerPool* status = nullptr;
+    WorkerPool* upkeep = nullptr;
   };
   explicit LoaderService(Parts parts);
   ~LoaderService() override;

@@ -14,6 +14,11 @@ namespace {
 
 namespace v1 = devmem_loader::v1;
 
+constexpr uint64_t kMostPieces = 1 << 22;  // rows * tensors of a batch: what planning its reads costs memory for
+constexpr int kMostDimensions = 64;        // numpy has 32, 64 since version 2
+constexpr int kMostTensors = 4096;
+constexpr uint32_t kMostEmptyEpochs = 1000;
+
 absl::Status Invalid(std::string_view what, std::string_view field, std::string_view action) {
   return MakeError(absl::StatusCode::kInvalidArgument, what,
                    {.cause = absl::StrCat("bad ", std::string(field)), .action = std::string(action)});
@@ -42,10 +47,19 @@ absl::StatusOr<DatasetOptions> ToDatasetOptions(const v1::StreamSpec& spec) {
     default:
       return Invalid("unknown format", "format", "use raw, npy or safetensors");
   }
+  if (spec.on_error() < v1::ON_ERROR_UNSPECIFIED || spec.on_error() > v1::ON_ERROR_SKIP) {
+    return Invalid("unknown rule for errors", "on_error", "use fail or skip");
+  }
+  if (spec.tensors_size() > kMostTensors)
+    return Invalid("too many tensors", "tensors", absl::StrCat("name at most ", kMostTensors));
   options.skip_bad_shards = spec.on_error() == v1::ON_ERROR_SKIP;
   for (const v1::TensorSpec& tensor : spec.tensors()) {
     if (!v1::DType_IsValid(tensor.dtype()) || !v1::DType_IsValid(tensor.cast()))
       return Invalid("unknown dtype", "dtype", "use a numpy name");
+    if (tensor.shape_size() > kMostDimensions) {
+      return Invalid(absl::StrCat("tensor ", tensor.name(), " has ", tensor.shape_size(), " dimensions"), "shape",
+                     absl::StrCat("give at most ", kMostDimensions));
+    }
     TensorOptions& out = options.tensors.emplace_back();
     out.name = tensor.name();
     out.glob = tensor.glob();
@@ -194,11 +208,20 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
                             ? plan_spec.batch_size
                             : std::min<uint64_t>(plan_spec.batch_size, std::max<uint64_t>(1, dataset->samples()));
   DEVMEM_ASSIGN_OR_RETURN(BatchLayout layout, MakeBatchLayout(*dataset, casts, static_cast<uint32_t>(rows)));
-  if (uint64_t{plan_spec.batch_size} * layout.tensors.size() >> 32 != 0)
-    return Invalid("the batch has too many rows", "batch size", "lower --batch-size");
+  if (rows * layout.tensors.size() > kMostPieces) {
+    return Invalid(
+        absl::StrCat("a batch of ", rows, " rows of ", layout.tensors.size(), " tensors is more than ", kMostPieces, " pieces"),
+        "batch size", "lower --batch-size or select fewer tensors");
+  }
   plan_spec.samples = dataset->samples();
   plan_spec.sample_bytes = layout.sample_bytes();
   DEVMEM_ASSIGN_OR_RETURN(Plan plan, Plan::Create(plan_spec));
+  if (plan.Steps(0) == 0 && plan_spec.epochs > kMostEmptyEpochs) {
+    return Invalid(
+        absl::StrCat("an epoch has no batch for this rank (", plan_spec.samples, " samples, batch size ", plan_spec.batch_size,
+                     ", world size ", plan_spec.world_size, "), and ", plan_spec.epochs, " of them were asked for"),
+        "epochs", "lower --batch-size, use --tail pad, or ask for fewer epochs");
+  }
   const uint64_t spec_hash = plan.SpecHash(OrderText(spec, *dataset));
   DEVMEM_ASSIGN_OR_RETURN(const Position start, StartOf(spec, plan, spec_hash, *dataset));
 
@@ -206,9 +229,12 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
   const uint64_t slot_cost = layout.slot_bytes + layout.staging_slot_bytes;
   const uint64_t wanted = spec.prefetch_bytes() != 0 ? spec.prefetch_bytes() : context.default_prefetch;
   const uint64_t batches = std::max<uint64_t>(1, plan.Steps(0) * std::min<uint64_t>(plan_spec.epochs, uint64_t{1} << 20));
-  constexpr uint64_t kMostSlots = 1 << 20;
-  const uint64_t slots =
-      std::min({std::max<uint64_t>(2, slot_cost == 0 ? 2 : wanted / slot_cost), std::max<uint64_t>(2, batches), kMostSlots});
+  // What a window may hold besides bytes: each slot costs a few hundred bytes, each row its sample id, here and on the
+  // way to the trainer.
+  constexpr uint64_t kMostSlots = 1 << 16;
+  constexpr uint64_t kMostRows = 1 << 20;
+  const uint64_t slots = std::min({std::max<uint64_t>(2, slot_cost == 0 ? 2 : wanted / slot_cost),
+                                   std::max<uint64_t>(2, batches), kMostSlots, std::max<uint64_t>(2, kMostRows / rows)});
   DEVMEM_ASSIGN_OR_RETURN(MemoryBudget::Reservation reservation, context.budget->Reserve(slots * slot_cost));
 
   OpenedStream result{.setup = {.plan = plan}};
@@ -259,8 +285,13 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
   const uint64_t wave = uint64_t{setup.wave_slots} * plan_spec.batch_size;
   if (std::string warning = SmallReadWarning(plan, row_bytes, wave, context.reads); !warning.empty())
     opened.add_warnings(std::move(warning));
+  if (plan.Steps(0) == 0) {
+    opened.add_warnings(absl::StrCat("this rank gets no batch: an epoch of ", plan_spec.samples,
+                                     " samples has no full step of ", plan_spec.world_size, " ranks with batches of ",
+                                     plan_spec.batch_size, "; see --tail"));
+  }
   if (plan_spec.samples > 0 && plan.spec().shuffle.mode == ShuffleMode::kBlock) {
-    const uint64_t group = plan.spec().shuffle.block_samples * plan.spec().shuffle.group_blocks;
+    const uint64_t group = plan.GroupEnd(0, 0);
     if (group / plan_spec.world_size > wave && wave < plan_spec.samples) {
       opened.add_warnings(
           absl::StrCat("the prefetch window reads ", wave, " samples at a time, a shuffle group has ", group,

@@ -21,6 +21,7 @@ namespace devmem {
 namespace {
 
 constexpr uint64_t kAutoBlockBytes = 4 << 20;
+constexpr uint64_t kAutoBlockSamples = 1 << 14;  // tiny samples: a group must fit a window of a million rows many times
 constexpr uint64_t kSequentialGroupBytes = 8 << 20;
 constexpr uint64_t kDefaultGroupBlocks = 8;
 // Leaves room to add a whole step (2^32 ranks * 2^32 rows is refused below) without overflow.
@@ -67,7 +68,7 @@ absl::StatusOr<Plan> Plan::Create(const PlanSpec& spec) {
       break;
     case ShuffleMode::kBlock:
       if (shuffle.block_samples == 0)
-        shuffle.block_samples = std::bit_floor(std::max<uint64_t>(kAutoBlockBytes / sample_bytes, 1));
+        shuffle.block_samples = std::bit_floor(std::clamp<uint64_t>(kAutoBlockBytes / sample_bytes, 1, kAutoBlockSamples));
       if (shuffle.group_blocks == 0) shuffle.group_blocks = kDefaultGroupBlocks;
       plan.whole_blocks_ = spec.samples / shuffle.block_samples;
       plan.group_size_ = std::max<uint64_t>(spec.samples, 1);

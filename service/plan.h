@@ -38,7 +38,7 @@ enum class TailRule : uint8_t { kDrop, kPad, kUneven };
 struct ShuffleSpec {
   ShuffleMode mode = ShuffleMode::kBlock;
   uint64_t window = 0;         // kWindow: samples; 0 is refused there
-  uint64_t block_samples = 0;  // kBlock: 0 means the largest power of two whose bytes fit in 4 MiB, at least 1
+  uint64_t block_samples = 0;  // kBlock: 0 means the largest power of two whose bytes fit in 4 MiB, from 1 to 2^14
   uint64_t group_blocks = 0;   // kBlock: 0 means 8
 };
 

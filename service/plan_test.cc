@@ -321,8 +321,8 @@ TEST(PlanTest, GroupsTileTheEpochAndKeepTheirSamplesTogether) {
 }
 
 TEST(PlanTest, AutoBlocksAreFourMiBAtMost) {
-  const std::pair<uint64_t, uint64_t> cases[] = {{0, 4 << 20}, {1, 4 << 20},   {4096, 1024},
-                                                 {4097, 512},  {5000, 512},    {(2 << 20) + 1, 1},
+  const std::pair<uint64_t, uint64_t> cases[] = {{0, 1 << 14}, {1, 1 << 14},   {256, 1 << 14},   {257, 1 << 13},
+                                                 {4096, 1024}, {4097, 512},    {5000, 512},      {(2 << 20) + 1, 1},
                                                  {4 << 20, 1}, {100 << 20, 1}, {~uint64_t{0}, 1}};
   for (const auto& [bytes, block] : cases) {
     const Plan plan = Make({.samples = 10, .sample_bytes = bytes});

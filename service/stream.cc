@@ -28,6 +28,9 @@ constexpr uint64_t kStaging = uint64_t{1} << 62;
 // How long a trainer that does not say when it waits may release nothing before it is taken to wait.
 constexpr Duration kPatience = std::chrono::milliseconds(100);
 
+// Rows times tensors that are planned at once, unless one batch has more: bounds what planning costs in memory.
+constexpr uint64_t kWavePieces = 1 << 18;
+
 constexpr size_t kSpareReads = 64;  // kept for their buffers
 
 constexpr Duration kDeviceDeadline = std::chrono::seconds(30);
@@ -224,7 +227,8 @@ void DataStream::Advance() {
 size_t DataStream::BatchesToGroupEnd() {
   const BatchPlan& batch = *next_;
   const PlanSpec& spec = setup_.plan.spec();
-  const size_t most = setup_.wave_slots;
+  const uint64_t pieces = uint64_t{batch.count} * setup_.layout.tensors.size();
+  const size_t most = std::min<size_t>(setup_.wave_slots, std::max<uint64_t>(1, kWavePieces / std::max<uint64_t>(1, pieces)));
   if (batch.first_position >= spec.samples) return 1;  // padding only
   const uint64_t end = setup_.plan.GroupEnd(batch.epoch, batch.first_position, group_hint_);
   const uint64_t step = uint64_t{spec.batch_size} * spec.world_size;

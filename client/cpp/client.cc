@@ -64,27 +64,60 @@ namespace {
 constexpr Duration kSlabTimeout = std::chrono::seconds(10);  // slabs are sent before `opened`
 constexpr Duration kFirstRetry = std::chrono::milliseconds(10);
 constexpr Duration kLongestRetry = std::chrono::milliseconds(500);
+constexpr Duration kGlance = std::chrono::milliseconds(100);  // longest wait for a hello that does not look for a Cancel
 
 // What all streams of a client share, and what outlives the client where a stream does.
 class Connector {
  public:
   Connector(std::string path, Duration timeout) : path_(std::move(path)), timeout_(timeout) {}
 
-  // The present daemon's session, a new one if that is over.
-  absl::StatusOr<std::shared_ptr<Session>> Get() {
-    std::lock_guard lock(mutex_);
-    if (session_ == nullptr || !session_->handles().alive()) {
-      session_.reset();
-      DEVMEM_ASSIGN_OR_RETURN(session_, Session::Open(path_, Clock::now() + timeout_));
-    }
+  // The present daemon's session, a new one if that is over. nullptr if `deadline` comes first: a connection under way stays
+  // so, and the next call goes on with it, so that one who asks in small steps gets there too.
+  absl::StatusOr<std::shared_ptr<Session>> Get(Time deadline) {
+    std::unique_lock lock(mutex_);
+    if (!changed_.wait_until(lock, deadline, [&] { return !connecting_; })) return nullptr;
+    if (session_ != nullptr && session_->handles().alive()) return session_;
+    session_.reset();
+    connecting_ = true;
+    lock.unlock();
+    auto made = Make(deadline);
+    lock.lock();
+    connecting_ = false;
+    changed_.notify_all();
+    DEVMEM_ASSIGN_OR_RETURN(session_, std::move(made));
     return session_;
   }
 
+  // A call of `session` was lost: whatever its daemon still does, what comes next is made anew.
+  void Drop(const Session& session) {
+    std::lock_guard lock(mutex_);
+    if (session_.get() == &session) session_.reset();
+  }
+
  private:
+  absl::StatusOr<std::shared_ptr<Session>> Make(Time deadline) {
+    if (pending_ == nullptr) {
+      pending_until_ = Clock::now() + timeout_;
+      DEVMEM_ASSIGN_OR_RETURN(pending_, HandleConnection::Begin(path_, std::min(deadline, pending_until_)));
+    }
+    auto said_hello = pending_->AwaitHello(std::min(deadline, pending_until_));
+    if (said_hello.ok() && *said_hello) return Session::Over(std::move(pending_), path_);
+    if (said_hello.ok() && Clock::now() < pending_until_) return nullptr;
+    pending_.reset();
+    if (!said_hello.ok()) return said_hello.status();
+    return MakeError(absl::StatusCode::kUnavailable, "the daemon at " + path_ + " does not answer",
+                     {.cause = "no hello on the handle socket", .action = "look at the daemon's log"});
+  }
+
   const std::string path_;
   const Duration timeout_;
   std::mutex mutex_;
+  std::condition_variable changed_;
+  bool connecting_ = false;
   std::shared_ptr<Session> session_;
+  // Of the thread that has set connecting_.
+  std::unique_ptr<HandleConnection> pending_;
+  Time pending_until_;
 };
 
 std::pair<uint64_t, uint64_t> PlaceOf(const Cursor& cursor) { return {cursor.epoch(), cursor.position()}; }
@@ -102,7 +135,9 @@ class StreamImpl final : public Stream {
   ~StreamImpl() override { EndOpen(); }
 
   absl::Status Open() {
-    DEVMEM_RETURN_IF_ERROR(StartCall());
+    const Time deadline = Clock::now() + options_.open_timeout;
+    DEVMEM_ASSIGN_OR_RETURN(const bool started, StartCall(deadline));
+    if (!started) return NotOpenInTime();
     while (opening_ || call_ == nullptr) {
       absl::StatusOr<bool> moved = Advance(open_deadline_);
       if (!moved.ok()) return moved.status();
@@ -166,11 +201,18 @@ class StreamImpl final : public Stream {
         break;
     }
     if (opening_ && Clock::now() >= open_deadline_) {
-      return Fail(MakeError(absl::StatusCode::kDeadlineExceeded, "the stream did not open in time",
-                            {.object = spec_.bucket(),
-                             .cause = "open timeout",
-                             .action = "write an index (devmem-loader index) if the listing is long, or raise open_timeout"}));
+      return Fail(NotOpenInTime());
     }
+    return NoBatchInTime();
+  }
+
+  absl::Status NotOpenInTime() const {
+    return MakeError(absl::StatusCode::kDeadlineExceeded, "the stream did not open in time",
+                     {.object = spec_.bucket(),
+                      .cause = "open timeout",
+                      .action = "write an index (devmem-loader index) if the listing is long, or raise open_timeout"});
+  }
+  static absl::Status NoBatchInTime() {
     return MakeError(absl::StatusCode::kDeadlineExceeded, "no batch before the deadline", {});
   }
 
@@ -180,12 +222,20 @@ class StreamImpl final : public Stream {
     const ErrorInfo info = GetErrorInfo(status);
     const bool from_daemon = !info.cause.empty() || !info.object.empty() || !info.action.empty();
     bool gone = false;
+    if (cancelled_.load(std::memory_order_relaxed)) return Fail(Cancelled());
     switch (status.code()) {
       case absl::StatusCode::kUnavailable:
         gone = !from_daemon || !alive || info.cause == kDrainingCause;
         break;
       case absl::StatusCode::kCancelled:
+        // Nobody here has cancelled it: that is how gRPC ends the calls of a server that shuts down, and the daemon's handle
+        // socket may well live a moment longer.
+        gone = !from_daemon;
+        break;
       case absl::StatusCode::kUnauthenticated:
+        // Between two daemons the token may be of the one and the call go to the other.
+        gone = !alive || (opening_ && give_up_.has_value());
+        break;
       case absl::StatusCode::kInternal:
       case absl::StatusCode::kUnknown:
         gone = !from_daemon && !alive;
@@ -201,6 +251,7 @@ class StreamImpl final : public Stream {
     }
     received_.clear();
     EndOpen();
+    connector_->Drop(call_->session());
     SetCall(nullptr);
     lost_ = status;
     const Time now = Clock::now();
@@ -222,7 +273,7 @@ class StreamImpl final : public Stream {
 
   // Waits for the next attempt's time and makes it.
   absl::Status Reconnect(Time deadline) {
-    if (next_attempt_ >= *give_up_) {
+    if (std::max(next_attempt_, attempting_ ? Clock::now() : next_attempt_) >= *give_up_) {
       return Fail(MakeError(absl::StatusCode::kUnavailable, "the daemon went away and did not come back: " + Text(lost_),
                             {.cause = "daemon gone", .action = "look at the daemon's log; open again with the saved cursor"}));
     }
@@ -231,17 +282,23 @@ class StreamImpl final : public Stream {
       changed_.wait_until(lock, std::min(next_attempt_, deadline), [&] { return cancelled_.load(); });
       if (cancelled_) return Fail(Cancelled());
     }
-    if (Clock::now() < next_attempt_) return MakeError(absl::StatusCode::kDeadlineExceeded, "no batch before the deadline", {});
-    if (options_.on_reconnect) options_.on_reconnect(lost_);
-    if (absl::Status started = StartCall(); !started.ok()) {
-      lost_ = started;
+    if (Clock::now() < next_attempt_) return NoBatchInTime();
+    if (!attempting_ && options_.on_reconnect) options_.on_reconnect(lost_);
+    attempting_ = true;
+    const auto started = StartCall(std::min(deadline, Clock::now() + kGlance));
+    if (started.ok() && !*started) return Clock::now() < deadline ? absl::OkStatus() : NoBatchInTime();
+    attempting_ = false;
+    if (!started.ok()) {
+      lost_ = started.status();
       Backoff();
     }
     return absl::OkStatus();
   }
 
-  absl::Status StartCall() {
-    DEVMEM_ASSIGN_OR_RETURN(std::shared_ptr<Session> session, connector_->Get());
+  // False if there was no daemon to call by the deadline.
+  absl::StatusOr<bool> StartCall(Time deadline) {
+    DEVMEM_ASSIGN_OR_RETURN(std::shared_ptr<Session> session, connector_->Get(deadline));
+    if (session == nullptr) return false;
     if (has_cursor_) *spec_.mutable_resume() = cursor();
     session->handles().BeginOpen();
     opening_session_ = session;
@@ -249,7 +306,7 @@ class StreamImpl final : public Stream {
     resumed_ = give_up_.has_value() && has_cursor_;
     open_deadline_ = Clock::now() + options_.open_timeout;
     SetCall(std::make_shared<StreamCall>(std::move(session), spec_));
-    return absl::OkStatus();
+    return true;
   }
 
   // `received_` holds what the daemon says before the first batch.
@@ -380,6 +437,7 @@ class StreamImpl final : public Stream {
   absl::Status lost_;
   std::optional<Time> give_up_;  // while the daemon is away
   Time next_attempt_;
+  bool attempting_ = false;  // connecting, begun at an earlier step
   Duration retry_ = kFirstRetry;
 
   mutable std::mutex mutex_;
@@ -402,7 +460,11 @@ class ClientImpl final : public Client {
   }
 
   absl::StatusOr<v1::GetNodeStatusResponse> GetNodeStatus(Time deadline) override {
-    DEVMEM_ASSIGN_OR_RETURN(auto session, connector_->Get());
+    DEVMEM_ASSIGN_OR_RETURN(auto session, connector_->Get(deadline));
+    if (session == nullptr) {
+      return MakeError(absl::StatusCode::kDeadlineExceeded, "no daemon to ask before the deadline",
+                       {.cause = "no hello on the handle socket", .action = "look at the daemon's log"});
+    }
     grpc::ClientContext context;
     session->Authorize(context);
     context.set_deadline(std::chrono::system_clock::now() + (deadline - Clock::now()));
@@ -428,7 +490,7 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(std::string_view service
                      {.action = "give unix:/path or /path"});
   }
   auto connector = std::make_shared<Connector>(path, options.timeout);
-  DEVMEM_RETURN_IF_ERROR(connector->Get().status());
+  DEVMEM_RETURN_IF_ERROR(connector->Get(Clock::now() + 2 * options.timeout).status());  // its own timeout comes first
   return std::make_unique<ClientImpl>(std::move(connector));
 }
 

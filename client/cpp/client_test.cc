@@ -12,10 +12,12 @@
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <atomic>
 #include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <random>
 #include <thread>
 #include <vector>
@@ -516,6 +518,66 @@ TEST_F(ClientTest, ResumesAfterADaemonThatDrained) {
   daemon = Serve({.batches = 20, .slots = 1});
   // Perhaps one was on its way when the daemon stopped; ExpectAll finds out whether any was lost or repeated.
   ASSERT_NO_FATAL_FAILURE(ExpectAll(*stream, 1, 20, 0, 5));
+}
+
+// gRPC ends the calls of a server that shuts down with a bare CANCELLED, while the daemon's handle socket still lives.
+TEST_F(ClientTest, ResumesWhenADyingDaemonCancelsItsCalls) {
+  auto daemon = Serve({.batches = 10, .slots = 10, .fail_after = 3, .failure = absl::CancelledError("CANCELLED")});
+  auto client = Connect();
+  int reconnects = 0;
+  auto stream = Open(*client, {.on_reconnect = [&](const absl::Status&) { ++reconnects; }});
+  ASSERT_NO_FATAL_FAILURE(ExpectAll(*stream, 1, 10));  // each life delivers three more
+  EXPECT_EQ(reconnects, 3);
+  EXPECT_EQ(daemon->opens(), 4u);
+
+  stream = Open(*client, {.reconnect = false});
+  for (uint64_t k = 0; k < 3; ++k) ASSERT_NO_FATAL_FAILURE(ExpectBatch(stream->Next(Soon())->batch, 0, k));
+  EXPECT_EQ(stream->Next(Soon()).status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(ClientTest, ACancelThatTheDaemonExplainsIsFinal) {
+  const absl::Status failure = MakeError(absl::StatusCode::kCancelled, "the operator ended it", {.cause = "ended"});
+  auto daemon = Serve({.batches = 10, .slots = 10, .fail_after = 1, .failure = failure});
+  auto client = Connect();
+  auto stream = Open(*client);
+  ASSERT_TRUE(stream->Next(Soon()).ok());
+  EXPECT_EQ(stream->Next(Soon()).status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(daemon->opens(), 1u);
+}
+
+// The new daemon accepts and says nothing for a while: Next keeps its deadline, and however short that is, the
+// connection goes on from call to call.
+TEST_F(ClientTest, NextKeepsItsDeadlineWhileADaemonIsSlowToAnswer) {
+  auto first = std::make_unique<DaemonProcess>(path_, 10, 1, 0, 1);
+  auto client = Connect();
+  auto stream = Open(*client);
+  ASSERT_NO_FATAL_FAILURE(ExpectBatch(stream->Next(Soon())->batch, 0, 0));
+  first->Kill();
+
+  std::promise<void> gate;
+  std::atomic<int> admitted = 0;
+  auto daemon = Serve({.batches = 10, .slots = 1, .admit = [&, open = gate.get_future().share()] {
+                         ++admitted;
+                         return open.wait_for(kLong) == std::future_status::ready ? absl::OkStatus()
+                                                                                  : absl::DeadlineExceededError("shut");
+                       }});
+  uint64_t next = 1;
+  int late = 0;
+  for (const Time until = Soon(); late < 20 && Clock::now() < until;) {
+    const Time before = Clock::now();
+    auto event = stream->Next(before + std::chrono::milliseconds(10));
+    ASSERT_LT(Clock::now() - before, std::chrono::seconds(3)) << "a hello is waited for no longer than the deadline";
+    if (event.ok()) {  // was on its way when the daemon died
+      ASSERT_NO_FATAL_FAILURE(ExpectBatch(event->batch, 0, next++));
+      continue;
+    }
+    ASSERT_EQ(event.status().code(), absl::StatusCode::kDeadlineExceeded) << event.status();
+    if (admitted > 0) ++late;
+  }
+  EXPECT_EQ(late, 20);
+  gate.set_value();
+  ASSERT_NO_FATAL_FAILURE(ExpectAll(*stream, 1, 10, 0, next));
+  EXPECT_EQ(admitted, 1) << "one connection, not one a call";
 }
 
 int ServeAsProcess(char** argv) {

@@ -24,6 +24,7 @@ using devmem_loader::v1::HandlePacket;
 
 constexpr uint32_t kProtocolVersion = 1;
 constexpr size_t kMaxPacket = 4096;
+constexpr Duration kLongestPoll = std::chrono::hours(1);
 
 struct Packet {
   HandlePacket message;
@@ -123,7 +124,7 @@ timeval ToTimeval(Duration duration) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<HandleConnection>> HandleConnection::Open(const std::string& service_path, Time deadline) {
+absl::StatusOr<std::unique_ptr<HandleConnection>> HandleConnection::Begin(const std::string& service_path, Time deadline) {
   const std::string path = service_path + ".fd";
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
@@ -145,36 +146,39 @@ absl::StatusOr<std::unique_ptr<HandleConnection>> HandleConnection::Open(const s
     // What the person gave is the gRPC socket's path, and only that one need be named if neither is there.
     return ConnectError(errno, errno == EACCES ? path : service_path);
   }
+  return connection;
+}
 
-  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
-  pollfd readable{socket, POLLIN, 0};
+absl::StatusOr<bool> HandleConnection::AwaitHello(Time deadline) {
+  const Time now = Clock::now();
+  const int64_t left =
+      deadline <= now ? 0
+                      : std::chrono::ceil<std::chrono::milliseconds>(std::min<Duration>(deadline - now, kLongestPoll)).count();
+  pollfd readable{socket_.get(), POLLIN, 0};
   int ready = 0;
   do {
-    ready = ::poll(&readable, 1, static_cast<int>(std::clamp<int64_t>(left, 1, 3'600'000)));
+    ready = ::poll(&readable, 1, static_cast<int>(left));
   } while (ready < 0 && errno == EINTR);
-  if (ready == 0) {
-    return MakeError(absl::StatusCode::kUnavailable, "the daemon at " + service_path + " does not answer",
-                     {.cause = "no hello on the handle socket", .action = "look at the daemon's log"});
-  }
-  DEVMEM_ASSIGN_OR_RETURN(std::optional<Packet> packet, Receive(socket));
+  if (ready == 0) return false;
+  DEVMEM_ASSIGN_OR_RETURN(std::optional<Packet> packet, Receive(socket_.get()));
   if (!packet.has_value()) {
-    return MakeError(absl::StatusCode::kUnavailable, "the daemon at " + service_path + " went away",
+    return MakeError(absl::StatusCode::kUnavailable, "the daemon at " + service_path_ + " went away",
                      {.cause = "connection closed"});
   }
   if (packet->message.has_refused()) {
     return MakeError(absl::StatusCode::kPermissionDenied,
-                     "the daemon at " + service_path + " refuses this process: " + packet->message.refused().reason(), {});
+                     "the daemon at " + service_path_ + " refuses this process: " + packet->message.refused().reason(), {});
   }
   const auto& hello = packet->message.hello();
   if (!packet->message.has_hello() || hello.version() != kProtocolVersion) {
     return MakeError(absl::StatusCode::kFailedPrecondition,
-                     "the daemon at " + service_path + " speaks version " + std::to_string(hello.version()) +
+                     "the daemon at " + service_path_ + " speaks version " + std::to_string(hello.version()) +
                          " of the handle protocol, this client version " + std::to_string(kProtocolVersion),
                      {.cause = "version mismatch", .action = "use a client and a daemon of the same release"});
   }
-  connection->token_ = hello.token();
-  connection->thread_ = std::thread([raw = connection.get()] { raw->ReadSlabs(); });
-  return connection;
+  token_ = hello.token();
+  thread_ = std::thread([this] { ReadSlabs(); });
+  return true;
 }
 
 HandleConnection::~HandleConnection() {

@@ -2,7 +2,8 @@
 // HandleConnection: the trainer's end of the handle socket (handle_socket.proto). While it lives the daemon keeps this
 // process's streams; it gives the token and the slabs' file descriptors.
 //
-//   DEVMEM_ASSIGN_OR_RETURN(auto handles, HandleConnection::Open("/run/devmem-loader/loader.sock", deadline));
+//   DEVMEM_ASSIGN_OR_RETURN(auto handles, HandleConnection::Begin("/run/devmem-loader/loader.sock", deadline));
+//   DEVMEM_ASSIGN_OR_RETURN(bool open, handles->AwaitHello(deadline));  // false: not yet, ask again
 //   context.AddMetadata("devmem-token", handles->token());
 //   DEVMEM_ASSIGN_OR_RETURN(auto slab, handles->TakeSlab(opened.stream_id(), 0, deadline));
 //
@@ -34,9 +35,12 @@ class HandleConnection {
     UniqueFd fd;
   };
 
-  // `service_path` is the gRPC socket's. kUnavailable if no daemon listens, kPermissionDenied if this user may not
-  // connect or the daemon refuses it.
-  static absl::StatusOr<std::unique_ptr<HandleConnection>> Open(const std::string& service_path, Time deadline);
+  // Connects. `service_path` is the gRPC socket's. kUnavailable if no daemon listens, kPermissionDenied if this user may not
+  // connect.
+  static absl::StatusOr<std::unique_ptr<HandleConnection>> Begin(const std::string& service_path, Time deadline);
+  // Waits for the daemon's hello, before which nothing else may be called: true when it is there, false at the deadline (it
+  // may be asked again). kPermissionDenied if the daemon refuses this process, kUnavailable if it goes away.
+  [[nodiscard]] absl::StatusOr<bool> AwaitHello(Time deadline);
   ~HandleConnection();
 
   [[nodiscard]] const std::string& token() const { return token_; }

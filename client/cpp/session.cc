@@ -13,9 +13,9 @@
 
 namespace devmem {
 
-absl::StatusOr<std::shared_ptr<Session>> Session::Open(const std::string& service_path, Time deadline) {
+std::shared_ptr<Session> Session::Over(std::unique_ptr<HandleConnection> handles, const std::string& service_path) {
   auto session = std::shared_ptr<Session>(new Session);
-  DEVMEM_ASSIGN_OR_RETURN(session->handles_, HandleConnection::Open(service_path, deadline));
+  session->handles_ = std::move(handles);
   grpc::ChannelArguments arguments;
   // A connection of its own: a shared one would bring the dead daemon's back-off with it.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);

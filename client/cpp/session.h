@@ -18,7 +18,8 @@ namespace devmem {
 
 class Session {
  public:
-  static absl::StatusOr<std::shared_ptr<Session>> Open(const std::string& service_path, Time deadline);
+  // Takes over a connection that has had its hello.
+  static std::shared_ptr<Session> Over(std::unique_ptr<HandleConnection> handles, const std::string& service_path);
 
   [[nodiscard]] HandleConnection& handles() { return *handles_; }
   [[nodiscard]] devmem_loader::v1::Loader::Stub& stub() { return *stub_; }
