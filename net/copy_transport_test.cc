@@ -194,6 +194,45 @@ TEST_P(CopyTransportServerTest, ADeadServerFailsAfterTheRetriesItSays) {
   EXPECT_THAT(std::string(read->status.message()), testing::HasSubstr("Connection refused"));
 }
 
+// What a transport with deadlines of its own makes of one range.
+std::unique_ptr<Transport> MakeTransport(Reactor::Backend loop, const ReadPolicy& policy) {
+  auto transport = MakeCopyTransport({.connections = 3, .backend = loop, .policy = policy});
+  EXPECT_TRUE(transport.ok()) << transport.status();
+  return *std::move(transport);
+}
+
+// nginx sends a piece of sendfile_max_chunk, then waits for as long as the rate makes it: here 2 KiB in 100 ms.
+constexpr char kThinLink[] = "limit_rate 20k; sendfile_max_chunk 2k;";
+
+TEST_P(CopyTransportServerTest, AThinLinkIsSlowAndNotDead) {
+  nginx_->SetServerConfig(kThinLink);
+  ASSERT_TRUE(nginx_->Restart().ok());
+  transport_ = MakeTransport(GetParam().loop, {.stall_timeout = std::chrono::seconds(1), .max_retries = 0});
+  // 3 s of the link, three times the limit, and far below what is worth a wake-up.
+  const auto read = Read(100, {{memory_.get(), 0, 60'000}});
+  ASSERT_TRUE(read->Wait());
+  ASSERT_TRUE(read->status.ok()) << read->status;
+  EXPECT_EQ(Memory(0, 60'000), content_.substr(100, 60'000));
+  EXPECT_EQ(read->requests, 1u);
+  EXPECT_EQ(read->received, 60'000u);
+}
+
+TEST_P(CopyTransportServerTest, ABodyThatDribblesEndsAtTheDeadlineOfTheRead) {
+  nginx_->SetServerConfig(kThinLink);
+  ASSERT_TRUE(nginx_->Restart().ok());
+  transport_ = MakeTransport(GetParam().loop, {.total_timeout = std::chrono::milliseconds(1500)});
+  const Time start = Clock::now();
+  const auto read = Read(100, {{memory_.get(), 0, 2'900'000}});  // 145 s of the link
+  ASSERT_TRUE(read->Wait());
+  EXPECT_GE(Clock::now() - start, std::chrono::milliseconds(1500));
+  EXPECT_EQ(read->status.code(), absl::StatusCode::kDeadlineExceeded) << read->status;
+  EXPECT_THAT(std::string(read->status.message()), testing::HasSubstr("not done within 1.5 s"));
+  const ErrorInfo info = GetErrorInfo(read->status);
+  EXPECT_EQ(info.object, "object.bin");
+  EXPECT_EQ(info.offset, 100 + read->received);
+  EXPECT_EQ(*info.offset + *info.length, 2'900'100u);
+}
+
 constexpr Backend kHttpIoUring{Reactor::Backend::kIoUring, false, "HttpIoUring"};
 constexpr Backend kHttpEpoll{Reactor::Backend::kEpoll, false, "HttpEpoll"};
 constexpr Backend kFileIoUring{Reactor::Backend::kIoUring, true, "FileIoUring"};

@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "base/unique_fd.h"
+#include "net/http_fields.h"
 #include "net/object_name.h"
 
 namespace devmem {
@@ -51,7 +52,10 @@ absl::Status DeadlinePassed(std::string_view what, const char* doing) {
 
 class FileStore final : public ObjectStore {
  public:
-  explicit FileStore(const StoreUri& uri) : uri_(uri.text), directory_(uri.directory == "/" ? "" : uri.directory) {}
+  FileStore(const StoreUri& uri, const StoreOptions& options)
+      : uri_(uri.text),
+        directory_(uri.directory == "/" ? "" : uri.directory),
+        portable_validators_(options.portable_validators) {}
 
   const std::string& uri() const override { return uri_; }
   absl::StatusOr<ObjectTable> List(Time deadline, const ProgressFn& progress) const override;
@@ -73,9 +77,13 @@ class FileStore final : public ObjectStore {
 
   absl::Status WalkFolder(const std::string& below, Walk& walk) const;
   absl::Status ReadOne(SmallRead& read) const;
+  std::string ValidatorOf(const struct stat& file) const {
+    return portable_validators_ ? HttpDate(file.st_mtim.tv_sec) : FileValidator(file);
+  }
 
   std::string uri_;
   std::string directory_;
+  bool portable_validators_;
 };
 
 absl::StatusOr<ObjectTable> FileStore::List(Time deadline, const ProgressFn& progress) const {
@@ -128,7 +136,7 @@ absl::Status FileStore::WalkFolder(const std::string& below, Walk& walk) const {
       } else if (S_ISREG(file.st_mode)) {
         DEVMEM_RETURN_IF_ERROR(CheckObjectName(object, uri_));
         if (walk.objects.size() >= kMaxObjects) return TooManyObjects(uri_);
-        walk.objects.Add(object, static_cast<uint64_t>(file.st_size), FileValidator(file));
+        walk.objects.Add(object, static_cast<uint64_t>(file.st_size), ValidatorOf(file));
       }
     }
   }
@@ -154,12 +162,13 @@ absl::Status FileStore::ReadOne(SmallRead& read) const {
     return MakeError(absl::StatusCode::kNotFound, "it is not a regular file",
                      {.object = path, .cause = "not a regular file", .action = "name a file"});
   }
-  read.object_validator = FileValidator(file);
+  const std::string opened = FileValidator(file);  // to the nanosecond, whatever is given out
+  read.object_validator = ValidatorOf(file);
   read.object_size = static_cast<uint64_t>(file.st_size);
   const absl::Status changed =
       MakeError(absl::StatusCode::kAborted, "the file changed since it was listed",
                 {.object = path, .cause = "object changed", .action = "open the bucket again when nobody writes to it"});
-  if (!read.validator.empty() && read.validator != read.object_validator) return changed;
+  if (!read.validator.empty() && !FileMatches(file, read.validator)) return changed;
   if (read.offset >= read.object_size) return absl::OkStatus();
   read.bytes.resize(std::min(read.length, read.object_size - read.offset));
   for (size_t done = 0; done < read.bytes.size();) {
@@ -171,7 +180,7 @@ absl::Status FileStore::ReadOne(SmallRead& read) const {
     done += static_cast<size_t>(got);
   }
   if (::fstat(fd.get(), &file) != 0) return FileError(errno, "the file cannot be examined", path);
-  return FileValidator(file) == read.object_validator ? absl::OkStatus() : changed;
+  return FileValidator(file) == opened ? absl::OkStatus() : changed;
 }
 
 absl::Status FileStore::ReadSmall(std::span<SmallRead> reads, int parallel, Time deadline, const ProgressFn& progress) const {
@@ -220,6 +229,12 @@ std::string FileValidator(const struct stat& file) {
   return "\"" + std::to_string(file.st_ino) + "-" + std::to_string(mtime_ns) + "-" + std::to_string(file.st_size) + "\"";
 }
 
-std::unique_ptr<ObjectStore> MakeFileStore(const StoreUri& uri) { return std::make_unique<FileStore>(uri); }
+bool FileMatches(const struct stat& file, std::string_view validator) {
+  return validator == (IsHttpDate(validator) ? HttpDate(file.st_mtim.tv_sec) : FileValidator(file));
+}
+
+std::unique_ptr<ObjectStore> MakeFileStore(const StoreUri& uri, const StoreOptions& options) {
+  return std::make_unique<FileStore>(uri, options);
+}
 
 }  // namespace devmem

@@ -9,6 +9,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "net/object_store.h"
 #include "net/uri.h"
@@ -19,7 +20,11 @@ namespace devmem {
 // payload compares it before and after, so that a file changed in mid-read is an error.
 [[nodiscard]] std::string FileValidator(const struct stat& file);
 
+// Whether it is the content that `validator` stands for: one of FileValidator's, or an HTTP date, which an index holds
+// and which says the mtime to the second.
+[[nodiscard]] bool FileMatches(const struct stat& file, std::string_view validator);
+
 // `uri` is of scheme kFile.
-[[nodiscard]] std::unique_ptr<ObjectStore> MakeFileStore(const StoreUri& uri);
+[[nodiscard]] std::unique_ptr<ObjectStore> MakeFileStore(const StoreUri& uri, const StoreOptions& options = {});
 
 }  // namespace devmem

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "net/file_store.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -66,6 +68,32 @@ TEST_F(FileStoreTest, ListsRegularFilesOfAllFoldersSorted) {
   struct stat file;
   ASSERT_EQ(::stat((root_ / "b.npy").c_str(), &file), 0);
   EXPECT_EQ((*objects)[2].validator, FileValidator(file));
+}
+
+// What an index of the folder holds must be good for the web server that serves it, and for the folder itself.
+TEST_F(FileStoreTest, PortableValidatorsAreHttpDates) {
+  Write("x", "12345");
+  const auto touch = [&](time_t seconds, long nanoseconds) {
+    const timespec times[2] = {{seconds, nanoseconds}, {seconds, nanoseconds}};
+    ASSERT_EQ(::utimensat(AT_FDCWD, (root_ / "x").c_str(), times, 0), 0);
+  };
+  touch(784111777, 999'999'999);
+  const auto portable = MakeFileStore(*ParseStoreUri("file://" + root_.string()), {.portable_validators = true});
+  const auto objects = portable->List(Soon(), nullptr);
+  ASSERT_TRUE(objects.ok()) << objects.status();
+  constexpr char kDate[] = "Sun, 06 Nov 1994 08:49:37 GMT";
+  EXPECT_EQ((*objects)[0].validator, kDate);
+  SmallRead read[] = {{.object = "x", .length = 9}};
+  ASSERT_TRUE(portable->ReadSmall(read, 1, Soon(), nullptr).ok());
+  EXPECT_EQ(read[0].object_validator, kDate);
+
+  SmallRead by_date[] = {{.object = "x", .length = 9, .validator = kDate}};
+  ASSERT_TRUE(Open()->ReadSmall(by_date, 1, Soon(), nullptr).ok());
+  EXPECT_TRUE(by_date[0].status.ok()) << by_date[0].status;
+  EXPECT_EQ(by_date[0].bytes, "12345");
+  touch(784111778, 0);
+  ASSERT_TRUE(Open()->ReadSmall(by_date, 1, Soon(), nullptr).ok());
+  EXPECT_EQ(by_date[0].status.code(), absl::StatusCode::kAborted);
 }
 
 TEST_F(FileStoreTest, FollowsLinksAndSurvivesCycles) {

@@ -241,7 +241,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
   void OnClosed() override {
     Task* const task = std::exchange(task_, nullptr);
     HttpFetcher& fetcher = fetcher_;
-    const bool stale = stale_;
+    const bool stale = stale_, all_there = moved_;
     absl::Status failure = std::move(failure_);
     const Duration at_least = retry_after_;
     if (stale) {  // the server dropped one idle connection; the others are likely dead as well
@@ -251,6 +251,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     if (task == nullptr) return;
     task->connection = nullptr;
     if (stale && !task->cancelled) return fetcher.Enqueue(task);
+    if (all_there && !task->cancelled) return fetcher.Finish(task, absl::OkStatus());  // only the send was never reported
     fetcher.AttemptFailed(task, std::move(failure), at_least);
   }
 

@@ -70,10 +70,9 @@ std::string HttpDate(std::time_t time) {
   std::tm utc = {};
   if (::gmtime_r(&time, &utc) == nullptr) return "";  // a year beyond int
   std::array<char, 96> text;
-  const int length = std::snprintf(text.data(), text.size(), "%s, %02d %s %04d %02d:%02d:%02d GMT",
-                                   kDays[static_cast<size_t>(utc.tm_wday)], utc.tm_mday,
-                                   kMonths[static_cast<size_t>(utc.tm_mon)], utc.tm_year + 1900, utc.tm_hour, utc.tm_min,
-                                   utc.tm_sec);
+  const int length = std::snprintf(
+      text.data(), text.size(), "%s, %02d %s %04d %02d:%02d:%02d GMT", kDays[static_cast<size_t>(utc.tm_wday)], utc.tm_mday,
+      kMonths[static_cast<size_t>(utc.tm_mon)], utc.tm_year + 1900, utc.tm_hour, utc.tm_min, utc.tm_sec);
   return {text.data(), static_cast<size_t>(length)};
 }
 

@@ -18,7 +18,7 @@ absl::StatusOr<std::unique_ptr<ObjectStore>> OpenStore(std::string_view uri, con
     case StoreScheme::kS3:
       return MakeS3Store(parsed, options, AnonymousSigner());
     case StoreScheme::kFile:
-      return MakeFileStore(parsed);
+      return MakeFileStore(parsed, options);
   }
   return absl::InternalError("a scheme without a store");
 }

@@ -54,7 +54,8 @@ struct StoreOptions {
   std::string endpoint_url;  // s3: "http://127.0.0.1:5000"; empty: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL
   Duration connect_timeout = std::chrono::seconds(5);
   Duration request_timeout = std::chrono::seconds(30);  // of one small request, retries excluded
-  int max_retries = 6;                                  // of 408, 429, 5xx and broken connections, with back-off and jitter
+  bool portable_validators = false;  // file: HTTP dates, as a web server over the same folder would give (for an index)
+  int max_retries = 6;               // of 408, 429, 5xx and broken connections, with back-off and jitter
 };
 
 // Called now and then from the calling thread; false cancels (kCancelled).

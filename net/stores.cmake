@@ -4,7 +4,7 @@ devmem_unit(net_object_table HDRS object_table.h SRCS object_table.cc TEST objec
 devmem_unit(net_http_status HDRS http_status.h SRCS http_status.cc DEPS base_error TEST http_status_test.cc)
 devmem_unit(net_object_name HDRS object_name.h SRCS object_name.cc DEPS base_error TEST object_name_test.cc)
 devmem_unit(net_uri HDRS uri.h SRCS uri.cc DEPS base_error net_object_name CURL::libcurl TEST uri_test.cc)
-devmem_unit(net_file_store HDRS file_store.h object_store.h SRCS file_store.cc DEPS base_error net_object_name net_object_table net_uri TEST file_store_test.cc)
+devmem_unit(net_file_store HDRS file_store.h object_store.h SRCS file_store.cc DEPS base_error net_http_fields net_object_name net_object_table net_uri TEST file_store_test.cc)
 devmem_unit(net_testing_nginx HDRS testing/nginx.h SRCS testing/nginx.cc DEPS base_error base_unique_fd TEST testing/nginx_test.cc)
 devmem_unit(net_request_signer HDRS request_signer.h DEPS net_uri)
 devmem_unit(net_http_fields HDRS http_fields.h SRCS http_fields.cc TEST http_fields_test.cc FUZZ http_fields_fuzz.cc)

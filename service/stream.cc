@@ -135,7 +135,8 @@ void DataStream::Start() {
 
 void DataStream::Release(std::vector<uint64_t> sequences, bool waiting) {
   OnLoop([this, sequences = std::move(sequences), waiting] {
-    if (closing_) return;
+    // A trainer may say that it waits before the stream has started; nothing can be released by then.
+    if (closing_ || !started_) return;
     trainer_waits_ = trainer_waits_ || waiting;  // until it gets a batch
     for (const uint64_t sequence : sequences) {
       // Twice or never delivered: a fault of the trainer's that harms only itself if we let it.

@@ -248,6 +248,20 @@ TEST_F(StreamTest, StopsWithAllSlotsHeldAndGoesOnWithOne) {
   }
 }
 
+TEST_F(StreamTest, WhatATrainerSaysBeforeTheStartChangesNothing) {
+  WriteShards({20});
+  spec_.set_batch_size(5);
+  ASSERT_TRUE(Open().ok());
+  stream_->Release({}, /*waiting=*/true);
+  stream_->Release({7});
+  stream_->Start();
+  for (int i = 0; i < 4; ++i) {
+    const auto event = trainer_->Next();
+    ASSERT_TRUE(event.has_value() && event->has_batches()) << trainer_->Failure();
+  }
+  EXPECT_EQ(trainer_->Next()->epoch_end().samples(), 20u);
+}
+
 // A slow trainer's slots come back one by one. Reading them one by one would tear shuffle groups apart.
 TEST_F(StreamTest, ASlowTrainersGroupsAreReadWhole) {
   WriteShards({1024});

@@ -94,8 +94,9 @@ int WriteIndexOf(const IndexOptions& options) {
       usage = kExitUsage;
       return dataset.status();
     }
-    DEVMEM_ASSIGN_OR_RETURN(
-        auto store, OpenStore(options.uri, {.endpoint_url = options.endpoint_url, .connect_timeout = options.connect_timeout}));
+    DEVMEM_ASSIGN_OR_RETURN(auto store, OpenStore(options.uri, {.endpoint_url = options.endpoint_url,
+                                                                .connect_timeout = options.connect_timeout,
+                                                                .portable_validators = true}));
     Result result;
     result.path = options.output_file;
     if (result.path.empty()) {
