@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/error.h"
 
-#include <cerrno>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
 
-#include "gtest/gtest.h"
+#include <cerrno>
 
 namespace devmem {
 namespace {
