@@ -12,6 +12,8 @@ devmem_unit(service_cli_options HDRS cli/options.h SRCS cli/options.cc
   DEPS service_cli_flag_table service_cli_cursor_text devmem_proto gpu_dtype TEST cli/options_test.cc)
 devmem_unit(service_cli_signals HDRS cli/signals.h SRCS cli/signals.cc DEPS base_unique_fd TEST cli/signals_test.cc)
 devmem_unit(service_cli_process_usage HDRS cli/process_usage.h SRCS cli/process_usage.cc TEST cli/process_usage_test.cc)
+devmem_unit(service_cli_descriptor_limit HDRS cli/descriptor_limit.h SRCS cli/descriptor_limit.cc DEPS base_error
+  TEST cli/descriptor_limit_test.cc)
 devmem_unit(service_cli_json_text HDRS cli/json_text.h SRCS cli/json_text.cc DEPS nlohmann_json::nlohmann_json)
 devmem_unit(service_cli_digest HDRS cli/digest.h SRCS cli/digest.cc
   DEPS service_cli_json_text base_error base_unique_fd devmem_proto OpenSSL::Crypto
@@ -42,9 +44,10 @@ devmem_unit(service_cli_stream_run HDRS cli/stream_run.h SRCS cli/stream_run.cc
   TEST cli/stream_run_test.cc TEST_DEPS service_fake_daemon nlohmann_json::nlohmann_json)
 devmem_unit(service_cli_load HDRS cli/load.h cli/private_daemon.h SRCS cli/load.cc cli/private_daemon.cc
   DEPS service_cli_stream_run service_cli_options service_cli_private_folder service_cli_signals service_cli_log service_cli_print
-       service_daemon)
+       service_cli_descriptor_limit service_daemon)
 
 add_executable(devmem-loader cli/loader_main.cc)
 target_link_libraries(devmem-loader PRIVATE service_cli_command service_cli_load service_cli_index_verb service_cli_status_verb)
 add_executable(devmem-loaderd cli/daemon_main.cc)
-target_link_libraries(devmem-loaderd PRIVATE service_cli_command service_cli_log service_cli_signals service_daemon)
+target_link_libraries(devmem-loaderd PRIVATE service_cli_command service_cli_descriptor_limit service_cli_log service_cli_signals
+  service_daemon)

@@ -6,11 +6,9 @@
 //   3. SIGTERM or SIGINT: drain until the deadline, end. A second one: end at once.
 #include <signal.h>
 #include <spdlog/spdlog.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <condition_variable>
 #include <cstring>
 #include <filesystem>
@@ -22,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "service/cli/command.h"
+#include "service/cli/descriptor_limit.h"
 #include "service/cli/log.h"
 #include "service/cli/print.h"
 #include "service/cli/signals.h"
@@ -31,14 +30,6 @@ namespace devmem::cli {
 namespace {
 
 constexpr char kProgram[] = "devmem-loaderd";
-
-// A connection is a descriptor, and so is a slab: take all that may be had.
-void RaiseDescriptors() {
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
-  limit.rlim_cur = limit.rlim_max;
-  if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) spdlog::warn("raising RLIMIT_NOFILE: {}", std::strerror(errno));
-}
 
 absl::Status MakeFolder(const std::string& socket) {
   const std::filesystem::path folder = std::filesystem::path(socket).parent_path();
@@ -86,7 +77,7 @@ int Main(const std::vector<std::string>& arguments) {
     changed.notify_all();
   });
 
-  RaiseDescriptors();
+  if (absl::Status raised = RaiseDescriptorLimit(); !raised.ok()) spdlog::warn("{}", Text(raised));
   if (absl::Status status = MakeFolder(options.daemon.socket); !status.ok()) return fail(status);
   auto daemon = Daemon::Start(options.daemon);
   if (!daemon.ok()) return fail(daemon.status());

@@ -116,6 +116,17 @@ Flag::Set SetDuration(Duration* target) {
   };
 }
 
+Flag::Set SetTimeout(Duration* target) {
+  return [target](const std::string& text) {
+    auto value = ParseDuration(text);
+    if (value.ok() && *value <= Duration::zero()) {
+      return absl::InvalidArgumentError("expected a time above 0, such as 250ms, 5s, 2m or 1h");
+    }
+    if (value.ok()) *target = *value;
+    return value.status();
+  };
+}
+
 namespace internal {
 
 absl::Status StoreWhole(const std::string& text, uint64_t lowest, uint64_t highest,

@@ -44,6 +44,7 @@ struct Flag {
 [[nodiscard]] Flag::Set SetOn(bool* target);
 [[nodiscard]] Flag::Set SetSize(uint64_t* target);
 [[nodiscard]] Flag::Set SetDuration(Duration* target);
+[[nodiscard]] Flag::Set SetTimeout(Duration* target);  // a time above 0: one that nothing keeps is no timeout
 // T is an integer; the highest is what fits.
 template <typename T>
 [[nodiscard]] Flag::Set SetWhole(T* target, uint64_t lowest = 0, uint64_t highest = std::numeric_limits<T>::max());

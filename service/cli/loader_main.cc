@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // devmem-loader: the command line.
 #include <signal.h>
+#include <unistd.h>
 
 #include <string>
 #include <vector>
@@ -28,6 +29,7 @@ int Stream(const std::vector<std::string>& arguments) {
     return kExitUsage;
   }
   if (absl::Status status = CheckService(options, values); !status.ok()) return UsageError(kProgram, status);
+  if (absl::Status status = CheckDigest(options, STDOUT_FILENO); !status.ok()) return UsageError(kProgram, status);
   auto spec = MakeSpec(options);
   // An unreadable @FILE may fail with any code, and all of them are the command line's.
   if (!spec.ok()) return UsageError(kProgram, absl::InvalidArgumentError(spec.status().message()));

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "service/cli/options.h"
 
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
 #include <algorithm>
 #include <array>
 #include <optional>
@@ -160,25 +163,25 @@ void AddDaemon(DaemonOptions* daemon, const std::string& group, bool copy_path, 
                     .fallback = Typed(defaults.policy.connect_timeout),
                     .group = group,
                     .help = "longest wait for a connection",
-                    .set = SetDuration(&daemon->policy.connect_timeout)});
+                    .set = SetTimeout(&daemon->policy.connect_timeout)});
   flags->push_back({.name = "--first-byte-timeout",
                     .value = "TIME",
                     .fallback = Typed(defaults.policy.first_byte_timeout),
                     .group = group,
                     .help = "longest wait for the store to begin its answer",
-                    .set = SetDuration(&daemon->policy.first_byte_timeout)});
+                    .set = SetTimeout(&daemon->policy.first_byte_timeout)});
   flags->push_back({.name = "--stall-timeout",
                     .value = "TIME",
                     .fallback = Typed(defaults.policy.stall_timeout),
                     .group = group,
                     .help = "longest time without a byte in mid-answer",
-                    .set = SetDuration(&daemon->policy.stall_timeout)});
+                    .set = SetTimeout(&daemon->policy.stall_timeout)});
   flags->push_back({.name = "--read-timeout",
                     .value = "TIME",
                     .fallback = Typed(defaults.policy.total_timeout),
                     .group = group,
                     .help = "longest time for one range, retries included",
-                    .set = SetDuration(&daemon->policy.total_timeout)});
+                    .set = SetTimeout(&daemon->policy.total_timeout)});
   flags->push_back({.name = "--max-retries",
                     .value = "N",
                     .fallback = absl::StrCat(defaults.policy.max_retries),
@@ -319,7 +322,14 @@ FlagTable LoaderTable(LoaderOptions* options) {
                    .value = "CURSOR|@FILE",
                    .group = order,
                    .help = "go on after this cursor (of an earlier summary), also under another world size",
-                   .set = SetText(&options->resume)});
+                   .set = [options](const std::string& text) {
+                     if (text.empty()) {  // a script whose variable is not set would begin from the start
+                       return absl::InvalidArgumentError(
+                           "expected a cursor or @FILE; leave --resume away to begin at the start");
+                     }
+                     options->resume = text;
+                     return absl::OkStatus();
+                   }});
   flags.push_back({.name = "--limit-batches",
                    .value = "N",
                    .fallback = "0",
@@ -424,7 +434,7 @@ FlagTable StatusTable(const std::string& verb, StatusOptions* options) {
                    .fallback = "5s",
                    .group = "Service",
                    .help = "longest wait for its answer",
-                   .set = SetDuration(&options->timeout),
+                   .set = SetTimeout(&options->timeout),
                    .environment = false});
   AddCommon(&options->common, &flags);
   const bool streams = verb == "streams";
@@ -491,13 +501,13 @@ FlagTable IndexTable(IndexOptions* options) {
                    .fallback = "5s",
                    .group = result,
                    .help = "longest wait for a connection",
-                   .set = SetDuration(&options->connect_timeout)});
+                   .set = SetTimeout(&options->connect_timeout)});
   flags.push_back({.name = "--timeout",
                    .value = "TIME",
                    .fallback = "1h",
                    .group = result,
                    .help = "longest time for all of it",
-                   .set = SetDuration(&options->timeout),
+                   .set = SetTimeout(&options->timeout),
                    .environment = false});
   AddCommon(&options->common, &flags);
   return FlagTable(
@@ -697,6 +707,17 @@ absl::Status CheckService(const LoaderOptions& options, const std::vector<FlagVa
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckDigest(const LoaderOptions& options, int stdout_fd) {
+  if (options.digest.empty() || options.dry_run || !options.common.json) return absl::OkStatus();
+  struct stat digest {
+  }, out{};
+  if (::stat(options.digest.c_str(), &digest) != 0 || ::fstat(stdout_fd, &out) != 0) return absl::OkStatus();
+  if (digest.st_dev != out.st_dev || digest.st_ino != out.st_ino) return absl::OkStatus();
+  if (S_ISCHR(out.st_mode) && out.st_rdev == makedev(1, 3)) return absl::OkStatus();  // /dev/null mixes nothing up
+  return Bad(absl::StrCat("--digest: '", options.digest, "' is stdout, where --output json puts its one object"),
+             "name another file for one of them");
 }
 
 }  // namespace devmem::cli

@@ -96,4 +96,7 @@ struct TensorFlags {
 // command line.
 [[nodiscard]] absl::Status CheckService(const LoaderOptions& options, const std::vector<FlagValue>& values);
 
+// The digest's lines must not end up among the JSON of stdout: kInvalidArgument if both are one file.
+[[nodiscard]] absl::Status CheckDigest(const LoaderOptions& options, int stdout_fd);
+
 }  // namespace devmem::cli

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "service/cli/options.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
+#include <stdlib.h>
 
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <sstream>
 
 #include "base/error.h"
+#include "base/unique_fd.h"
 #include "service/cli/cursor_text.h"
 
 namespace devmem::cli {
@@ -150,6 +154,10 @@ TEST(LoaderOptions, BadValuesNameTheFlag) {
       {"--shuffle none --group-blocks 3", "only for --shuffle block"},
       {"--rank 2 --world-size 2", "--rank: '2': expected less than --world-size"},
       {"--resume nonsense", "--resume: 'nonsense' is not a cursor"},
+      {"--connect-timeout 0", "--connect-timeout: '0': expected a time above 0"},
+      {"--first-byte-timeout 0s", "--first-byte-timeout: '0s': expected a time above 0"},
+      {"--stall-timeout 0ms", "--stall-timeout: '0ms': expected a time above 0"},
+      {"--read-timeout 0", "--read-timeout: '0': expected a time above 0"},
       {"--prefetch lots", "--prefetch: 'lots': expected a size"},
       {"--transport quic", "expected auto, io_uring, epoll or copy"},
       {"--service unix:/s --workers 2", "--workers: is about the in-process daemon"},
@@ -161,6 +169,47 @@ TEST(LoaderOptions, BadValuesNameTheFlag) {
     EXPECT_EQ(spec.status().code(), absl::StatusCode::kInvalidArgument) << test.first;
     EXPECT_THAT(Text(spec.status()), HasSubstr(test.second)) << test.first;
   }
+}
+
+TEST(LoaderOptions, AnEmptyCursorIsNoCursor) {
+  LoaderOptions options;
+  const absl::Status status = LoaderTable(&options).Parse({"--bucket", "file:///d", "--resume", ""}, NoEnvironment).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(Text(status), HasSubstr("--resume: '': expected a cursor or @FILE"));
+}
+
+TEST(LoaderOptions, TheDigestIsNotStdout) {
+  std::string folder = ::testing::TempDir() + "/options_XXXXXX";
+  ASSERT_NE(::mkdtemp(folder.data()), nullptr);
+  const UniqueFd out(::open((folder + "/out").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+  std::filesystem::create_symlink("out", folder + "/link");
+  struct Row {
+    std::string digest;
+    bool json, dry_run, fine;
+  };
+  for (const Row& row : std::vector<Row>{{folder + "/out", true, false, false},
+                                         {folder + "/link", true, false, false},
+                                         {"/proc/self/fd/" + std::to_string(out.get()), true, false, false},
+                                         {folder + "/other", true, false, true},
+                                         {"", true, false, true},
+                                         {folder + "/out", true, true, true},
+                                         {folder + "/out", false, false, true}}) {
+    LoaderOptions options;
+    options.digest = row.digest;
+    options.common.json = row.json;
+    options.dry_run = row.dry_run;
+    const absl::Status status = CheckDigest(options, out.get());
+    EXPECT_EQ(status.ok(), row.fine) << row.digest << ": " << status;
+    if (!row.fine) {
+      EXPECT_THAT(Text(status), HasSubstr("is stdout"));
+    }
+  }
+  LoaderOptions null;
+  null.digest = "/dev/null";
+  null.common.json = true;
+  const UniqueFd null_out(::open("/dev/null", O_WRONLY | O_CLOEXEC));
+  EXPECT_TRUE(CheckDigest(null, null_out.get()).ok());
+  std::filesystem::remove_all(folder);
 }
 
 TEST(LoaderOptions, BucketIsNeeded) {

@@ -18,16 +18,19 @@ namespace devmem::cli {
 
 class PrivateFolder {
  public:
-  // Below $XDG_RUNTIME_DIR, else /tmp; mode 0700.
+  // Below $XDG_RUNTIME_DIR, else $TMPDIR, else /tmp: the first that may be written and where a socket's path is not too
+  // long; mode 0700.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<PrivateFolder>> Make();
   ~PrivateFolder() { Remove(); }
   PrivateFolder(const PrivateFolder&) = delete;
   PrivateFolder& operator=(const PrivateFolder&) = delete;
 
   [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] std::string socket() const { return path_ + kSocket; }
   void Remove();
 
  private:
+  static constexpr const char* kSocket = "/loader.sock";
   explicit PrivateFolder(std::string path) : path_(std::move(path)) {}
   std::string path_;
 };
@@ -37,7 +40,7 @@ class PrivateDaemon {
   // options.socket and socket_mode are ours to choose.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<PrivateDaemon>> Start(DaemonOptions options);
 
-  [[nodiscard]] std::string socket() const { return folder_->path() + "/loader.sock"; }
+  [[nodiscard]] std::string socket() const { return folder_->socket(); }
   [[nodiscard]] Daemon& daemon() { return *daemon_; }
   void RemoveFolder() { folder_->Remove(); }
 

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <sys/un.h>
+
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
@@ -12,16 +14,21 @@ namespace devmem::cli {
 
 absl::StatusOr<std::unique_ptr<PrivateFolder>> PrivateFolder::Make() {
   int error = 0;
-  const char* runtime = std::getenv("XDG_RUNTIME_DIR");
-  for (const std::string& parent : {std::string(runtime == nullptr ? "" : runtime), std::string("/tmp")}) {
-    if (parent.empty()) continue;
-    std::string path = parent + "/devmem-loader-XXXXXX";
+  const char* const runtime = std::getenv("XDG_RUNTIME_DIR");
+  const char* const temporary = std::getenv("TMPDIR");
+  for (const char* parent : {runtime, temporary, "/tmp"}) {
+    if (parent == nullptr || *parent == '\0') continue;
+    std::string path = std::string(parent) + "/devmem-loader-XXXXXX";
+    if ((path + kSocket + ".fd").size() >= sizeof(sockaddr_un::sun_path)) {
+      error = ENAMETOOLONG;
+      continue;
+    }
     if (::mkdtemp(path.data()) != nullptr) return std::unique_ptr<PrivateFolder>(new PrivateFolder(std::move(path)));
     error = errno;
   }
   return ErrnoError(
       error, "making a private folder for the daemon's socket",
-      {.object = "/tmp", .action = "make $XDG_RUNTIME_DIR or /tmp writable, or use a running daemon with --service"});
+      {.object = "/tmp", .action = "make $XDG_RUNTIME_DIR, $TMPDIR or /tmp writable, or use a running daemon with --service"});
 }
 
 void PrivateFolder::Remove() {

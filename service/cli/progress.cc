@@ -103,7 +103,12 @@ class LiveLine final : public Progress {
     std::lock_guard lock(mutex_);
     path_ = opened.path().name();
     meter_.Start(Clock::now(), expected);
-    Say(absl::StrCat("path ", path_, ": ", opened.path().reason()));
+    std::string line = absl::StrCat("path ", path_, ": ", opened.path().reason());
+    if (const size_t columns = columns_(); columns > 4 && line.size() > columns) {  // whole, it is in the summary
+      line.resize(columns - 3);
+      line += "...";
+    }
+    Say(line);
     for (const std::string& warning : opened.warnings()) Say(absl::StrCat("warning: ", warning));
   }
   void Tick(Time now, const Totals& totals) override {

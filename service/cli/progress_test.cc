@@ -81,6 +81,30 @@ TEST(LiveLine, StaysOnOneLineAndShowsNoControlCharacters) {
   EXPECT_THAT(text, Not(HasSubstr("ETA"))) << "cut at the terminal's width";
 }
 
+TEST(LiveLine, FitsTheTerminalHoweverLongTheReason) {
+  std::vector<std::string> written;
+  auto progress = MakeLiveLine([&](std::string_view more) { written.emplace_back(more); }, [] { return size_t{40}; });
+  auto opened = Opened();
+  opened.mutable_path()->set_reason(std::string(300, 'r'));
+  opened.clear_warnings();
+  progress->Opening(std::string(90, 'p'), 1, 2);
+  progress->Opened(opened, 20);
+  Totals totals;
+  totals.batches = 5;
+  totals.bytes = 1000000;
+  progress->Tick(Clock::now() + std::chrono::seconds(1), totals);
+  ASSERT_EQ(written.size(), 3u);
+  for (std::string line : written) {
+    for (const char* control : {"\r", "\x1b[K", "\n"}) {
+      for (size_t at; (at = line.find(control)) != std::string::npos;) line.erase(at, std::string(control).size());
+    }
+    EXPECT_LE(line.size(), 40u) << line;
+  }
+  EXPECT_THAT(written[1], HasSubstr("path copy: rrr"));
+  EXPECT_THAT(written[1], HasSubstr("...\n"));
+  EXPECT_THAT(written[2], Not(HasSubstr("rrr"))) << "the live line names the path and no more";
+}
+
 TEST(Progress, TicksAtItsOwnPace) {
   const Time now = Clock::now();
   auto live = MakeLiveLine([](std::string_view) {}, [] { return size_t{80}; });

@@ -211,6 +211,25 @@ void StreamRun::FetchStatistics() {
   }
 }
 
+// A run may be in order and yet of no use: who made a mistake in its flags should not have to find that in a zero.
+void StreamRun::WarnOfNothing() {
+  if (totals_.samples > summary_.padding) return;
+  std::string text = "no sample was delivered: ";
+  if (summary_.skipped_samples > 0 || summary_.skipped_objects > 0) {
+    text += "every one was skipped; the list says why";
+  } else if (options_.spec.has_resume()) {
+    text += "the cursor of --resume stands at the end";
+  } else if (stream_->opened().samples() == 0) {
+    text += "the objects hold none";
+  } else {
+    absl::StrAppend(&text, "the bucket has ", stream_->opened().samples(), ", which do not fill a step of --batch-size ",
+                    options_.spec.batch_size(), " and --world-size ", options_.spec.world_size(),
+                    "; --tail pad or uneven delivers what does not");
+  }
+  summary_.warnings.push_back(text);
+  options_.progress->Warning(text);
+}
+
 void StreamRun::Read() {
   absl::Status status = ReadAll();
   if (options_.digest != nullptr) {
@@ -224,6 +243,7 @@ void StreamRun::Read() {
   summary_.interrupted = interrupted_;
   // What an interrupt makes fail is no failure of the transfer.
   if (!interrupted_ || status.code() != absl::StatusCode::kCancelled) summary_.status = status;
+  if (status.ok()) WarnOfNothing();
   std::unique_ptr<Stream> ended;
   {
     std::lock_guard lock(mutex_);

@@ -58,6 +58,7 @@ class StreamRun {
   absl::Status ReadAll();
   absl::Status Take(const Batch& batch);
   void FetchStatistics();
+  void WarnOfNothing();
   void Skip(const std::string& object, std::optional<uint64_t> sample, const std::string& cause);
 
   Options options_;

@@ -72,6 +72,32 @@ TEST_F(StreamRunTest, ReadsToTheEndAndMeasures) {
   EXPECT_GT(summary.seconds, 0);
 }
 
+TEST_F(StreamRunTest, WarnsOfARunThatDeliversNothing) {
+  struct Row {
+    uint64_t batches, position;
+    const char* expected;
+  };
+  for (const Row& row : std::vector<Row>{{0, 0, "no sample was delivered: the objects hold none"},
+                                         {10, 10, "no sample was delivered: the cursor of --resume stands at the end"},
+                                         {10, 9, ""}}) {
+    daemon_.reset();  // the next one takes its socket
+    said_.clear();
+    StreamRun::Options options;
+    if (row.position > 0) options.spec.mutable_resume()->set_position(row.position);
+    auto run = Run({.batches = row.batches}, options);
+    ASSERT_TRUE(run->Open().ok());
+    run->Read();
+    EXPECT_TRUE(run->summary().status.ok()) << run->summary().status;
+    if (*row.expected == '\0') {
+      EXPECT_TRUE(run->summary().warnings.empty());
+      EXPECT_EQ(said_.find("\"warning\""), std::string::npos) << said_;
+    } else {
+      EXPECT_EQ(run->summary().warnings, std::vector<std::string>{row.expected});
+      EXPECT_NE(said_.find(row.expected), std::string::npos) << said_;
+    }
+  }
+}
+
 TEST_F(StreamRunTest, StopsAtTheLimit) {
   auto run = Run({.batches = 100}, {.limit_batches = 3});
   ASSERT_TRUE(run->Open().ok());
