@@ -21,7 +21,8 @@ devmem_unit(service_stream
 devmem_unit(service_open_stream
   HDRS open_stream.h SRCS open_stream.cc
   DEPS service_stream service_dataset_builder net_object_store)
+devmem_unit(service_worker_pool HDRS worker_pool.h TEST worker_pool_test.cc)
 devmem_unit(service_daemon
-  HDRS daemon.h loader_service.h worker_pool.h version.h SRCS daemon.cc loader_service.cc
-  DEPS service_open_stream service_handle_socket service_grpc_listener gpu_cpu_device spdlog::spdlog gRPC::grpc++ gRPC::grpc++_reflection)
+  HDRS daemon.h loader_service.h version.h SRCS daemon.cc loader_service.cc
+  DEPS service_open_stream service_worker_pool service_handle_socket service_grpc_listener gpu_cpu_device spdlog::spdlog gRPC::grpc++ gRPC::grpc++_reflection)
 target_compile_definitions(service_daemon PUBLIC DEVMEM_VERSION="${PROJECT_VERSION}")
