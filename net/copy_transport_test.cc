@@ -3,6 +3,10 @@
 // end-to-end tests' (tests/e2e/fault_server.py).
 #include "net/copy_transport.h"
 
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -13,6 +17,7 @@
 #include "gmock/gmock.h"
 #include "gpu/cpu_device.h"
 #include "gtest/gtest.h"
+#include "net/http_fields.h"
 #include "net/testing/nginx.h"
 
 namespace devmem {
@@ -22,7 +27,11 @@ constexpr Duration kPatience = std::chrono::seconds(60);
 
 class Waiter final : public RangeRead {
  public:
-  void Done() override { done_.set_value(); }
+  void Done() override {
+    if (on_done) on_done();
+    done_.set_value();
+  }
+  std::function<void()> on_done;
   [[nodiscard]] bool Wait() { return done_.get_future().wait_for(kPatience) == std::future_status::ready; }
 
  private:
@@ -173,6 +182,100 @@ TEST_P(CopyTransportTest, CancelledReadsEndAndTouchNothingMore) {
   EXPECT_EQ(Memory(0, 1000), content_.substr(7, 1000));
 }
 
+class CopyTransportFileTest : public CopyTransportTest {
+ protected:
+  // Many reads in one task of the loop, so that all of them are there before the first begins.
+  std::vector<std::unique_ptr<Waiter>> ReadMany(size_t count, const std::function<void(Waiter&)>& then) {
+    std::vector<std::unique_ptr<Waiter>> reads;
+    for (uint64_t i = 0; i < count; ++i) {
+      auto read = std::make_unique<Waiter>();
+      read->store = store_.get();
+      read->object = "object.bin";
+      read->validator = listing_[0].validator;
+      read->object_size = listing_[0].size;
+      read->offset = i * 100;
+      read->length = 100;
+      read->destinations = {{memory_.get(), i * 100, 100}};
+      reads.push_back(std::move(read));
+    }
+    std::vector<Waiter*> started;
+    for (const auto& read : reads) started.push_back(read.get());
+    transport_->reactor(0).Post([this, started, then] {
+      for (Waiter* read : started) transport_->Start(0, read);
+      for (Waiter* read : started) then(*read);
+    });
+    return reads;
+  }
+};
+
+TEST_P(CopyTransportFileTest, FewFilesAreOpenHoweverManyReadsThereAre) {
+  // As many descriptors as are open now, and 8: fewer than the reader would take.
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const int next = dup(0);
+  ASSERT_GE(next, 0);
+  close(next);
+  const rlimit few{.rlim_cur = static_cast<rlim_t>(next) + 8, .rlim_max = before.rlim_max};
+  for (const bool scarce : {false, true}) {
+    ASSERT_EQ(setrlimit(RLIMIT_NOFILE, scarce ? &few : &before), 0);
+    size_t most = 0;  // the loop's
+    const auto reads = ReadMany(400, [&most](Waiter& read) {
+      read.on_done = [&most] {
+        size_t open = 0;
+        std::error_code gone;
+        for (int fd = 0; fd < 1024; ++fd) {
+          const auto target = std::filesystem::read_symlink("/proc/self/fd/" + std::to_string(fd), gone);
+          open += target.filename() == "object.bin" ? 1 : 0;
+        }
+        most = std::max(most, open);
+      };
+    });
+    for (const auto& read : reads) {
+      ASSERT_TRUE(read->Wait());
+      EXPECT_TRUE(read->status.ok()) << read->status;
+    }
+    EXPECT_EQ(Memory(0, 40'000), content_.substr(0, 40'000));
+    EXPECT_LE(most, 64u);
+  }
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+}
+
+TEST_P(CopyTransportFileTest, QueuedReadsCanBeCancelled) {
+  const auto reads = ReadMany(400, [this](Waiter& read) { transport_->Cancel(0, &read); });
+  for (const auto& read : reads) {
+    ASSERT_TRUE(read->Wait());
+    EXPECT_TRUE(absl::IsCancelled(read->status)) << read->status;
+    EXPECT_EQ(read->requests, 0u);
+  }
+}
+
+TEST_P(CopyTransportFileTest, AFifoInPlaceOfTheFileHoldsNothingUp) {
+  std::filesystem::remove(root_ / "object.bin");
+  ASSERT_EQ(mkfifo((root_ / "object.bin").c_str(), 0600), 0);
+  const auto read = Read(0, {{memory_.get(), 0, 100}});
+  ASSERT_TRUE(read->Wait());
+  EXPECT_EQ(read->status.code(), absl::StatusCode::kFailedPrecondition) << read->status;
+  EXPECT_THAT(std::string(read->status.message()), testing::HasSubstr("not a regular file"));
+  EXPECT_EQ(GetErrorInfo(read->status).object, "object.bin");
+}
+
+TEST_P(CopyTransportFileTest, AnIndexNamesAContentByItsDate) {
+  struct stat file;
+  ASSERT_EQ(stat((root_ / "object.bin").c_str(), &file), 0);
+  for (const int later : {0, 1}) {
+    auto read = std::make_unique<Waiter>();
+    read->store = store_.get();
+    read->object = "object.bin";
+    read->validator = HttpDate(file.st_mtim.tv_sec + later);
+    read->object_size = content_.size();
+    read->length = 100;
+    read->destinations = {{memory_.get(), 0, 100}};
+    transport_->reactor(0).Post([this, raw = read.get()] { transport_->Start(0, raw); });
+    ASSERT_TRUE(read->Wait());
+    EXPECT_EQ(read->status.code(), later == 0 ? absl::StatusCode::kOk : absl::StatusCode::kAborted) << read->status;
+  }
+}
+
 class CopyTransportServerTest : public CopyTransportTest {};
 
 TEST_P(CopyTransportServerTest, ARestartedServerIsAskedAgain) {
@@ -230,7 +333,7 @@ TEST_P(CopyTransportServerTest, ABodyThatDribblesEndsAtTheDeadlineOfTheRead) {
   const ErrorInfo info = GetErrorInfo(read->status);
   EXPECT_EQ(info.object, "object.bin");
   EXPECT_EQ(info.offset, 100 + read->received);
-  EXPECT_EQ(*info.offset + *info.length, 2'900'100u);
+  EXPECT_EQ(info.offset + info.length, 2'900'100u);
 }
 
 constexpr Backend kHttpIoUring{Reactor::Backend::kIoUring, false, "HttpIoUring"};
@@ -241,6 +344,7 @@ constexpr Backend kFileEpoll{Reactor::Backend::kEpoll, true, "FileEpoll"};
 std::string NameOf(const testing::TestParamInfo<Backend>& info) { return info.param.name; }
 
 INSTANTIATE_TEST_SUITE_P(All, CopyTransportTest, testing::Values(kHttpIoUring, kHttpEpoll, kFileIoUring, kFileEpoll), NameOf);
+INSTANTIATE_TEST_SUITE_P(Files, CopyTransportFileTest, testing::Values(kFileIoUring, kFileEpoll), NameOf);
 INSTANTIATE_TEST_SUITE_P(Servers, CopyTransportServerTest, testing::Values(kHttpIoUring, kHttpEpoll), NameOf);
 
 }  // namespace

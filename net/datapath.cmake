@@ -18,4 +18,4 @@ devmem_unit(net_file_reader HDRS file_reader.h SRCS file_reader.cc DEPS net_byte
 devmem_unit(net_copy_transport
   HDRS copy_transport.h SRCS copy_transport.cc
   DEPS net_http_fetcher net_file_reader
-  TEST copy_transport_test.cc TEST_DEPS gpu_cpu_device net_object_store net_testing_nginx)
+  TEST copy_transport_test.cc TEST_DEPS gpu_cpu_device net_http_fields net_object_store net_testing_nginx)

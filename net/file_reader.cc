@@ -6,6 +6,8 @@
 
 #include <array>
 #include <cerrno>
+#include <memory>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
@@ -22,42 +24,53 @@ constexpr uint64_t kPiece = 1 << 20;
 }  // namespace
 
 struct FileReader::Task final : Reactor::Operation {
+  FileReader* reader;
   RangeRead* read;
-  Reactor* reactor;
+  std::string path;
+  std::list<Task*>::iterator place;
+  bool queued = true;
+  bool cancelled = false;
+  // From here on what an open file needs.
   UniqueFd fd;
+  std::string opened;  // which content, to the nanosecond
   Scatter scatter;
   uint64_t position = 0;
-  bool cancelled = false;
-  std::array<iovec, 256> pieces;
-  std::array<std::byte, 64 << 10> waste;
+  std::unique_ptr<std::array<iovec, 256>> pieces;
 
-  absl::Status CheckVersion() const {
+  [[nodiscard]] ErrorInfo Where() const { return {.object = read->object, .offset = read->offset, .length = read->length}; }
+
+  absl::Status CheckVersion() {
     struct stat now;
-    if (fstat(fd.get(), &now) != 0) return ErrnoError(errno, "fstat", {.object = read->object});
-    if (static_cast<uint64_t>(now.st_size) == read->object_size &&
-        (read->validator.empty() || read->validator == FileValidator(now)))
-      return absl::OkStatus();
-    return MakeError(absl::StatusCode::kAborted, "the file changed after it was listed",
-                     {.object = read->object,
-                      .offset = read->offset,
-                      .length = read->length,
-                      .cause = "object changed",
-                      .action = "open the stream again"});
+    if (fstat(fd.get(), &now) != 0) return ErrnoError(errno, "fstat", Where());
+    ErrorInfo info = Where();
+    if (!S_ISREG(now.st_mode)) {
+      info.cause = "not a regular file";
+      info.action = "the file was replaced after it was listed; open the stream again";
+      return MakeError(absl::StatusCode::kFailedPrecondition, "it is not a regular file", info);
+    }
+    const std::string content = FileValidator(now);
+    if (opened.empty() && static_cast<uint64_t>(now.st_size) == read->object_size &&
+        (read->validator.empty() || FileMatches(now, read->validator))) {
+      opened = content;
+    }
+    if (opened == content) return absl::OkStatus();
+    info.cause = "object changed";
+    info.action = "open the stream again";
+    return MakeError(absl::StatusCode::kAborted, "the file changed after it was listed", info);
   }
 
   void Next() {
     if (cancelled) return End(absl::CancelledError("the read was cancelled"));
     if (scatter.remaining() == 0) return End(CheckVersion());
-    const absl::StatusOr<size_t> count = scatter.Fill(pieces, kPiece, waste);
+    const absl::StatusOr<size_t> count = scatter.Fill(*pieces, kPiece, Waste());
     if (!count.ok()) return End(count.status());
     ++read->requests;
-    reactor->ReadFile(fd.get(), pieces.data(), *count, position, this);
+    reader->reactor_.ReadFile(fd.get(), pieces->data(), *count, position, this);
   }
 
   void Complete(int result) override {
     if (result == -EINTR || result == -EAGAIN) return Next();
-    if (result < 0)
-      return End(ErrnoError(-result, "read", {.object = read->object, .offset = read->offset, .length = read->length}));
+    if (result < 0) return End(ErrnoError(-result, "read", Where()));
     if (result == 0) {
       const absl::Status version = CheckVersion();
       return End(!version.ok() ? version
@@ -76,6 +89,10 @@ struct FileReader::Task final : Reactor::Operation {
     RangeRead* const done = read;
     done->status = std::move(status);
     done->transport_state = nullptr;
+    if (fd.valid()) {
+      --reader->open_;
+      reader->SchedulePump();
+    }
     delete this;
     done->Done();
   }
@@ -83,31 +100,72 @@ struct FileReader::Task final : Reactor::Operation {
 
 void FileReader::Start(RangeRead* read, const std::string& path) {
   auto* const task = new Task;  // deleted in End
+  task->reader = this;
   task->read = read;
-  task->reactor = &reactor_;
-  task->position = read->offset;
-  task->scatter = Scatter(read->destinations, 0);
+  task->path = path;
+  task->place = queue_.insert(queue_.end(), task);
   read->transport_state = task;
-  task->fd = UniqueFd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  absl::Status ready;
-  if (!task->fd.valid()) {
-    const int error = errno;
-    ErrorInfo info{.object = read->object, .offset = read->offset, .length = read->length};
-    if (error == ENOENT) info.action = "the file vanished after it was listed; open the stream again";
-    if (error == EMFILE) info.action = "raise the limit (ulimit -n)";
-    ready = ErrnoError(error, absl::StrCat("open ", path), info);
-  } else {
-    ready = task->CheckVersion();
-  }
-  // Never Done() inside Start().
-  reactor_.Post([task, ready] {
-    if (!ready.ok()) return task->End(ready);
-    task->Next();
+  SchedulePump();  // never Done() inside Start()
+}
+
+void FileReader::SchedulePump() {
+  if (pump_posted_ || queue_.empty()) return;
+  pump_posted_ = true;
+  reactor_.Post([this] {
+    pump_posted_ = false;
+    Pump();
   });
 }
 
+void FileReader::Pump() {
+  // So many a round, that a queue of files that cannot be opened does not hold up the sockets.
+  for (size_t i = 0; i < kMaxOpen; ++i) {
+    if (queue_.empty() || open_ == kMaxOpen) return;
+    Task* const task = queue_.front();
+    queue_.pop_front();
+    task->queued = false;
+    if (!Begin(task)) {
+      task->place = queue_.insert(queue_.begin(), task);
+      task->queued = true;
+      return;
+    }
+  }
+  SchedulePump();
+}
+
+bool FileReader::Begin(Task* task) {
+  // O_NONBLOCK: opening a FIFO must not wait for its writer.
+  UniqueFd fd(::open(task->path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!fd.valid()) {
+    const int error = errno;
+    if ((error == EMFILE || error == ENFILE) && open_ > 0) return false;
+    ErrorInfo info = task->Where();
+    if (error == ENOENT) info.action = "the file vanished after it was listed; open the stream again";
+    if (error == EMFILE) info.action = "raise the limit (ulimit -n)";
+    task->End(ErrnoError(error, absl::StrCat("open ", task->path), info));
+    return true;
+  }
+  task->fd = std::move(fd);
+  ++open_;
+  if (const absl::Status ready = task->CheckVersion(); !ready.ok()) {
+    task->End(ready);
+    return true;
+  }
+  // io_uring takes O_NONBLOCK at its word, also where a file system then can only say EAGAIN.
+  (void)::fcntl(task->fd.get(), F_SETFL, 0);
+  task->pieces = std::make_unique<std::array<iovec, 256>>();
+  task->position = task->read->offset;
+  task->scatter = Scatter(task->read->destinations, 0);
+  task->Next();
+  return true;
+}
+
 void FileReader::Cancel(RangeRead* read) {
-  if (read->transport_state != nullptr) static_cast<Task*>(read->transport_state)->cancelled = true;
+  auto* const task = static_cast<Task*>(read->transport_state);
+  if (task == nullptr || std::exchange(task->cancelled, true)) return;
+  if (!task->queued) return;  // ends after the piece under way
+  queue_.erase(task->place);
+  reactor_.Post([task] { task->End(absl::CancelledError("the read was cancelled")); });
 }
 
 }  // namespace devmem

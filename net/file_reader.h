@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// FileReader: ranges of local files, for one worker. The file is opened a range, and its identity, size and time of
+// FileReader: ranges of local files, for one worker. At most kMaxOpen files are open at a time, the other reads wait in
+// the order they came; fewer where descriptors run out. The file is opened a range, and its identity, size and time of
 // change are compared with the listing before and after, so that a file rewritten in mid-read is an error.
 //
 // Threads: the reactor's only.
 #pragma once
 
-#include <functional>
+#include <list>
 #include <string>
 
 #include "net/transport.h"
@@ -18,9 +19,19 @@ class FileReader {
   void Start(RangeRead* read, const std::string& path);
   void Cancel(RangeRead* read);
 
+  static constexpr size_t kMaxOpen = 64;
+
  private:
   struct Task;
+
+  void SchedulePump();
+  void Pump();
+  bool Begin(Task* task);  // false: no descriptor is left, wait for one of ours
+
   Reactor& reactor_;
+  std::list<Task*> queue_;
+  size_t open_ = 0;
+  bool pump_posted_ = false;
 };
 
 }  // namespace devmem

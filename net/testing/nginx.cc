@@ -9,6 +9,7 @@
 
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
@@ -124,8 +125,11 @@ absl::Status NginxServer::Launch() {
 
 void NginxServer::Stop() {
   if (pid_ <= 0) return;
-  ::kill(pid_, SIGTERM);
-  while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
+  // Again and again: a master that is just starting notes the signal and then sleeps until the next one.
+  for (pid_t ended = 0; ended == 0 || (ended < 0 && errno == EINTR);) {
+    ::kill(pid_, SIGTERM);
+    ::poll(nullptr, 0, 5);
+    ended = ::waitpid(pid_, nullptr, WNOHANG);
   }
   pid_ = -1;
 }
