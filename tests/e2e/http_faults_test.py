@@ -208,6 +208,23 @@ class HttpFaultsTest(harness.TestCase):
         run = self.fails("/0001.bin", fault_server.Truncate(1), "0001.bin", flags=("--read-timeout", "2", "--max-retries", "1000"))
         self.assertLess(run.seconds, 20 * harness.SLOW)
 
+    def test_thin_link(self):
+        # 2 KiB every 100 ms: each range takes far longer than the stall limit, and far less than is worth a wake-up.
+        self.bucket = self.raw_bucket("thin", shards=1, samples=4)
+        nginx = self.nginx(self.bucket, extra="limit_rate 20k; sendfile_max_chunk 2k;")
+        run = self.run_against(nginx, *FEW)
+        self.assertEqual(run.status, 0, run.text)
+        self.assert_delivered(self.bucket, self.digest_path)
+        self.assertEqual(run.summary["retries"], 0, run.summary)
+
+    def test_read_timeout_caps_a_body_that_dribbles(self):
+        self.bucket = self.raw_bucket("dribble", shards=1, samples=64)
+        nginx = self.nginx(self.bucket, extra="limit_rate 20k; sendfile_max_chunk 2k;")
+        run = self.run_against(nginx, *FEW, "--read-timeout", "2")  # 50 s at this rate
+        self.assert_failed(run, "0000.bin", "not done within 2 s", code="DEADLINE_EXCEEDED")
+        self.assertLess(run.seconds, 20 * harness.SLOW)
+        self.delivered_so_far_is_right()
+
     # --- objects that change ---
     def replace(self, name="0001.bin"):
         """Other bytes, as many, another date: what an upload in place does."""
