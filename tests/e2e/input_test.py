@@ -3,7 +3,9 @@
 wrong, 1 for what the bucket or the daemon shows; always an error that names the culprit."""
 import json
 import os
+import resource
 import socket
+import stat
 import struct
 import unittest
 
@@ -182,6 +184,77 @@ class InputTest(harness.TestCase):
         run = self.loader("--bucket", self.nginx(self.raw_bucket()).url, *RAW, "--resume", "AAAAnonsense")
         self.assertEqual(run.status, 2, run.text)
         self.assertIn("cursor", run.text)
+
+    def test_empty_cursor(self):
+        run = self.loader("--bucket", "http://127.0.0.1/", *RAW, "--resume", "")
+        self.assertEqual(run.status, 2, run.text)
+        self.assertIn("--resume", run.text)
+
+    def test_timeouts_of_zero(self):
+        for flag in ("--connect-timeout", "--first-byte-timeout", "--stall-timeout", "--read-timeout"):
+            run = self.loader("--bucket", "http://127.0.0.1/", *RAW, flag, "0")
+            self.assertEqual(run.status, 2, run.text)
+            self.assertIn(flag, run.text)
+
+    def test_digest_to_stdout(self):
+        for name in ("/dev/stdout", "/proc/self/fd/1"):
+            run = self.loader("--bucket", "http://127.0.0.1/", *RAW, digest=name)
+            self.assertEqual(run.status, 2, run.text)
+            self.assertIn("--digest", run.text)
+            self.assertIn("stdout", run.text)
+
+    def test_nothing_to_deliver(self):
+        run = self.loader("--bucket", self.nginx(self.raw_bucket()).url, *RAW, "--batch-size", "1000")
+        self.assertEqual(run.status, 0, run.text)
+        self.assertEqual(run.summary["samples"], 0)
+        self.assertTrue(any("no sample was delivered" in text and "--tail" in text for text in run.summary["warnings"]), run.text)
+
+    def test_long_runtime_folder(self):
+        folder = self.folder("x" * 90)
+        run = self.loader("--bucket", self.nginx(self.raw_bucket()).url, *RAW, environment={"XDG_RUNTIME_DIR": str(folder)})
+        self.assertEqual(run.status, 0, run.text)
+
+    def test_few_descriptors_at_first(self):
+        # The soft limit is for select(); what the hard one allows is taken.
+        def few():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (16, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        run = self.loader("--bucket", self.nginx(self.raw_bucket()).url, *RAW, preexec_fn=few)
+        self.assertEqual(run.status, 0, run.text)
+
+    # --- the index ---
+    def index(self, folder, *flags):
+        run = self.verb("index", f"file://{folder}", "--format", "raw", "--dtype", "uint8", "--shape", str(harness.SAMPLE), *flags)
+        self.assertEqual(run.status, 0, run.text)
+        return run
+
+    def test_index_of_a_folder_is_good_for_its_web_server(self):
+        folder = self.raw_bucket()
+        nginx = self.nginx(folder, log=True)
+        self.index(folder)
+        for number, url in enumerate((nginx.url, f"file://{folder}")):
+            digest = self.work / f"digest-{number}"
+            run = self.loader("--bucket", url, *RAW, "--tail", "uneven", digest=digest)
+            self.assertEqual(run.status, 0, run.text)
+            self.assert_delivered(folder, digest)
+        self.assertNotIn("GET / ", nginx.log.read_text(), "it was opened by the index")
+
+    def test_index_of_a_changed_file(self):
+        folder = self.raw_bucket()
+        nginx = self.nginx(folder)
+        self.index(folder)
+        os.utime(folder / "0002.bin", (1e9, 1e9))
+        for url in (nginx.url, f"file://{folder}"):
+            run = self.loader("--bucket", url, *RAW, "--tail", "uneven")
+            self.assert_failed(run, "0002.bin", code=("ABORTED", "FAILED_PRECONDITION"))
+
+    def test_index_into_a_pipe(self):
+        folder, pipe = self.raw_bucket(), self.work / "pipe"
+        os.mkfifo(pipe)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, reader)
+        self.index(folder, "--output-file", str(pipe))
+        self.assertTrue(stat.S_ISFIFO(os.lstat(pipe).st_mode))
+        self.assertGreater(len(os.read(reader, 1 << 16)), 100)
 
     # --- resume ---
     def resume(self, change, *flags):

@@ -152,6 +152,24 @@ class ProcessFaultsTest(harness.TestCase):
         self.assertEqual(run.status, 0, run.text)
         self.assert_delivered(self.bucket, self.digest_path)
 
+    def test_daemon_restarted_under_many_clients(self):
+        daemon, nginx = self.daemon("--drain-timeout", "1"), self.slow_nginx("1m")
+        digests = [self.work / f"digest-{i}" for i in range(8)]
+        loaders = [self.start("--bucket", nginx.url, *RAW, "--tail", "uneven", "--prefetch", "2M", "--shuffle", "none", "--rank", str(i % 2),
+                              "--world-size", "2", service=daemon.socket, digest=path) for i, path in enumerate(digests)]
+        observer = self.trainer(daemon)
+        harness.wait_for(lambda: len(observer.status().streams) == len(loaders), 60 * SLOW, "all streams are open")
+        wanted = nginx.log.read_text().count(" 206") + len(loaders)
+        harness.wait_for(lambda: nginx.log.read_text().count(" 206") > wanted, 60 * SLOW, "ranges are served")
+        daemon.kill(signal.SIGTERM)
+        self.assertEqual(daemon.process.wait(20 * SLOW), 0, daemon.stderr())
+        self.daemon(path=daemon.path)
+        for run in [loader.wait(120 * SLOW) for loader in loaders]:
+            self.assertEqual(run.status, 0, run.text)
+            self.assertGreaterEqual(run.summary["reconnects"], 1)
+        for first in range(0, len(digests), 2):  # each pair of ranks has read all of it
+            self.assert_delivered(self.bucket, digests[first], digests[first + 1])
+
     def test_sigterm_drains(self):
         daemon, nginx = self.daemon("--drain-timeout", "30"), self.nginx(self.bucket)
         stream = self.trainer(daemon).open(**self.spec(nginx.url))
