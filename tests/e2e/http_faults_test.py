@@ -220,7 +220,7 @@ class HttpFaultsTest(harness.TestCase):
     def test_read_timeout_caps_a_body_that_dribbles(self):
         self.bucket = self.raw_bucket("dribble", shards=1, samples=64)
         nginx = self.nginx(self.bucket, extra="limit_rate 20k; sendfile_max_chunk 2k;")
-        run = self.run_against(nginx, *FEW, "--read-timeout", "2")  # 50 s at this rate
+        run = self.run_against(nginx, *FEW, "--read-timeout", "2", "--stall-timeout", "30")  # 50 s at this rate
         self.assert_failed(run, "0000.bin", "not done within 2 s", code="DEADLINE_EXCEEDED")
         self.assertLess(run.seconds, 20 * harness.SLOW)
         self.delivered_so_far_is_right()
