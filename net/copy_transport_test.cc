@@ -166,10 +166,13 @@ TEST_P(CopyTransportTest, AVanishedObjectIsNotFound) {
 
 TEST_P(CopyTransportTest, CancelledReadsEndAndTouchNothingMore) {
   std::vector<std::unique_ptr<Waiter>> reads;
+  std::promise<void> all_posted;  // the loop waits, so that no read is done before it is cancelled
+  transport_->reactor(0).Post([posted = all_posted.get_future().share()] { posted.wait_for(kPatience); });
   for (uint64_t i = 0; i < 50; ++i) reads.push_back(Read(0, {{memory_.get(), 0, 2'900'000}}));
   transport_->reactor(0).Post([&] {
     for (const auto& read : reads) transport_->Cancel(0, read.get());
   });
+  all_posted.set_value();
   size_t cancelled = 0;
   for (const auto& read : reads) {
     ASSERT_TRUE(read->Wait());

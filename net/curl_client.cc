@@ -198,7 +198,8 @@ absl::Status Runner::Start(Slot& slot) {
   HeaderList headers = request.headers;
   DEVMEM_RETURN_IF_ERROR(signer_(request.origin, request.target, headers));
   curl_slist* list = nullptr;
-  for (const auto& [field, value] : headers) list = curl_slist_append(list, (field + ": " + value).c_str());
+  for (const auto& [field, value] : headers)
+    list = curl_slist_append(list, std::string(field).append(": ").append(value).c_str());
   slot.headers.reset(list);
 
   if (slot.easy == nullptr) slot.easy.reset(curl_easy_init());
@@ -275,7 +276,7 @@ bool Runner::Finish(Slot& slot, CURLcode code) {
   const int doublings = std::min(response.attempts - 1, 20);
   const Duration ceiling = std::min<Duration>(options_.first_backoff * (int64_t{1} << doublings), kMaxBackoff);
   const Duration jittered(std::uniform_int_distribution<Duration::rep>(ceiling.count() / 2, ceiling.count())(random_));
-  const Duration asked = std::chrono::seconds(std::clamp<curl_off_t>(retry_after, 0, 24 * 3600));
+  const Duration asked = std::chrono::seconds(std::clamp<curl_off_t>(retry_after, 0, 86400));
   const Time at = Clock::now() + std::max(jittered, asked);
   if (at >= deadline_) return true;  // it could only be late: the fault at hand says more than a deadline would
   slot.start_at = at;

@@ -17,7 +17,7 @@ void Must(int ok) {
 ShortDigest::ShortDigest() : context_(EVP_MD_CTX_new()) { Must(EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr)); }
 
 void ShortDigest::AddBytes(std::string_view bytes) {
-  constexpr size_t kTogether = 16 * 1024;
+  constexpr size_t kTogether = size_t{16} << 10;
   if (bytes.size() < kTogether) {
     pending_.append(bytes);
     if (pending_.size() < kTogether) return;

@@ -182,7 +182,7 @@ TEST_F(StreamTest, DeliversEverySampleOnceAnEpochWhateverTheOrder) {
     spec_.mutable_shuffle()->set_block_samples(16);
     spec_.set_batch_size(7);
     spec_.set_epochs(2);
-    spec_.set_prefetch_bytes(12 * 768);
+    spec_.set_prefetch_bytes(9216);
     ASSERT_TRUE(Open().ok());
     stream_->Start();
     std::mt19937 random(3);
@@ -229,11 +229,12 @@ TEST_F(StreamTest, DeliversEverySampleOnceAnEpochWhateverTheOrder) {
 TEST_F(StreamTest, StopsWithAllSlotsHeldAndGoesOnWithOne) {
   WriteShards({100});
   spec_.set_batch_size(1);
-  spec_.set_prefetch_bytes(4 * 256);
+  spec_.set_prefetch_bytes(1024);
   spec_.mutable_shuffle()->set_mode(v1::Shuffle::NONE);
   ASSERT_TRUE(Open().ok());
   stream_->Start();
   std::vector<uint64_t> held;
+  held.reserve(4);
   for (int i = 0; i < 4; ++i) held.push_back(trainer_->Next()->batches().batches(0).sequence());
   // One slot at a time, the rest held for good: far below a wave, and still every batch comes.
   uint64_t last = held.back();
@@ -268,7 +269,7 @@ TEST_F(StreamTest, ASlowTrainersGroupsAreReadWhole) {
   reads_.max_gap = 0;
   spec_.set_signals_waiting(true);
   spec_.set_batch_size(4);
-  spec_.set_prefetch_bytes(32 * 512);
+  spec_.set_prefetch_bytes(16384);
   spec_.mutable_shuffle()->set_block_samples(16);
   spec_.mutable_shuffle()->set_group_blocks(4);
   ASSERT_TRUE(Open().ok());

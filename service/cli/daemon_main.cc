@@ -4,12 +4,12 @@
 //   1. flags; the log; more descriptors; the socket's folder
 //   2. Daemon::Start, "ready"
 //   3. SIGTERM or SIGINT: drain until the deadline, end. A second one: end at once.
-#include <signal.h>
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <condition_variable>
+#include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <mutex>

@@ -55,6 +55,7 @@ TEST(JsonLines, OneObjectALine) {
   std::istringstream stream(text);
   for (std::string line; std::getline(stream, line);) lines.push_back(Json::parse(line));
   std::vector<std::string> events;
+  events.reserve(lines.size());
   for (const Json& line : lines) events.push_back(line["event"]);
   EXPECT_EQ(events, (std::vector<std::string>{"opening", "opened", "warning", "progress", "skipped", "skipped", "reconnect",
                                               "warning", "epoch_end", "error"}));

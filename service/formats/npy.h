@@ -37,7 +37,7 @@ struct NpyOptions {
 // Bytes that hold the header of nearly every file: numpy pads a plain array's to 128.
 inline constexpr uint64_t kNpyFirstRead = 4096;
 // Longest header we believe: 64 KiB is what version 1 can say at all.
-inline constexpr uint64_t kNpyMaxHeader = 64 * 1024;
+inline constexpr uint64_t kNpyMaxHeader = uint64_t{64} << 10;
 
 [[nodiscard]] absl::StatusOr<std::variant<NeedBytes, NpyHeader>> ParseNpyHeader(std::string_view first_bytes,
                                                                                 uint64_t object_size,

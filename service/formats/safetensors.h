@@ -35,7 +35,7 @@ struct SafetensorsHeader {
   std::vector<SafetensorsTensor> tensors;  // by offset, then length, then name
 };
 
-inline constexpr uint64_t kSafetensorsFirstRead = 16 * 1024;
+inline constexpr uint64_t kSafetensorsFirstRead = uint64_t{16} << 10;
 // The reference implementation's own limit.
 inline constexpr uint64_t kSafetensorsMaxHeader = 100'000'000;
 
