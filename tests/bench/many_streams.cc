@@ -71,6 +71,7 @@ int main(int argc, char** argv) {
   rusage usage;
   getrusage(RUSAGE_SELF, &usage);
   std::printf("{\"bytes\": %llu, \"seconds\": %.6f, \"cpu_s\": %.6f}\n", static_cast<unsigned long long>(bytes.load()),
-              std::chrono::duration<double>(devmem::Clock::now() - began).count(), Seconds(usage.ru_utime) + Seconds(usage.ru_stime));
+              std::chrono::duration<double>(devmem::Clock::now() - began).count(),
+              Seconds(usage.ru_utime) + Seconds(usage.ru_stime));
   return failed ? 1 : 0;
 }
