@@ -26,6 +26,7 @@
 
 #include "base/error.h"
 #include "base/unique_fd.h"
+#include "client/cpp/rpc_error.h"
 #include "devmem_loader/v1/handle_socket.pb.h"
 
 namespace devmem {
@@ -220,13 +221,14 @@ class HandleSocketImpl final : public HandleSocket {
       }
       if (!accepted.fd.valid()) return;
       if (accepted.last_resort) {
-        Refuse(accepted.fd, "the daemon is out of file descriptors; raise its limit (LimitNOFILE)");
+        Refuse(accepted.fd, MakeError(absl::StatusCode::kResourceExhausted, "the daemon is out of file descriptors",
+                                     {.cause = "file descriptors", .action = "raise its limit (LimitNOFILE), or open fewer streams"}));
         accepted.fd.Reset();
         listener_.Recover();
         continue;
       }
       absl::Status welcome = Welcome(accepted.fd);
-      if (!welcome.ok()) Refuse(accepted.fd, Text(welcome));
+      if (!welcome.ok()) Refuse(accepted.fd, welcome);
     }
   }
 
@@ -237,7 +239,8 @@ class HandleSocketImpl final : public HandleSocket {
     if (options_.admit) DEVMEM_RETURN_IF_ERROR(options_.admit(connection->peer.credentials));
     if (peers() >= options_.max_peers) {
       return MakeError(absl::StatusCode::kResourceExhausted,
-                       "the daemon serves " + std::to_string(options_.max_peers) + " trainers already", {});
+                       "the daemon serves " + std::to_string(options_.max_peers) + " trainers already",
+                       {.cause = "trainers", .action = "end one that is not needed, or try again later"});
     }
     DEVMEM_ASSIGN_OR_RETURN(connection->peer.token, NewToken());
     const pid_t pid = connection->peer.credentials.pid;
@@ -263,10 +266,13 @@ class HandleSocketImpl final : public HandleSocket {
     return absl::OkStatus();
   }
 
-  static void Refuse(const UniqueFd& socket, const std::string& reason) {
-    HandlePacket refused;
-    refused.mutable_refused()->set_reason(reason.substr(0, kMaxPacket / 2));
-    if (socket.valid()) (void)SendPacket(socket.get(), refused.SerializeAsString(), -1);
+  static void Refuse(const UniqueFd& socket, const absl::Status& why) {
+    HandlePacket packet;
+    auto& refused = *packet.mutable_refused();
+    refused.set_code(static_cast<int>(why.code()));
+    refused.set_message(ToUtf8(Text(why).substr(0, kMaxPacket / 4)));
+    *refused.mutable_detail() = DetailOf(why);
+    if (socket.valid()) (void)SendPacket(socket.get(), packet.SerializeAsString(), -1);
   }
 
   void Remove(uint64_t key) {

@@ -230,7 +230,7 @@ TEST_F(HandleSocketTest, RefusalsSayWhy) {
   UniqueFd client = Connect();
   auto refused = Receive(client);
   ASSERT_TRUE(refused.has_value() && refused->packet.has_refused());
-  EXPECT_THAT(refused->packet.refused().reason(), HasSubstr("is not in allow_uids"));
+  EXPECT_THAT(refused->packet.refused().message(), HasSubstr("is not in allow_uids"));
   EXPECT_FALSE(Receive(client).has_value());
   EXPECT_EQ(handles->peers(), 0u);
   EXPECT_TRUE(gone_.tokens().empty());
@@ -245,7 +245,10 @@ TEST_F(HandleSocketTest, PeersAreCapped) {
   UniqueFd third = Connect();
   auto refused = Receive(third);
   ASSERT_TRUE(refused.has_value());
-  EXPECT_THAT(refused->packet.refused().reason(), HasSubstr("serves 2 trainers already"));
+  EXPECT_THAT(refused->packet.refused().message(), HasSubstr("serves 2 trainers already"));
+  EXPECT_EQ(refused->packet.refused().code(), static_cast<int>(absl::StatusCode::kResourceExhausted));
+  EXPECT_EQ(refused->packet.refused().detail().cause(), "trainers");
+  EXPECT_FALSE(refused->packet.refused().detail().action().empty());
   first.Reset();
   ASSERT_TRUE(gone_.WaitFor(1));
   UniqueFd fourth = Connect();
@@ -309,7 +312,9 @@ TEST_F(HandleSocketTest, SaysSoWhenDescriptorsRunOut) {
   hoard.clear();
   ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
   ASSERT_TRUE(refused.has_value());
-  EXPECT_THAT(refused->packet.refused().reason(), HasSubstr("out of file descriptors"));
+  EXPECT_THAT(refused->packet.refused().message(), HasSubstr("out of file descriptors"));
+  EXPECT_EQ(refused->packet.refused().code(), static_cast<int>(absl::StatusCode::kResourceExhausted));
+  EXPECT_THAT(refused->packet.refused().detail().action(), HasSubstr("LimitNOFILE"));
   UniqueFd client = Connect();
   EXPECT_FALSE(Token(client).empty());
 }

@@ -166,8 +166,11 @@ absl::StatusOr<bool> HandleConnection::AwaitHello(Time deadline) {
                      {.cause = "connection closed"});
   }
   if (packet->message.has_refused()) {
-    return MakeError(absl::StatusCode::kPermissionDenied,
-                     "the daemon at " + service_path_ + " refuses this process: " + packet->message.refused().reason(), {});
+    const auto& refused = packet->message.refused();
+    const auto code = static_cast<absl::StatusCode>(refused.code());
+    return MakeErrorVerbatim(code == absl::StatusCode::kOk ? absl::StatusCode::kPermissionDenied : code,
+                             "the daemon at " + service_path_ + " refuses this process: " + refused.message(),
+                             {.object = refused.detail().object(), .cause = refused.detail().cause(), .action = refused.detail().action()});
   }
   const auto& hello = packet->message.hello();
   if (!packet->message.has_hello() || hello.version() != kProtocolVersion) {

@@ -40,7 +40,7 @@ class Reader:
         self.handles.connect(path + ".fd")
         hello, _ = self._receive()
         if hello.WhichOneof("message") != "hello" or hello.hello.version != 1:
-            raise ConnectionError(hello.refused.reason or f"unknown handle protocol: {hello}")
+            raise ConnectionError(hello.refused.message or f"unknown handle protocol: {hello}")
         self.metadata = (("devmem-token", hello.hello.token),)
         # 2. Everything but descriptors goes over gRPC, with the token.
         self.channel = grpc.insecure_channel("unix:" + path, options=[("grpc.max_receive_message_length", -1)])

@@ -58,7 +58,7 @@ class Trainer:
         data, fds, _, _ = socket.recv_fds(self.handles, 4096, 4)
         packet = handle_socket_pb2.HandlePacket.FromString(data)
         if packet.HasField("refused") or not data:
-            raise PermissionError(packet.refused.reason or "the handle socket was closed")
+            raise PermissionError(packet.refused.message or "the handle socket was closed")
         return packet, fds
 
     @property
