@@ -139,6 +139,8 @@ class FakeDaemonImpl final : public FakeDaemon, public v1::Loader::CallbackServi
     listener_->Stop();
     server_->Shutdown(std::chrono::system_clock::now());
     server_.reset();
+    (void)WaitForStreamsToEnd();  // their threads' last act is to say so here, after gRPC is done with the call
+    std::lock_guard lock(mutex_);
     handles_.reset();
   }
 
