@@ -74,9 +74,9 @@ def free_port(host="127.0.0.1"):
         return probe.getsockname()[1]
 
 
-def accepts(address):
+def accepts(address, kind=socket.SOCK_STREAM):
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
+    with socket.socket(family, kind) as probe:
         probe.settimeout(1)
         try:
             probe.connect(address)
@@ -203,8 +203,8 @@ class Daemon(Program):
         def up():
             if self.process.poll() is not None:
                 raise AssertionError(f"the daemon ended with {self.process.returncode}:\n{self.stderr()}")
-            # The handle socket is a SOCK_SEQPACKET one; both must be there.
-            return accepts(self.path) and os.path.exists(self.path + ".fd")
+            # Both sockets: a file is there from bind() on, and refuses until listen().
+            return accepts(self.path) and accepts(self.path + ".fd", socket.SOCK_SEQPACKET)
         wait_for(up, 20 * SLOW, "the daemon listens")
         return self
 
