@@ -139,8 +139,11 @@ class FakeDaemonImpl final : public FakeDaemon, public v1::Loader::CallbackServi
     listener_->Stop();
     server_->Shutdown(std::chrono::system_clock::now());
     server_.reset();
-    (void)WaitForStreamsToEnd();  // their threads' last act is to say so here, after gRPC is done with the call
-    std::lock_guard lock(mutex_);
+    // The streams' threads end after gRPC is done with their calls: their last act is to say so here.
+    if (!WaitForStreamsToEnd()) {
+      std::fprintf(stderr, "a stream of the fake daemon on %s does not end\n", options_.path.c_str());
+      std::abort();
+    }
     handles_.reset();
   }
 
