@@ -241,8 +241,6 @@ class ProcessFaultsTest(harness.TestCase):
         self.assertEqual(run.status, 0, run.text)
         self.assert_delivered(self.bucket, self.digest_path)
 
-    @unittest.skipIf(os.environ.get("DEVMEM_SANITIZE") == "undefined",
-                     "UBSan looks at memory through a pipe, and takes it for bad when there are no descriptors left for one")
     def test_64_file_descriptors_and_many_streams(self):
         # Streams beyond what the descriptors bear are refused or fail with a reason; the daemon lives on and recovers.
         daemon, nginx = self.daemon(preexec_fn=self.limited), self.nginx(self.bucket)
