@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// For ThreadSanitizer builds, in every program: makes the order that gRPC keeps visible. Debian's gRPC is not
+// For ThreadSanitizer builds, in every program: makes the order that gRPC and Abseil keep visible. Debian's gRPC is not
 // instrumented and its locks (absl::Mutex) are futexes, so TSan believes that what a trainer's call did on one of
 // gRPC's threads and what it does next on another have no order, and reports each of them.
 //
@@ -8,10 +8,13 @@
 // threads pass through gRPC in between is missed. Ours use std::mutex, which TSan knows; any other race is still found.
 //
 // Definitions in a program go before those of libraries; weak, because the object may be linked more than once.
+#include <absl/status/status.h>
 #include <absl/synchronization/mutex.h>
 #include <dlfcn.h>
 #include <grpc/grpc.h>
 
+#include <atomic>
+#include <cstdint>
 #include <cstdlib>
 
 extern "C" void __tsan_acquire(void* address);
@@ -54,6 +57,16 @@ DEVMEM_AFTER(Lock, "_ZN4absl7debian35Mutex4LockEv")
 DEVMEM_AFTER(ReaderLock, "_ZN4absl7debian35Mutex10ReaderLockEv")
 DEVMEM_BEFORE(Unlock, "_ZN4absl7debian35Mutex6UnlockEv")
 DEVMEM_BEFORE(ReaderUnlock, "_ZN4absl7debian35Mutex12ReaderUnlockEv")
+
+// The last holder of a Status frees what it points at. A count tells who that is, and TSan does not see the library count
+// down: the others' earlier reads look unordered with the end. So this counts in the library's place, and says it.
+__attribute__((weak)) void absl::Status::UnrefNonInlined(uintptr_t rep) {
+  status_internal::StatusRep* const shared = RepToPointer(rep);
+  __tsan_release(shared);
+  if (shared->ref.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+  __tsan_acquire(shared);
+  delete shared;
+}
 
 extern "C" __attribute__((weak)) grpc_call_error grpc_call_start_batch(grpc_call* call, const grpc_op* ops, size_t nops,
                                                                        void* tag, void* reserved) {
