@@ -42,7 +42,7 @@ void SetAll(absl::Status& status, const ErrorInfo& info) {
 
 }  // namespace
 
-absl::Status MakeError(absl::StatusCode code, std::string_view message, ErrorInfo info) {
+absl::Status MakeError(absl::StatusCode code, std::string_view message, const ErrorInfo& info) {
   std::string text;
   if (!info.object.empty()) {
     absl::StrAppend(&text, info.object);
@@ -86,7 +86,7 @@ absl::Status ErrnoError(int error_number, std::string_view what, ErrorInfo info)
   if (info.cause.empty()) info.cause = reason;
   // Whoever hits it, it is the same limit.
   if (info.action.empty() && error_number == EMFILE) info.action = "raise the limit of open files (ulimit -n, LimitNOFILE)";
-  return MakeError(absl::ErrnoToStatusCode(error_number), absl::StrCat(std::string(what), ": ", reason), std::move(info));
+  return MakeError(absl::ErrnoToStatusCode(error_number), absl::StrCat(std::string(what), ": ", reason), info);
 }
 
 }  // namespace devmem

@@ -31,7 +31,7 @@ struct ErrorInfo {
 
 // A Status whose message holds `message` and every part of `info`, so that it reads whole in a log; the
 // parts can be had again with GetErrorInfo.
-[[nodiscard]] absl::Status MakeError(absl::StatusCode code, std::string_view message, ErrorInfo info);
+[[nodiscard]] absl::Status MakeError(absl::StatusCode code, std::string_view message, const ErrorInfo& info);
 
 // The same for a text that holds every part already, because it comes from another process of ours.
 [[nodiscard]] absl::Status MakeErrorVerbatim(absl::StatusCode code, std::string_view text, const ErrorInfo& info);

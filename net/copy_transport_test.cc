@@ -202,6 +202,7 @@ class CopyTransportFileTest : public CopyTransportTest {
       reads.push_back(std::move(read));
     }
     std::vector<Waiter*> started;
+    started.reserve(reads.size());
     for (const auto& read : reads) started.push_back(read.get());
     transport_->reactor(0).Post([this, started, then] {
       for (Waiter* read : started) transport_->Start(0, read);

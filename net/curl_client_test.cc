@@ -23,7 +23,6 @@ namespace devmem {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::HasSubstr;
 
 constexpr CurlOptions kQuick = {.max_retries = 2, .first_backoff = std::chrono::milliseconds(1)};
 
@@ -191,13 +190,13 @@ TEST(CurlClientFaults, BrokenAnswers) {
   struct Row {
     const char* description;
     std::string answer;
-    absl::StatusCode code;
     const char* cause;
+    absl::StatusCode code;
     int attempts;
   };
   const Row rows[] = {
-      {"garbage", "\x16\x03\x01 garbage\r\n\r\n", absl::StatusCode::kFailedPrecondition, "not an HTTP/1.1 answer", 1},
-      {"truncated", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345", absl::StatusCode::kDataLoss, "truncated body", 3},
+      {"garbage", "\x16\x03\x01 garbage\r\n\r\n", "not an HTTP/1.1 answer", absl::StatusCode::kFailedPrecondition, 1},
+      {"truncated", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345", "truncated body", absl::StatusCode::kDataLoss, 3},
       {"head of 1 MB",
        "HTTP/1.1 200 OK\r\n" +
            [] {
@@ -206,9 +205,9 @@ TEST(CurlClientFaults, BrokenAnswers) {
              return fields;
            }() +
            "\r\n",
-       absl::StatusCode::kFailedPrecondition, "header too long", 1},
-      {"longer than the cap", "HTTP/1.1 200 OK\r\n\r\n" + std::string(2 << 20, 'x'), absl::StatusCode::kResourceExhausted,
-       "answer too long", 1},
+       "header too long", absl::StatusCode::kFailedPrecondition, 1},
+      {"longer than the cap", "HTTP/1.1 200 OK\r\n\r\n" + std::string(2 << 20, 'x'), "answer too long",
+       absl::StatusCode::kResourceExhausted, 1},
   };
   for (const Row& row : rows) {
     const Answering server(row.answer);
@@ -232,7 +231,7 @@ TEST_F(CurlClientTest, ManyInParallelAndNewOnesFromAnswers) {
         queue.pop_back();
         return request;
       },
-      [&](CurlResponse response) {
+      [&](const CurlResponse& response) {
         ASSERT_TRUE(response.status.ok()) << response.status;
         bodies.insert(response.body);
         // A tree: answer i asks for 2i + 1 and 2i + 2.
@@ -258,8 +257,8 @@ TEST_F(CurlClientTest, CancelDeadlineAndSigner) {
     return absl::OkStatus();
   });
   EXPECT_EQ(client
-                .Run([&] { return std::exchange(pending, std::nullopt); }, [](CurlResponse) { ADD_FAILURE(); }, 1, Soon(),
-                     [&] { return !std::exchange(asked, true); })
+                .Run([&] { return std::exchange(pending, std::nullopt); }, [](const CurlResponse&) { ADD_FAILURE(); }, 1,
+                     Soon(), [&] { return !std::exchange(asked, true); })
                 .code(),
             absl::StatusCode::kCancelled);
   EXPECT_EQ(client.Get(silent.Request(), Clock::now() + std::chrono::milliseconds(50)).status.code(),

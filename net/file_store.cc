@@ -165,7 +165,7 @@ absl::Status FileStore::ReadOne(SmallRead& read) const {
   const std::string opened = FileValidator(file);  // to the nanosecond, whatever is given out
   read.object_validator = ValidatorOf(file);
   read.object_size = static_cast<uint64_t>(file.st_size);
-  const absl::Status changed =
+  absl::Status changed =
       MakeError(absl::StatusCode::kAborted, "the file changed since it was listed",
                 {.object = path, .cause = "object changed", .action = "open the bucket again when nobody writes to it"});
   if (!read.validator.empty() && !FileMatches(file, read.validator)) return changed;

@@ -122,7 +122,7 @@ absl::StatusOr<ObjectTable> HttpStore::List(Time deadline, const ProgressFn& pro
                        .tag = index};
   };
   const absl::Status status = client_.Run(
-      next, [&](CurlResponse response) { walk.Take(response, uri_); }, kParallelFolders, deadline,
+      next, [&](const CurlResponse& response) { walk.Take(response, uri_); }, kParallelFolders, deadline,
       [&] { return walk.status.ok() && (!progress || progress(walk.objects.size(), 0)); });
   if (!walk.status.ok()) return walk.status;
   if (!status.ok()) return WithObject(status, uri_);

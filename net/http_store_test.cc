@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "net/http_store.h"
 
-#include <stdlib.h>
+#include <stdlib.h>  // NOLINT(modernize-deprecated-headers): POSIX, for mkdtemp
 
 #include <filesystem>
 #include <fstream>
@@ -17,7 +17,6 @@ namespace devmem {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::ElementsAre;
 using testing::HasSubstr;
 
 class HttpStoreTest : public testing::Test {

@@ -69,6 +69,7 @@ TEST(ObjectTable, AgreesWithAMapUnderRandomUse) {
     table.SetValidator(index, validator);
   }
   std::vector<Row> rows;
+  rows.reserve(expected.size());
   for (const auto& [name, value] : expected) rows.emplace_back(name, value.first, value.second);
   EXPECT_EQ(Rows(table), rows);
 }

@@ -2,7 +2,7 @@
 // The listing is canned XML out of a real nginx, picked by the query as an S3 server would; objects are files.
 #include "net/s3_store.h"
 
-#include <stdlib.h>
+#include <stdlib.h>  // NOLINT(modernize-deprecated-headers): POSIX, for mkdtemp, setenv
 
 #include <filesystem>
 #include <fstream>

@@ -14,6 +14,7 @@
 #include <set>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "service/data_object.h"
 #include "service/digest.h"
@@ -33,7 +34,7 @@ constexpr std::string_view kSafetensorsGlob = "*.safetensors";
 struct Schema {
   DType dtype = DType::kU8;
   std::vector<int64_t> shape;
-  auto operator<=>(const Schema&) const = default;
+  auto operator<=>(const Schema&) const = default;  // NOLINT(modernize-use-nullptr): clang-tidy 14 sees its hidden 0
 };
 
 std::string Text(const Schema& schema) { return std::string(Name(schema.dtype)) + " " + ShapeText(schema.shape); }
@@ -198,7 +199,7 @@ absl::Status FillNpy(const ObjectStore& store, const ObjectTable& listing, Time 
                      Draft& draft) {
   struct Use {
     uint32_t object, tensor, shard;
-    auto operator<=>(const Use&) const = default;
+    auto operator<=>(const Use&) const = default;  // NOLINT(modernize-use-nullptr): clang-tidy 14 sees its hidden 0
   };
   std::vector<Use> uses;
   for (uint32_t t = 0; t < draft.columns.size(); ++t) {
@@ -259,7 +260,7 @@ class SafetensorsSelection {
       if (names.size() > 10) held += ", …";
       if (names.empty()) held += "none";
       if (chosen.size() == before) {
-        return BadSpec(glob.empty() ? "the data set has no tensors" : "no tensor matches '" + glob + "': " + held,
+        return BadSpec(glob.empty() ? "the data set has no tensors" : absl::StrCat("no tensor matches '", glob, "': ", held),
                        "name a tensor of the files");
       }
       if (!wanted.name.empty() && chosen.size() > before + 1) {

@@ -198,7 +198,7 @@ TEST(DatasetBuilderTest, SafetensorsColumns) {
 }
 
 TEST(DatasetBuilderTest, SafetensorsThatCannotBeADataset) {
-  const auto fault = [](const std::string& more, size_t bytes, absl::StatusCode code, DatasetOptions options = {}) {
+  const auto fault = [](const std::string& more, size_t bytes, absl::StatusCode code, const DatasetOptions& options = {}) {
     MemoryStore store;
     store.Put("a.safetensors", Pair(3, more) + std::string(bytes, 'd'));
     return Fault(BuildDataset(store, options, Soon(), nullptr), code);

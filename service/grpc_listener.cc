@@ -73,7 +73,6 @@ class GrpcListenerImpl final : public GrpcListener {
       const int ready = ::poll(watched, paused ? 1 : 2, paused ? kStarvedPauseMs : -1);
       if (ready < 0 && errno != EINTR) return;
       if (watched[0].revents != 0) return;
-      paused = false;
       while (true) {
         UnixListener::Accepted accepted = listener_.Accept();
         paused = accepted.starved;

@@ -19,7 +19,6 @@ namespace devmem {
 namespace {
 
 namespace v1 = devmem_loader::v1;
-using ::testing::HasSubstr;
 
 // Answers GetNodeStatus with the caller's pid and uid, as the listener knows them.
 class Service final : public v1::Loader::CallbackService {

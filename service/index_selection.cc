@@ -106,6 +106,7 @@ absl::StatusOr<Dataset> SelectFromIndex(IndexedDataset indexed, const DatasetOpt
                      {.object = std::string(kIndexName), .cause = "bad specification", .action = "name each once"});
   }
   std::vector<TensorColumn> tensors;
+  tensors.reserve(chosen.size());
   for (const size_t column : chosen) tensors.push_back(std::move(dataset.tensors[column]));
   dataset.tensors = std::move(tensors);
   Prune(dataset);

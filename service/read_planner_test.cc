@@ -14,7 +14,6 @@ namespace devmem {
 namespace {
 
 using testing::ElementsAre;
-using testing::ElementsAreArray;
 
 // What lies at `offset` of a synthetic object.
 uint8_t ByteAt(uint32_t object, uint64_t offset) {

@@ -131,6 +131,7 @@ TEST_F(UnixSocketTest, OfManyAtOnceExactlyOneWins) {
     std::ofstream(path_ + ".lock") << "1\n";  // a dead daemon's
     std::vector<std::optional<absl::StatusOr<UnixListener>>> listeners(8);
     std::vector<std::thread> threads;
+    threads.reserve(listeners.size());
     for (auto& slot : listeners)
       threads.emplace_back([&slot, this] { slot.emplace(UnixListener::Listen(path_, SOCK_STREAM, {})); });
     for (auto& thread : threads) thread.join();

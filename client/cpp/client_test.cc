@@ -188,6 +188,7 @@ TEST_F(ClientTest, ReleasesReachTheDaemonWithoutNext) {
   auto client = Connect();
   auto stream = Open(*client);
   std::vector<Batch> held;
+  held.reserve(8);
   for (int i = 0; i < 8; ++i) held.push_back(std::move(stream->Next(Soon())->batch));
   for (size_t i = 0; i < held.size(); ++i) held[i].Release();
   EXPECT_TRUE(daemon->WaitForReleases(1));
@@ -199,6 +200,7 @@ TEST_F(ClientTest, BatchesOutliveStreamClientAndEnd) {
   auto client = Connect();
   auto stream = Open(*client);
   std::vector<Batch> held;
+  held.reserve(3);
   for (int i = 0; i < 3; ++i) held.push_back(std::move(stream->Next(Soon())->batch));
   stream.reset();
   client.reset();
@@ -225,6 +227,7 @@ TEST_F(ClientTest, ManyStreamsAtOnce) {
   auto daemon = Serve({.batches = 200, .per_message = 5, .slots = 3, .slabs = 2});
   auto client = Connect();
   std::vector<std::thread> threads;
+  threads.reserve(8);
   for (int i = 0; i < 8; ++i) {
     threads.emplace_back([&] {
       auto stream = Open(*client);
@@ -403,6 +406,7 @@ class DaemonProcess {
                                                 std::to_string(batches), std::to_string(epochs), std::to_string(kill_after),
                                                 std::to_string(slots)};
     std::vector<char*> argv;
+    argv.reserve(arguments.size() + 1);
     for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
     argv.push_back(nullptr);
     int ready[2];
@@ -469,6 +473,7 @@ TEST_F(ClientTest, BatchesInHandSurviveTheDaemon) {
   auto client = Connect();
   auto stream = Open(*client);
   std::vector<Batch> held;
+  held.reserve(3);
   for (int i = 0; i < 3; ++i) held.push_back(std::move(stream->Next(Soon())->batch));
   daemon->Kill();
   DaemonProcess next(path_, 10, 1, 0);
@@ -581,12 +586,12 @@ TEST_F(ClientTest, NextKeepsItsDeadlineWhileADaemonIsSlowToAnswer) {
 }
 
 int ServeAsProcess(char** argv) {
-  auto daemon = FakeDaemon::Start({.path = argv[2],
-                                   .batches = std::strtoull(argv[3], nullptr, 10),
-                                   .epochs = std::strtoull(argv[4], nullptr, 10),
-                                   .per_message = 2,
-                                   .slots = std::strtoull(argv[6], nullptr, 10),
-                                   .kill_after = std::strtoull(argv[5], nullptr, 10)});
+  [[maybe_unused]] const auto daemon = FakeDaemon::Start({.path = argv[2],
+                                                          .batches = std::strtoull(argv[3], nullptr, 10),
+                                                          .epochs = std::strtoull(argv[4], nullptr, 10),
+                                                          .per_message = 2,
+                                                          .slots = std::strtoull(argv[6], nullptr, 10),
+                                                          .kill_after = std::strtoull(argv[5], nullptr, 10)});
   (void)!::write(3, "r", 1);
   while (true) ::pause();
 }

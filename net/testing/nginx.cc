@@ -10,8 +10,8 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
-#include <signal.h>
-#include <stdlib.h>
+#include <signal.h>  // NOLINT(modernize-deprecated-headers): POSIX, for kill
+#include <stdlib.h>  // NOLINT(modernize-deprecated-headers): POSIX, for mkdtemp
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>

@@ -2,9 +2,9 @@
 #include "service/cli/load.h"
 
 #include <google/protobuf/util/json_util.h>
-#include <signal.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <memory>
 #include <mutex>
 #include <nlohmann/json.hpp>

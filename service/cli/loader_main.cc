@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // devmem-loader: the command line.
-#include <signal.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <string>
 #include <vector>
 
@@ -55,7 +55,7 @@ int Index(const std::vector<std::string>& arguments) {
 }
 
 int Main(std::vector<std::string> arguments) {
-  ::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGPIPE, SIG_IGN);
   const std::string verb = arguments.empty() || arguments[0].empty() || arguments[0][0] == '-' ? "" : arguments[0];
   if (verb.empty()) return Stream(arguments);
   arguments.erase(arguments.begin());

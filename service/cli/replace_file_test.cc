@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fcntl.h>
 #include <gmock/gmock.h>
-#include <stdlib.h>
+#include <stdlib.h>  // NOLINT(modernize-deprecated-headers): POSIX, for mkdtemp
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>

@@ -3,7 +3,7 @@
 
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
+#include <signal.h>  // NOLINT(modernize-deprecated-headers): POSIX, for sigset_t
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 

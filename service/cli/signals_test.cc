@@ -2,7 +2,7 @@
 #include "service/cli/signals.h"
 
 #include <gtest/gtest.h>
-#include <signal.h>
+#include <signal.h>  // NOLINT(modernize-deprecated-headers): POSIX, for kill
 #include <unistd.h>
 
 #include <future>

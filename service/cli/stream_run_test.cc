@@ -2,7 +2,7 @@
 #include "service/cli/stream_run.h"
 
 #include <gmock/gmock.h>
-#include <stdlib.h>
+#include <stdlib.h>  // NOLINT(modernize-deprecated-headers): POSIX, for mkdtemp
 
 #include <filesystem>
 #include <fstream>

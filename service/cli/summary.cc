@@ -78,7 +78,7 @@ std::string TopStall(const Stall& stall, double seconds) {
       std::max_element(parts.begin(), parts.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   const double share = Rate(static_cast<double>(top->second) / 1e6, seconds);
   if (share < 0.01) return "";
-  return absl::StrCat(top->first, " ", static_cast<int>(std::min(share, 1.0) * 100 + 0.5), "%");
+  return absl::StrCat(top->first, " ", std::lround(std::min(share, 1.0) * 100), "%");
 }
 
 std::string SummaryJson(const Summary& summary) {
