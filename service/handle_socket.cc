@@ -221,8 +221,9 @@ class HandleSocketImpl final : public HandleSocket {
       }
       if (!accepted.fd.valid()) return;
       if (accepted.last_resort) {
-        Refuse(accepted.fd, MakeError(absl::StatusCode::kResourceExhausted, "the daemon is out of file descriptors",
-                                     {.cause = "file descriptors", .action = "raise its limit (LimitNOFILE), or open fewer streams"}));
+        Refuse(accepted.fd,
+               MakeError(absl::StatusCode::kResourceExhausted, "the daemon is out of file descriptors",
+                         {.cause = "file descriptors", .action = "raise its limit (LimitNOFILE), or open fewer streams"}));
         accepted.fd.Reset();
         listener_.Recover();
         continue;

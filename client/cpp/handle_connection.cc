@@ -168,9 +168,10 @@ absl::StatusOr<bool> HandleConnection::AwaitHello(Time deadline) {
   if (packet->message.has_refused()) {
     const auto& refused = packet->message.refused();
     const auto code = static_cast<absl::StatusCode>(refused.code());
-    return MakeErrorVerbatim(code == absl::StatusCode::kOk ? absl::StatusCode::kPermissionDenied : code,
-                             "the daemon at " + service_path_ + " refuses this process: " + refused.message(),
-                             {.object = refused.detail().object(), .cause = refused.detail().cause(), .action = refused.detail().action()});
+    return MakeErrorVerbatim(
+        code == absl::StatusCode::kOk ? absl::StatusCode::kPermissionDenied : code,
+        "the daemon at " + service_path_ + " refuses this process: " + refused.message(),
+        {.object = refused.detail().object(), .cause = refused.detail().cause(), .action = refused.detail().action()});
   }
   const auto& hello = packet->message.hello();
   if (!packet->message.has_hello() || hello.version() != kProtocolVersion) {
