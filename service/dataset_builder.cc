@@ -58,10 +58,10 @@ struct Draft {
   std::vector<uint32_t> listed;          // per object of `objects`: its index in the listing
 
   // Of an index into the listing.
-  [[nodiscard]] size_t PositionOf(uint32_t index) const {
+  [[nodiscard]] size_t PlaceOf(uint32_t index) const {
     return static_cast<size_t>(std::lower_bound(listed.begin(), listed.end(), index) - listed.begin());
   }
-  [[nodiscard]] std::string NameOf(uint32_t index) const { return std::string(objects[PositionOf(index)].name); }
+  [[nodiscard]] std::string NameOf(uint32_t index) const { return std::string(objects[PlaceOf(index)].name); }
 
   uint32_t Intern(Schema schema) {
     const auto [at, added] = schema_ids.try_emplace(std::move(schema), static_cast<uint32_t>(schemas.size()));
@@ -497,7 +497,7 @@ absl::StatusOr<IndexedDataset> Finish(Draft draft, bool skip) {
     dataset.objects = std::move(draft.objects);
   } else {
     for (const uint32_t index : used) {
-      const ObjectTable::Object object = draft.objects[draft.PositionOf(index)];
+      const ObjectTable::Object object = draft.objects[draft.PlaceOf(index)];
       dataset.objects.Add(object.name, object.size, object.validator);
     }
   }

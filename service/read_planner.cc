@@ -120,7 +120,7 @@ void ReadPlanner::PlanLayer(std::span<const Want> wants) {
 
 void ReadPlanner::OrderRanges() {
   const auto earlier = [](const PlannedRange& a, const PlannedRange& b) {
-    // The first want's place settles ties: it grows in the order the ranges were made.
+    // The place of the first want settles ties: it grows in the order the ranges were made.
     return std::tie(a.ordinal, a.first_want) < std::tie(b.ordinal, b.first_want);
   };
   if (!std::is_sorted(plan_.ranges.begin(), plan_.ranges.end(), earlier)) {
