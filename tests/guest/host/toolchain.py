@@ -13,7 +13,7 @@ from . import cache, fetch
 
 SUITE = "trixie"
 PACKAGES = ["gcc-14", "make", "bc", "binutils", "libc6-dev", "libelf1t64", "libelf-dev", "libssl3t64", "pahole", "kmod", "python3",
-            "python3-yaml", "xz-utils", "zstd"]
+            "python3-yaml", "python3-jsonschema", "busybox-static", "xz-utils", "zstd"]
 JOBS = int(os.environ.get("JOBS") or os.cpu_count() or 1)
 
 

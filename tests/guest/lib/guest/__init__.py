@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests in the guest stand on.
+
+  nic      devmemsim loaded, one NIC here and one in the network namespace `peer`, with addresses
+  netdev   netdev-genl and ethtool netlink through upstream's ynl: bind, queues, page pools, statistics
+  ethtool  features, channels, rings, RSS and ntuple rules by ethtool's command line, rules also by ioctl
+  devmem   udmabufs, a receiver of device memory, a sender, and a check of contents
+  shell    commands, and waiting for a condition under a deadline
+"""
+import functools
+import os
+
+
+class Bad(Exception):
+    """A step a test stands on failed: what, on which object, and what was said."""
+
+
+def deadline(seconds):
+    """Decorates a test that may take longer than DEADLINE."""
+    def mark(function):
+        function.deadline = seconds
+        return function
+    return mark
+
+
+DEADLINE = 60.0  # seconds; a test that takes longer is ended and has failed
+
+
+@functools.cache
+def kernel():
+    """The running kernel as numbers: (7, 3)."""
+    return tuple(int(part) for part in os.uname().release.split(".")[:2])
