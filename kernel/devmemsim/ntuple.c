@@ -324,9 +324,9 @@ int dms_get_rxnfc(struct net_device *dev, struct ethtool_rxnfc *info, u32 *locat
 		break;
 	case ETHTOOL_GRXCLSRLCNT:
 		info->rule_cnt = steer->rule_count;
-		info->data = personality->max_rules;
+		/* mlx5 does not say how many there may be here, only with the list. */
 		if (personality->locations != DMS_LOC_EXPLICIT_ONLY)
-			info->data |= RX_CLS_LOC_SPECIAL;
+			info->data = personality->max_rules | RX_CLS_LOC_SPECIAL;
 		break;
 	case ETHTOOL_GRXCLSRULE:
 		err = dms_rule_get(steer, info);

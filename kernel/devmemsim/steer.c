@@ -18,8 +18,7 @@ void dms_rss_set_key(struct dms_rss *rss, const u8 *key)
 {
 	unsigned int nibble, bit, value;
 
-	if (rss->key != key)
-		memcpy(rss->key, key, DMS_RSS_KEY);
+	memcpy(rss->key, key, DMS_RSS_KEY);
 	memset(rss->part, 0, sizeof(rss->part));
 	for (nibble = 0; nibble < ARRAY_SIZE(rss->part); nibble++) {
 		for (bit = 0; bit < 4; bit++) {
