@@ -21,7 +21,7 @@ class Report:
             for text in (result.output + "\n" + result.why).strip().splitlines():
                 print(f"        | {text}", flush=True)
         else:
-            note = f": {first}" if result.outcome == "skipped" and first else ""
+            note = f": {first}" if first else ""
             print(f"{result.outcome:7} {line:5} {result.test}  {result.seconds:.1f} s{note}", flush=True)
 
     def counts(self):

@@ -12,6 +12,7 @@ from . import cache, fetch, toolchain
 SOURCE = "linux-source-7.3"
 LIBC_DEV = ("trixie-backports", "linux-libc-dev")  # trixie's own predates device memory
 LIBURING = ("sid", "liburing-dev", "liburing2")  # the first with zero-copy receive is 2.10
+BPF = ("trixie", "gcc-bpf", "binutils-bpf", "libbpf-dev")  # upstream uses clang, which is thirty times as large
 PARTS = ["MAINTAINERS", "Documentation/netlink", "include/uapi", "scripts", "tools/net/ynl", "tools/lib", "tools/include", "tools/build",
          "tools/scripts", *[f"tools/testing/selftests/{name}" for name in
                             ("kselftest", "kselftest.h", "kselftest_harness.h", "lib.mk", "lib", "net", "drivers/net")]]
@@ -20,11 +21,15 @@ PROGRAMS = [("drivers/net/hw", ["ncdevmem", "toeplitz"], []),
             ("drivers/net/hw", ["iou-zcrx"], ["LDLIBS=-luring"]),
             ("drivers/net", ["napi_id_helper"], []),
             ("net/lib", ["csum", "gro", "xdp_helper"], [])]
+BPF_OBJECTS = ["net/lib/xdp_dummy", "drivers/net/hw/nk_forward", "drivers/net/hw/nk_primary_rx_redirect"]
 
 BUILD = """set -e
 touch MAINTAINERS  # older than what is generated, code generation never ends
 selftests=$PWD/tools/testing/selftests
 {makes}
+for name in {objects}; do
+  bpf-gcc -O2 -g -gbtf -isystem /usr/include/x86_64-linux-gnu -isystem /usr/include -c $selftests/$name.bpf.c -o $selftests/$name.bpf.o
+done
 # The specifications as JSON: parsing YAML takes seconds on an emulated CPU (see the root image's yaml).
 /usr/bin/python3 - Documentation/netlink/specs <<'PYTHON'
 import json, pathlib, sys, yaml
@@ -39,7 +44,7 @@ PYTHON
 def build_script():
     makes = [f"make -s -C $selftests/{folder} SHELL=/bin/bash CC=gcc-14 OUTPUT=$selftests/{folder} {' '.join(more)} " +
              " ".join(f"$selftests/{folder}/{name}" for name in names) for folder, names, more in PROGRAMS]
-    return BUILD.format(makes="\n".join(makes))
+    return BUILD.format(makes="\n".join(makes), objects=" ".join(BPF_OBJECTS))
 
 
 def tree():
@@ -47,11 +52,12 @@ def tree():
     (source,) = fetch.package("trixie-backports", SOURCE)
     libc_dev = fetch.package(*LIBC_DEV)
     liburing = fetch.package(*LIBURING)
-    built = cache.folder() / f"upstream-{cache.digest(source.name, [deb.name for deb in libc_dev + liburing], PARTS, build_script())}"
+    others = libc_dev + liburing + fetch.package(*BPF)
+    built = cache.folder() / f"upstream-{cache.digest(source.name, [deb.name for deb in others], PARTS, build_script())}"
     if not built.exists():
         cache.need_root("build upstream's selftests")
         compiler = toolchain.chroot()
-        toolchain.unpack(compiler, libc_dev + liburing)
+        toolchain.unpack(compiler, others)
         cache.say("unpacking and building upstream's selftests (once)")
         with cache.building(built) as made:
             made.mkdir()

@@ -97,7 +97,7 @@ def child(case, deadline, out):
             bad.append("passed, though it was expected to fail")
         skipped = [reason for _, reason in result.skipped]
         outcome = "failed" if bad else "skipped" if skipped else "passed"
-        json.dump({"outcome": outcome, "why": "\n".join(bad or skipped)}, out)
+        json.dump({"outcome": outcome, "why": "\n".join(bad or skipped) or getattr(case, "note", "")}, out)
         out.flush()
     except BaseException:  # pylint: disable=broad-except
         traceback.print_exc()
@@ -107,14 +107,19 @@ def child(case, deadline, out):
         os._exit(status)
 
 
-def run(test):
-    """Runs one test: {"outcome", "why", "output"}."""
-    deadline = DEADLINE
+def deadline_of(case, name):
+    return getattr(getattr(case, name), "deadline", None) or getattr(case, "deadline", DEADLINE)
+
+
+def run(test, started):
+    """Runs one test: {"outcome", "why", "output"}; calls started(deadline) before."""
     try:
         case = find(test)
-        deadline = getattr(getattr(case, test["name"]), "deadline", None) or getattr(case, "deadline", DEADLINE)
+        deadline = deadline_of(case, test["name"])
     except Exception:  # pylint: disable=broad-except
+        started(DEADLINE)
         return {"outcome": "failed", "why": traceback.format_exc(), "output": ""}
+    started(deadline)
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as report:
         CGROUP.mkdir(exist_ok=True)
         pid = os.fork()
@@ -166,7 +171,7 @@ def tidy():
             if name != "lo" and not os.path.exists(f"/sys/class/net/{name}/device"):
                 os.system(f"ip link delete {name} 2>/dev/null")  # tunnel modules have some that cannot be deleted
         netdev.renew()
-        if not wait(lambda: not netdev.orphan_pools(), 5):
+        if not wait(netdev.pools_gone, 5):
             raise RuntimeError(f"page pools outlive their NIC: {netdev.orphan_pools()}")
 
     pid = os.fork()
@@ -210,9 +215,8 @@ def main():
     port.tell("hello", release=os.uname().release, dmesg=early, splats=log.splats(early))
     job = json.loads((PAYLOAD / "job.json").read_text(encoding="utf-8"))
     for test in job["tests"]:
-        port.tell("start", test=test["id"])
         start = time.monotonic()
-        result = run(test)
+        result = run(test, lambda deadline, test=test: port.tell("start", test=test["id"], deadline=deadline))
         seconds = time.monotonic() - start
         trouble = tidy()
         lines = log.lines()

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Upstream's own selftests of network drivers on devmemsim: one test a script, on a freshly loaded module."""
+import unittest
+
+import guest
+import selftest
+
+
+@unittest.skipIf(guest.kernel() < (7, 3), "the selftests are 7.3's, and test what 7.3 does")
+class Selftests(unittest.TestCase):
+    deadline = 240
+
+    def test_devmem(self):
+        selftest.run(self, "hw/devmem.py")
+
+    def test_iou_zcrx(self):
+        selftest.run(self, "hw/iou-zcrx.py")
+
+    def test_ntuple(self):
+        selftest.run(self, "hw/ntuple.py")
+
+    def test_rss_ctx(self):
+        selftest.run(self, "hw/rss_ctx.py")
+
+    def test_rss_api(self):
+        selftest.run(self, "hw/rss_api.py")
+
+    def test_csum(self):
+        selftest.run(self, "hw/csum.py")
+
+    def test_gro_hw(self):
+        selftest.run(self, "hw/gro_hw.py")
+
+    def test_tso(self):
+        selftest.run(self, "hw/tso.py")
+
+    def test_hds(self):
+        selftest.run(self, "hds.py")
+
+    def test_queues(self):
+        selftest.run(self, "queues.py")
+
+    def test_stats(self):
+        selftest.run(self, "stats.py")
+
+    def test_ring_reconfig(self):
+        selftest.run(self, "ring_reconfig.py")
+
+    def test_napi_id(self):
+        selftest.run(self, "napi_id.py")
+
+    def test_toeplitz(self):
+        selftest.run(self, "hw/toeplitz.py")
+
+    def test_nk_qlease(self):
+        selftest.run(self, "hw/nk_qlease.py")
+
+    def test_nk_devmem(self):
+        selftest.run(self, "hw/nk_devmem.py")
+
+    def test_userns_devmem(self):
+        selftest.run(self, "hw/userns_devmem.py")
