@@ -5,6 +5,7 @@ family("netdev").queue_get({"ifindex": i}, dump=True) and the like speak to the 
 as long as the netlink socket it was made through, so Binding owns one.
 """
 import functools
+import os
 import socket
 import sys
 
@@ -113,6 +114,24 @@ def bound_pools(ifindex):
 def orphan_pools():
     """Pools whose NIC is gone: somebody still holds a page of theirs."""
     return [pool for pool in pools() if "ifindex" not in pool]
+
+
+def flush_deferred():
+    """Has every CPU free the skbs it put aside. The kernel parks up to 64 a CPU until that CPU next receives something, and the
+    pages of a pool with them: without traffic, for ever."""
+    cpus = os.sched_getaffinity(0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        for cpu in cpus:
+            os.sched_setaffinity(0, {cpu})
+            sock.sendto(b"", sock.getsockname())  # the loopback device receives on the CPU that sends
+    os.sched_setaffinity(0, cpus)
+
+
+def pools_gone():
+    """Whether no pool outlives its NIC, once what was put aside is freed."""
+    flush_deferred()
+    return not orphan_pools()
 
 
 def queue_stats(ifindex):
