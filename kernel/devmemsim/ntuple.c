@@ -319,9 +319,11 @@ int dms_get_rxnfc(struct net_device *dev, struct ethtool_rxnfc *info, u32 *locat
 
 	mutex_lock(&steer->lock);
 	switch (info->cmd) {
+#ifndef DMS_HAVE_RX_RING_COUNT
 	case ETHTOOL_GRXRINGS:
 		info->data = port->channels;
 		break;
+#endif
 	case ETHTOOL_GRXCLSRLCNT:
 		info->rule_cnt = steer->rule_count;
 		/* mlx5 does not say how many there may be here, only with the list. */
