@@ -32,12 +32,15 @@ class Died(Exception):
     """The guest ended without a farewell, or was ended by us: why, and the end of its console."""
 
 
-def command(kernel, root, payload, console, port, memory, cpus, extra=()):
+def command(kernel, root, payload, console, port, memory, cpus, extra=(), icount=None):
+    """QEMU's. With `icount`, the guest's clock counts 2 to the power of it nanoseconds an instruction, and leaps when all are idle:
+    deadlines inside of the guest then hold however busy this machine is, and sleeps cost nothing. One host thread runs all CPUs."""
     qemu = cache.need_program("qemu-system-x86_64", "qemu-system-x86")
+    accelerator = ["-accel", "tcg,thread=multi"] if icount is None else ["-accel", "tcg,thread=single", "-icount", f"shift={icount},sleep=off"]
     drives = []
     for file in (root, kernel["modules"], payload):
         drives += ["-drive", f"file={file},format=raw,if=virtio,readonly=on,cache=unsafe"]
-    return [qemu, "-nodefaults", "-no-user-config", "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", str(cpus), "-m", memory,
+    return [qemu, "-nodefaults", "-no-user-config", "-M", "q35", *accelerator, "-cpu", CPU, "-smp", str(cpus), "-m", memory,
             "-display", "none", "-no-reboot", "-nic", "none", "-serial", console, "-device", "virtio-rng-pci",
             *(["-device", "virtio-serial-pci", "-chardev", f"socket,id=report,path={port}", "-device",
                "virtserialport,chardev=report,name=report"] if port else []),
@@ -50,7 +53,7 @@ def shell(kernel, root, payload, memory, cpus):
     return subprocess.run(list(map(str, words)), check=False).returncode
 
 
-def events(kernel, root, payload, console, memory="2G", cpus=2, deadline=lambda event: SILENT_SECONDS):
+def events(kernel, root, payload, console, memory="2G", cpus=2, deadline=lambda event: SILENT_SECONDS, icount=None):
     """Boots, and yields the guest's events until its farewell. Raises Died."""
     console.parent.mkdir(parents=True, exist_ok=True)
     scratch = pathlib.Path(tempfile.mkdtemp(prefix="guest-"))  # a socket's path must be short
@@ -60,8 +63,8 @@ def events(kernel, root, payload, console, memory="2G", cpus=2, deadline=lambda 
         listener.bind(str(scratch / "port"))
         listener.listen(1)
         console.write_bytes(b"")
-        process = subprocess.Popen(list(map(str, command(kernel, root, payload, f"file:{console}", scratch / "port", memory, cpus))),
-                                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=open(scratch / "err", "wb"))
+        words = command(kernel, root, payload, f"file:{console}", scratch / "port", memory, cpus, icount=icount)
+        process = subprocess.Popen(list(map(str, words)), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=open(scratch / "err", "wb"))
         if not select.select([listener], [], [], 20)[0]:
             raise Died(f"qemu did not start: {(scratch / 'err').read_text(errors='replace').strip()}")
         port = listener.accept()[0]
@@ -87,11 +90,11 @@ def conversation(port, process, console, deadline):
     allowed = BOOT_SECONDS
     while True:
         if not select.select([port], [], [], max(0, limit - time.monotonic()))[0]:
-            raise Died(f"no word from the guest for {allowed:g} s{tail(console)}")
+            raise Died(last_words(f"no word from the guest for {allowed:g} s", console))
         data = port.recv(1 << 16)
         if not data:
             with_deadline(process, 5)
-            raise Died(f"the guest died{tail(console)}")
+            raise Died(last_words("the guest died", console))
         buffer += data
         *lines, buffer = buffer.split(b"\n")
         for line in lines:
@@ -103,16 +106,16 @@ def conversation(port, process, console, deadline):
             limit = time.monotonic() + allowed
 
 
-def tail(console, lines=60):
-    """The end of the console, from the first sign of trouble if there is one."""
+TROUBLE = re.compile(r"Kernel panic|BUG:|kernel BUG|Oops|WARNING:")
+
+
+def last_words(what, console, lines=60):
+    """The console from the first sign of trouble (or its end), and one closing line that says what happened."""
     text = console.read_text(errors="replace").replace("\r", "").splitlines()
-    for number, line in enumerate(text):
-        if re.search(r"BUG:|Oops|WARNING:|Kernel panic|cut here", line):
-            text = text[number:]
-            break
-    else:
-        text = text[-lines:]
-    return "; its console:\n" + "\n".join(text[:lines])
+    bad = [number for number, line in enumerate(text) if TROUBLE.search(line) or "cut here" in line]
+    shown = text[bad[0]:bad[0] + lines] if bad else text[-lines:]
+    said = [line for line in text if TROUBLE.search(line)]
+    return "\n".join(["its console:", *shown, f"{what}: {said[0] if said else 'its console does not say why'}"])
 
 
 def retry_worthwhile(console):

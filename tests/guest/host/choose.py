@@ -5,6 +5,7 @@ A suite is a folder of tests/guest with *_test.py files. Its suite.json may say 
   memory, cpus      of the guest
   programs          true: our programs (build/release/bin) come along
   long              true: runs only when named, and in ./dev test --long
+  icount            the guest's clock counts instructions (host/boot.py)
 """
 import ast
 import json
@@ -14,7 +15,7 @@ NO_SUITES = ("host", "lib")
 
 def settings(folder, suite):
     path = folder / suite / "suite.json"
-    return {"memory": "2G", "cpus": 2, "programs": False, "long": False} | (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
+    return {"memory": "2G", "cpus": 2, "programs": False, "long": False, "icount": None} | (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
 
 
 def every(folder):

@@ -61,8 +61,7 @@ class Suite:
         cache.say(f"reading the package lists of {self.name}")
         done = subprocess.run(self.command("apt-get", "-q", "--error-on=any", "update"), capture_output=True, text=True, timeout=600, check=False)
         if done.returncode != 0:
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise cache.Missing(f"the package lists of {self.name} could not be fetched: {reason}")
+            raise cache.Missing(f"the package lists of {self.name} could not be fetched: {reason(done)}")
         self.fresh = True
 
     def names(self, pattern):
@@ -97,8 +96,7 @@ class Suite:
                 done = subprocess.run(self.command("apt-get", "-q", "download", *[spec for spec, _, _ in wanted]), cwd=partial,
                                       capture_output=True, text=True, timeout=1800, check=False)
                 if done.returncode != 0:
-                    reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-                    raise cache.Missing(f"could not fetch {wanted[0][0]} … from {self.name}: {reason}")
+                    raise cache.Missing(f"could not fetch {wanted[0][0]} and others from {self.name}: {reason(done)}")
                 for got in partial.glob("*.deb"):  # apt writes an epoch's colon as %3a; the pool's names have none
                     name = got.name.split("_")[0]
                     file = next(file for spec, file, _ in wanted if spec.split("=")[0] == name)
@@ -106,6 +104,11 @@ class Suite:
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         return files
+
+
+def reason(done):
+    """What apt said first: the rest repeats it for each file."""
+    return (done.stderr.strip().splitlines() or ["no reason given"])[0]
 
 
 def version_key(text):
