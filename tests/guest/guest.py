@@ -80,7 +80,8 @@ def run_suite(machine, suite, tests, result):
             payload = pathlib.Path(scratch) / "payload.squashfs"
             machine.payload(payload, remaining, needs)
             try:
-                for event in boot.events(machine.kernel, machine.root, payload, console, needs["memory"], needs["cpus"], deadline_of):
+                for event in boot.events(machine.kernel, machine.root, payload, console, needs["memory"], needs["cpus"], deadline_of,
+                                         needs["icount"]):
                     log.write("".join(f"{text}\n" for text in event.get("dmesg", [])))
                     if event["event"] == "hello":
                         cache.say(f"{suite} on {event['release']}, up after {time.monotonic() - start:.1f} s")
@@ -93,7 +94,8 @@ def run_suite(machine, suite, tests, result):
                     elif event["event"] == "end":
                         running = None
                         del remaining[0]
-                        result.add(line, report.Result(event["test"], event["outcome"], told(event), event["output"], event["seconds"]))
+                        result.add(line, report.Result(event["test"], event["outcome"], told(event), event["output"],
+                                                       time.monotonic() - start))
             except boot.Died as e:
                 if running is None and boot.retry_worthwhile(console) and not second_try:
                     cache.say(f"the guest tripped over its own start ({boot.EARLY_OOPS.pattern}): booting it again")

@@ -64,7 +64,8 @@ def events(kernel, root, payload, console, memory="2G", cpus=2, deadline=lambda 
         listener.listen(1)
         console.write_bytes(b"")
         words = command(kernel, root, payload, f"file:{console}", scratch / "port", memory, cpus, icount=icount)
-        process = subprocess.Popen(list(map(str, words)), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=open(scratch / "err", "wb"))
+        process = subprocess.Popen(list(map(str, words)), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                   stderr=open(scratch / "err", "wb"))
         if not select.select([listener], [], [], 20)[0]:
             raise Died(f"qemu did not start: {(scratch / 'err').read_text(errors='replace').strip()}")
         port = listener.accept()[0]

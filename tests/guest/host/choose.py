@@ -15,7 +15,8 @@ NO_SUITES = ("host", "lib")
 
 def settings(folder, suite):
     path = folder / suite / "suite.json"
-    return {"memory": "2G", "cpus": 2, "programs": False, "long": False, "icount": None} | (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
+    said = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {"memory": "2G", "cpus": 2, "programs": False, "long": False, "icount": None} | said
 
 
 def every(folder):
