@@ -50,16 +50,27 @@ static ssize_t dms_knob_read(struct file *file, char __user *to, size_t size, lo
 static ssize_t dms_knob_write(struct file *file, const char __user *from, size_t size, loff_t *position)
 {
 	atomic_t *left = file->private_data;
-	unsigned int count, skip = 0;
-	char text[32] = {};
+	char text[32], *rest = text, *word;
+	unsigned int value[2] = {};
+	int n = 0, err;
 
-	if (size >= sizeof(text) || copy_from_user(text, from, size))
+	if (size >= sizeof(text))
 		return -EINVAL;
-	if (sscanf(text, "%u %u", &count, &skip) < 1 || count > INT_MAX || skip > INT_MAX)
+	if (copy_from_user(text, from, size))
+		return -EFAULT;
+	text[size] = 0;
+	while ((word = strsep(&rest, " \n"))) {
+		if (!*word)
+			continue;
+		err = n < 2 ? kstrtouint(word, 0, &value[n++]) : -EINVAL;
+		if (err || value[n - 1] > INT_MAX)
+			return err ?: -ERANGE;
+	}
+	if (!n)
 		return -EINVAL;
 	atomic_set(left, 0);
-	atomic_set(dms_skip_of(left), skip);
-	atomic_set(left, count);
+	atomic_set(dms_skip_of(left), value[1]);
+	atomic_set(left, value[0]);
 	return size;
 }
 

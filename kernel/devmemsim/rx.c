@@ -298,7 +298,9 @@ static void dms_rx_place(struct dms_rxq *rxq, struct sk_buff *frame, bool corrup
 	for (i = 0; i < rx.n; i++)
 		skb_add_rx_frag_netmem(skb, i, rx.pieces[i].netmem, rx.pieces[i].offset, rx.pieces[i].len,
 				       rx.pieces[i].truesize);
-	skb_mark_for_recycle(skb);
+	/* Not of a frame without fragments: GRO would append its head, host memory, to a packet of unreadable fragments. */
+	if (rx.n)
+		skb_mark_for_recycle(skb);
 
 	if (rx.n && split) {
 		rx.write_lost = dms_fault(&rxq->faults, DMS_FAULT_DMA_LOSE);
