@@ -25,9 +25,7 @@
 #define DMS_MAX_MTU		9000
 #define DMS_MAX_RX_PAGE		SZ_2M
 #define DMS_MAX_HDS_THRESH	1024
-/* Frames a Tx queue may have on the wire before the stack is asked to wait: what keeps a slow receiver from dropping. */
-#define DMS_TX_RING		1024
-#define DMS_TX_WAKE		(DMS_TX_RING / 2)
+#define DMS_DEFAULT_TX_RING	1024
 
 struct dms_port;
 struct dms_pair;
@@ -178,6 +176,11 @@ struct dms_port {
 	bool up;			/* between ndo_open and ndo_stop. Under pair->lock. */
 	unsigned int max_queues;
 	unsigned int channels;		/* Under the port's lock. */
+	/*
+	 * Frames a Tx queue may have on the wire before the stack is asked to wait: what keeps a slow receiver from
+	 * dropping. It is woken at half of that. Changed under the port's lock, read by anybody.
+	 */
+	u32 tx_ring;
 	struct dms_rx_config config;
 	u64 restarts;			/* of single queues */
 	u64 pauses;			/* of a queue, because another restarted (mlx5, gve) */

@@ -34,8 +34,8 @@ static void dms_get_ringparam(struct net_device *dev, struct ethtool_ringparam *
 
 	ring->rx_max_pending = DMS_MAX_RING;
 	ring->rx_pending = port->config.ring;
-	ring->tx_max_pending = DMS_TX_RING;
-	ring->tx_pending = DMS_TX_RING;
+	ring->tx_max_pending = DMS_MAX_RING;
+	ring->tx_pending = port->tx_ring;
 	kernel_ring->tcp_data_split = dms_split_on(port, &port->config) ? ETHTOOL_TCP_DATA_SPLIT_ENABLED :
 									  ETHTOOL_TCP_DATA_SPLIT_DISABLED;
 #ifdef DMS_HAVE_HDS_CONFIG
@@ -84,8 +84,8 @@ static int dms_set_ringparam(struct net_device *dev, struct ethtool_ringparam *r
 	struct dms_rx_config config = port->config;
 	int err;
 
-	if (ring->rx_pending < DMS_MIN_RING || ring->tx_pending != DMS_TX_RING) {
-		NL_SET_ERR_MSG_MOD(extack, "rx takes 16 to 8192, tx is fixed at 1024");
+	if (ring->rx_pending < DMS_MIN_RING || ring->tx_pending < DMS_MIN_RING) {
+		NL_SET_ERR_MSG_MOD(extack, "rx and tx take 16 to 8192");
 		return -EINVAL;
 	}
 	err = dms_check_split(port, kernel_ring->tcp_data_split, extack);
@@ -101,7 +101,11 @@ static int dms_set_ringparam(struct net_device *dev, struct ethtool_ringparam *r
 		NL_SET_ERR_MSG_MOD(extack, "header split is in use by device memory");
 		return -EBUSY;
 	}
-	return dms_queues_reconfigure(port, &config);
+	if (config.ring != port->config.ring || config.hds != port->config.hds || config.hds_thresh != port->config.hds_thresh)
+		err = dms_queues_reconfigure(port, &config);
+	if (!err)
+		WRITE_ONCE(port->tx_ring, ring->tx_pending);
+	return err;
 }
 
 /* --- channels --------------------------------------------------------------------------------------------------------- */

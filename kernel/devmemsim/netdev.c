@@ -160,6 +160,7 @@ struct dms_port *dms_port_create(struct dms_pair *pair, unsigned int end, unsign
 	port->personality = personality;
 	port->max_queues = queues;
 	port->channels = queues;
+	port->tx_ring = DMS_DEFAULT_TX_RING;
 	port->config.ring = DMS_DEFAULT_RING;
 	port->config.hds = ETHTOOL_TCP_DATA_SPLIT_UNKNOWN;
 	snprintf(port->id, sizeof(port->id), "pair%u-%c", pair->id, 'a' + end);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Transmit: what the stack hands over becomes frames of at most the MTU, each is classified as the peer's parser would,
- * and put on the wire to the Rx queue that is to take it. A Tx queue stops while DMS_TX_RING of its frames are out, so
+ * and put on the wire to the Rx queue that is to take it. A Tx queue stops while its ring's worth of frames is out, so
  * a slow receiver holds the sender back instead of losing frames.
  */
 #include <linux/etherdevice.h>
@@ -50,15 +50,24 @@ static void dms_launch(struct dms_txq *txq, struct sk_buff *frame)
 	dms_rx_inbound(&peer->rxq[queue], frame);
 }
 
+/*
+ * A ring that grows or shrinks meanwhile loses no wake-up: a stopped queue has frames out, and the last of them to be done
+ * is below any mark.
+ */
+static unsigned int dms_tx_wake_mark(const struct dms_txq *txq)
+{
+	return READ_ONCE(txq->port->tx_ring) / 2;
+}
+
 static void dms_tx_maybe_stop(struct dms_txq *txq, struct netdev_queue *queue)
 {
-	if (atomic_read(&txq->in_flight) < DMS_TX_RING)
+	if (atomic_read(&txq->in_flight) < READ_ONCE(txq->port->tx_ring))
 		return;
 	netif_tx_stop_queue(queue);
 	dms_count(txq, stop, 1);
 	/* Pairs with the full barrier of the decrement in dms_tx_done(): one of both sees the other. */
 	smp_mb__after_atomic();
-	if (atomic_read(&txq->in_flight) < DMS_TX_WAKE)
+	if (atomic_read(&txq->in_flight) < dms_tx_wake_mark(txq))
 		netif_tx_start_queue(queue);
 }
 
@@ -112,7 +121,7 @@ void dms_tx_done(struct sk_buff *frame, int budget)
 	struct netdev_queue *queue = netdev_get_tx_queue(txq->port->dev, txq->index);
 
 	napi_consume_skb(frame, budget);
-	if (atomic_dec_return(&txq->in_flight) < DMS_TX_WAKE && netif_tx_queue_stopped(queue) &&
+	if (atomic_dec_return(&txq->in_flight) < dms_tx_wake_mark(txq) && netif_tx_queue_stopped(queue) &&
 	    READ_ONCE(txq->port->up)) {
 		atomic64_inc(&txq->wakes);
 		netif_tx_wake_queue(queue);
