@@ -23,7 +23,9 @@ EARLY_OOPS = re.compile(r"Oops: int3")
 
 # No cx16: QEMU 7.2 loses the flags after cmpxchg16b (a guest whose allocator uses it, as that of 6.12 does, soon dies of it).
 CPU = "max,-cx16"
-CMDLINE = ["console=ttyS0", "loglevel=5", "panic=-1", "oops=panic", "mitigations=off", "net.ifnames=0", "random.trust_cpu=on",
+CMDLINE = ["console=ttyS0", "loglevel=5", "panic=-1", "oops=panic", "mitigations=off", "lpj=10000000",
+           "cryptomgr.notests",  # lpj: what calibration would find; together they save seconds
+           "net.ifnames=0", "random.trust_cpu=on",
            # an emulated CPU on a busy machine may stand still for a while
            "watchdog_thresh=60", "rcupdate.rcu_cpu_stall_timeout=180", "hung_task_timeout_secs=120", "tsc=reliable"]
 

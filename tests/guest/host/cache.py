@@ -77,6 +77,15 @@ def building(target):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def used(path):
+    """Notes that this cached thing is in use, and removes its predecessors that nobody used for two weeks. Returns it."""
+    os.utime(path)
+    for other in folder().glob(f"{path.name.rsplit('-', 1)[0]}-*"):
+        if other.stat().st_mtime < time.time() - 14 * 86400:
+            shutil.rmtree(other) if other.is_dir() else other.unlink()
+    return path
+
+
 def run(command, log, what, timeout, **more):
     """Runs a command with its output in `log`; a failure shows the end of it and names the whole."""
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -68,7 +68,7 @@ def root():
     linux = upstream.tree()
     path = cache.folder() / f"root-{cache.digest(toolchain.SUITE, PACKAGES, linux.name, YAML_SHORTCUT, SQUASHFS)}.squashfs"
     if path.exists():
-        return path
+        return cache.used(path)
     cache.need_root("make the guest's root image")
     cache.say("making the guest's root image (once)")
     log = cache.folder() / "logs" / "root.log"
@@ -110,6 +110,7 @@ def kernel(line):
             squash(inflated / "lib/modules", made / "modules.squashfs", log)
             with open(made / "initrd", "wb") as out:
                 out.write(initrd(tree / "usr/bin/busybox", inflated / "lib/modules" / release))
+    cache.used(folder)
     return {"line": line, "release": release, "vmlinuz": folder / "vmlinuz", "modules": folder / "modules.squashfs",
             "initrd": folder / "initrd"}
 

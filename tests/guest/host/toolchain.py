@@ -43,7 +43,7 @@ def chroot():
         cache.say(f"making the module toolchain, a {SUITE} tree (once)")
         with cache.building(tree) as made:
             bootstrap(made, PACKAGES, cache.folder() / "logs" / "toolchain.log")
-    return tree
+    return cache.used(tree)
 
 
 def unpack(tree, debs):

@@ -70,7 +70,7 @@ def tree():
             (made / "built-from").write_text(json.dumps([source.name, *[deb.name for deb in liburing]]) + "\n", encoding="utf-8")
             library = next((compiler / "usr/lib/x86_64-linux-gnu").glob("liburing.so.2.*"))
             shutil.copy2(library, made / "liburing.so.2")
-    return built
+    return cache.used(built)
 
 
 def unpack(deb, target):
