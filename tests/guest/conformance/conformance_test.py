@@ -13,8 +13,10 @@ class Selftests(unittest.TestCase):
     def test_devmem(self):
         selftest.run(self, "hw/devmem.py")
 
+    # The server has 1,024 completions for 2 MiB, and gives up when they do not suffice: one for each packet's fragment is too many
+    # once it lags behind the sender. Hardware GRO gives it few, large fragments.
     def test_iou_zcrx(self):
-        selftest.run(self, "hw/iou-zcrx.py")
+        selftest.run(self, "hw/iou-zcrx.py", gro_hw=True)
 
     def test_ntuple(self):
         selftest.run(self, "hw/ntuple.py")
@@ -53,7 +55,7 @@ class Selftests(unittest.TestCase):
         selftest.run(self, "hw/toeplitz.py")
 
     def test_nk_qlease(self):
-        selftest.run(self, "hw/nk_qlease.py")
+        selftest.run(self, "hw/nk_qlease.py", gro_hw=True)
 
     def test_nk_devmem(self):
         selftest.run(self, "hw/nk_devmem.py")

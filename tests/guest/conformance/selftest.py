@@ -8,7 +8,7 @@ import subprocess
 import expected
 import ktap
 
-from guest import nic
+from guest import nic, shell
 
 SELFTESTS = pathlib.Path("/opt/linux/tools/testing/selftests")
 # Not the addresses that the other suites use: tso.py has those inside of its tunnels.
@@ -17,9 +17,11 @@ LOCAL_V6, REMOTE_V6 = "2001:db8:1::1", "2001:db8:1::2"
 PREFIX_V6 = "2001:db8:2::/64"  # of containers behind netkit
 
 
-def run(test, script, **parameters):
+def run(test, script, gro_hw=False, **parameters):
     """Runs `script` (under drivers/net) on devmemsim loaded with `parameters`; fails `test` for each verdict not expected."""
     here, there = nic.pair(test, **parameters)
+    if gro_hw:
+        shell.run(f"ethtool -K {here.name} rx-gro-hw on")
     address(here, LOCAL_V4, LOCAL_V6)
     address(there, REMOTE_V4, REMOTE_V6)
     path = SELFTESTS / "drivers/net" / script
