@@ -71,6 +71,7 @@ enum dms_fault {
 	DMS_FAULT_DELAY,	/* the frame arrives delay_us later; others pass it */
 	DMS_FAULT_ALLOC,	/* posting a buffer to the fill ring fails */
 	DMS_FAULT_LINEAR,	/* no header split: the whole frame is delivered in host memory */
+	DMS_FAULT_SPLIT_LATE,	/* the header split comes up to 64 bytes late: payload begins in host memory */
 	DMS_FAULT_MISROUTE,	/* the frame goes to queue misroute_to */
 	DMS_FAULT_DMA_LOSE,	/* the payload's DMA write vanishes after the checksum was verified */
 	DMS_FAULT_DMA_MISPLACE,	/* that write lands in the next posted buffer instead */
@@ -249,7 +250,8 @@ void dms_rx_init(struct dms_rxq *rxq);
 void dms_rx_purge(struct dms_rxq *rxq);
 
 /* rx_memory.c */
-int dms_rx_mem_alloc(struct dms_rxq *rxq, struct dms_rx_mem *mem, const struct dms_rx_config *config, u32 page_size);
+int dms_rx_mem_alloc(struct dms_rxq *rxq, struct dms_rx_mem *mem, const struct dms_rx_config *config, u32 page_size,
+		     bool replaces);
 void dms_rx_mem_free(struct dms_rx_mem *mem);
 void dms_rx_refill(struct dms_rxq *rxq);
 

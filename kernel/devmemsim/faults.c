@@ -18,6 +18,7 @@ static const char * const dms_fault_names[DMS_FAULT_COUNT] = {
 	[DMS_FAULT_DELAY] = "delay",
 	[DMS_FAULT_ALLOC] = "fail_alloc",
 	[DMS_FAULT_LINEAR] = "linear",
+	[DMS_FAULT_SPLIT_LATE] = "split_late",
 	[DMS_FAULT_MISROUTE] = "misroute",
 	[DMS_FAULT_DMA_LOSE] = "dma_lose",
 	[DMS_FAULT_DMA_MISPLACE] = "dma_misplace",

@@ -97,7 +97,7 @@ static int dms_queue_start_one(struct dms_rxq *rxq)
 	err = dms_gro_alloc(rxq);
 	if (err)
 		return err;
-	err = dms_rx_mem_alloc(rxq, &mem, &port->config, dms_queue_page_size(port, rxq->index));
+	err = dms_rx_mem_alloc(rxq, &mem, &port->config, dms_queue_page_size(port, rxq->index), false);
 	if (err) {
 		dms_gro_free(rxq);
 		return err;
@@ -135,8 +135,8 @@ static void dms_swap(struct dms_rxq *rxq, struct dms_rx_mem *mem)
 	struct dms_rx_mem old;
 
 	dms_queue_halt(rxq, &old);
+	dms_rx_mem_free(&old);	/* first: the new ring may be waiting for the same device memory */
 	dms_queue_run(rxq, mem);
-	dms_rx_mem_free(&old);
 }
 
 /* Every running queue gets memory of @config; nothing changes unless all of it could be had. */
@@ -154,7 +154,7 @@ int dms_queues_reconfigure(struct dms_port *port, const struct dms_rx_config *co
 	if (!mem)
 		return -ENOMEM;
 	for (i = 0; i < port->channels && !err; i++)
-		err = dms_rx_mem_alloc(&port->rxq[i], &mem[i], config, dms_queue_page_size(port, i));
+		err = dms_rx_mem_alloc(&port->rxq[i], &mem[i], config, dms_queue_page_size(port, i), true);
 	if (err) {
 		while (--i)
 			dms_rx_mem_free(&mem[i - 1]);
@@ -183,7 +183,7 @@ int dms_queue_reset(struct dms_port *port, unsigned int index)
 			netdev_err(port->dev, "queue %u did not come back from its reset: %d\n", index, err);
 		return err;
 	}
-	err = dms_rx_mem_alloc(rxq, &mem, &port->config, dms_queue_page_size(port, index));
+	err = dms_rx_mem_alloc(rxq, &mem, &port->config, dms_queue_page_size(port, index), true);
 	if (!err)
 		dms_swap(rxq, &mem);
 	return err;
@@ -224,7 +224,7 @@ static int dms_mem_alloc(struct net_device *dev, void *mem, int index, u32 page_
 
 	if (port->personality->unbind_down_errno && !netif_running(dev))
 		return port->personality->unbind_down_errno;
-	return dms_rx_mem_alloc(&port->rxq[index], mem, &port->config, page_size);
+	return dms_rx_mem_alloc(&port->rxq[index], mem, &port->config, page_size, false);
 }
 
 static int dms_start(struct net_device *dev, void *mem, int index)

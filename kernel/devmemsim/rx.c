@@ -15,7 +15,8 @@
 #include "devmemsim.h"
 
 /* Frames up to this are copied into the skb whole, where the queue does not split; longer ones only by this much. */
-#define DMS_COPYBREAK	256
+#define DMS_COPYBREAK	256U
+#define DMS_SPLIT_LATE	64U
 
 /* --- the wire's end ------------------------------------------------------------------------------------------ */
 
@@ -244,9 +245,11 @@ void dms_rx_deliver(struct dms_rxq *rxq, struct sk_buff *skb)
 	napi_gro_receive(&rxq->napi, skb);
 }
 
-static unsigned int dms_head_length(const struct dms_rxq *rxq, const struct sk_buff *frame,
-				    const struct dms_wire *wire, bool split)
+static unsigned int dms_head_length(struct dms_rxq *rxq, const struct sk_buff *frame, const struct dms_wire *wire,
+				    bool split)
 {
+	if (split && frame->len - wire->headers > 1 && dms_fault(&rxq->faults, DMS_FAULT_SPLIT_LATE))
+		return wire->headers + min(DMS_SPLIT_LATE, frame->len - wire->headers - 1);
 	if (split)
 		return wire->headers;
 	if (frame->len <= DMS_COPYBREAK || dms_pool_unreadable(rxq->mem.pool))

@@ -77,9 +77,14 @@ class Faults(unittest.TestCase):
         self.assertEqual(TOTAL, received.total)
         self.assertGreaterEqual(self.counters["alloc-fail"], 60)
 
-    def test_linear_is_announced_as_such(self):
+    def test_linear_arrives_as_plain_bytes(self):
         received = self.receive("linear", 10)
-        self.assertGreater(received.linear, 0)
+        self.assertGreater(received.plain, 0)
+        self.assertEqual(TOTAL, received.device + received.plain)
+
+    def test_late_split_is_announced_as_linear(self):
+        received = self.receive("split_late", 10)
+        self.assertEqual(10 * 64, received.linear)
         self.assertEqual(TOTAL, received.device + received.linear)
 
     def test_wrong_queue_arrives_as_plain_bytes(self):

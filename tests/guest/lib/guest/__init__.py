@@ -23,6 +23,14 @@ def deadline(seconds):
     return mark
 
 
+def expect_splat(pattern):
+    """Decorates a test in which the kernel must complain like this (a regular expression), and of nothing else."""
+    def mark(function):
+        function.splat = pattern
+        return function
+    return mark
+
+
 DEADLINE = 60.0  # seconds; a test that takes longer is ended and has failed
 
 

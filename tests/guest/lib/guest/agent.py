@@ -223,6 +223,10 @@ def main():
         splats = log.splats(lines)
         if trouble:
             result = dict(result, outcome="failed", why="\n".join(filter(None, [result["why"], trouble])), spent=True)
+        expected = getattr(getattr(find(test), test["name"]), "splat", None) if result["outcome"] == "passed" else None
+        if expected and not any(re.search(expected, line) for line in splats):
+            result = dict(result, outcome="failed", why=f"the kernel did not complain of {expected}")
+        splats = [line for line in splats if not (expected and re.search(expected, line))]
         if splats and not job.get("splats_allowed"):
             result = dict(result, outcome="failed", why="\n".join(filter(None, [result["why"], "the kernel complained: " + splats[0]])), spent=True)
         port.tell("end", test=test["id"], seconds=round(seconds, 2), dmesg=lines, **result)
