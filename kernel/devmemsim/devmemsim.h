@@ -17,7 +17,7 @@
 #include "compat.h"
 
 #define DMS_NAME		"devmemsim"
-#define DMS_MAX_QUEUES		64
+#define DMS_MAX_QUEUES		128
 #define DMS_MAX_PAIRS		16
 #define DMS_MIN_RING		16
 #define DMS_MAX_RING		8192

@@ -18,7 +18,7 @@ module_param(pairs, uint, 0444);
 MODULE_PARM_DESC(pairs, "pairs of NICs to make at load time (0 to 16; default 1)");
 static unsigned int queues = 8;
 module_param(queues, uint, 0444);
-MODULE_PARM_DESC(queues, "queues of each NIC (1 to 64; default 8)");
+MODULE_PARM_DESC(queues, "queues of each NIC (1 to 128; default 8)");
 static char *personality = "none";
 module_param(personality, charp, 0444);
 MODULE_PARM_DESC(personality, "whose quirks the NICs show: none, mlx5, bnxt, gve or fbnic");
