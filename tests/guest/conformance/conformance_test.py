@@ -22,7 +22,7 @@ class Selftests(unittest.TestCase):
         selftest.run(self, "hw/ntuple.py")
 
     def test_rss_ctx(self):
-        selftest.run(self, "hw/rss_ctx.py")
+        selftest.run(self, "hw/rss_ctx.py", queues=66, channels=8)
 
     def test_rss_api(self):
         selftest.run(self, "hw/rss_api.py")
