@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 
-from host import boot, cache, choose, fetch, image, report, toolchain
+from host import boot, cache, choose, fetch, image, kernels, modules, report
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -25,7 +25,8 @@ PROGRAMS = ROOT / "build" / "release" / "bin"
 def arguments():
     parser = argparse.ArgumentParser(prog="./dev guest", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", metavar="SUITE|TEST")
-    parser.add_argument("--kernel", default="7.3", choices=[*fetch.KERNELS, "all"])
+    parser.add_argument("--kernel", default="7.3", choices=[*kernels.LINES, "all"],
+                        help="all: Debian's; debug: built here once, with KASAN, lockdep, kmemleak and more")
     parser.add_argument("--list", action="store_true", help="list the tests, run none")
     parser.add_argument("--long", action="store_true", help="with the suites that take long")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run each test N times; a failure ends it")
@@ -37,9 +38,10 @@ def arguments():
 
 def build(lines, check):
     for line in lines:
+        kernels.make(line)
         with cache.lock(cache.folder() / "lock"):
-            toolchain.prepare(line)
-        for path in toolchain.build_modules(line, ROOT / "kernel", BUILD, check=check, show=True):
+            kernels.prepare(line)
+        for path in modules.build(line, ROOT / "kernel", BUILD, check=check, show=True):
             cache.say(f"{line}: {path.relative_to(ROOT)}")
     return 0
 
@@ -49,19 +51,25 @@ class Machine:
 
     def __init__(self, line):
         cache.need_program("qemu-system-x86_64", "qemu-system-x86")
+        kernels.make(line)
         with cache.lock(cache.folder() / "lock"):
             self.root = image.root()
             self.kernel = image.kernel(line)
-        self.modules = toolchain.build_modules(line, ROOT / "kernel", BUILD)
+        self.modules = modules.build(line, ROOT / "kernel", BUILD)
+        self.patience = kernels.PATIENCE.get(line, 1)
+
+    def memory(self, wanted):
+        """What a suite wants, or what this kernel needs for its own books if that is more."""
+        return max(wanted, kernels.MEMORY.get(self.kernel["line"], wanted), key=lambda text: int(text.removesuffix("G")))
 
     def payload(self, target, tests, needs):
         programs = PROGRAMS if needs["programs"] and PROGRAMS.is_dir() else None
         image.payload(target, HERE, self.modules, programs, {"tests": tests})
 
 
-def deadline_of(event):
+def deadline_of(event, patience):
     """How long the guest may be silent after this event. A test's own deadline is the agent's business, and it is told at the start."""
-    return event.get("deadline", 0) + boot.SILENT_SECONDS
+    return event.get("deadline", 0) + boot.SILENT_SECONDS * patience
 
 
 def run_suite(machine, suite, tests, result):
@@ -80,8 +88,8 @@ def run_suite(machine, suite, tests, result):
             payload = pathlib.Path(scratch) / "payload.squashfs"
             machine.payload(payload, remaining, needs)
             try:
-                for event in boot.events(machine.kernel, machine.root, payload, console, needs["memory"], needs["cpus"], deadline_of,
-                                         needs["icount"]):
+                for event in boot.events(machine.kernel, machine.root, payload, console, machine.memory(needs["memory"]), needs["cpus"],
+                                         lambda event: deadline_of(event, machine.patience), needs["icount"], machine.patience):
                     log.write("".join(f"{text}\n" for text in event.get("dmesg", [])))
                     if event["event"] == "hello":
                         cache.say(f"{suite} on {event['release']}, up after {time.monotonic() - start:.1f} s")
@@ -135,7 +143,7 @@ def main():
             with tempfile.TemporaryDirectory(prefix="payload-", dir=BUILD) as scratch:
                 payload = pathlib.Path(scratch) / "payload.squashfs"
                 machine.payload(payload, tests, {"programs": True})
-                return boot.shell(machine.kernel, machine.root, payload, "2G", 2)
+                return boot.shell(machine.kernel, machine.root, payload, machine.memory("2G"), 2)
     except (cache.Missing, cache.Broken) as e:
         print(f"guest: {e}", file=sys.stderr)
         return 77 if isinstance(e, cache.Missing) else 1

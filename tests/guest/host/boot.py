@@ -55,8 +55,8 @@ def shell(kernel, root, payload, memory, cpus):
     return subprocess.run(list(map(str, words)), check=False).returncode
 
 
-def events(kernel, root, payload, console, memory="2G", cpus=2, deadline=lambda event: SILENT_SECONDS, icount=None):
-    """Boots, and yields the guest's events until its farewell. Raises Died."""
+def events(kernel, root, payload, console, memory="2G", cpus=2, deadline=lambda event: SILENT_SECONDS, icount=None, patience=1):
+    """Boots, and yields the guest's events until its farewell. Raises Died. `patience` multiplies every deadline, the guest's too."""
     console.parent.mkdir(parents=True, exist_ok=True)
     scratch = pathlib.Path(tempfile.mkdtemp(prefix="guest-"))  # a socket's path must be short
     listener = socket.socket(socket.AF_UNIX)
@@ -65,13 +65,13 @@ def events(kernel, root, payload, console, memory="2G", cpus=2, deadline=lambda 
         listener.bind(str(scratch / "port"))
         listener.listen(1)
         console.write_bytes(b"")
-        words = command(kernel, root, payload, f"file:{console}", scratch / "port", memory, cpus, icount=icount)
+        words = command(kernel, root, payload, f"file:{console}", scratch / "port", memory, cpus, [f"guest.patience={patience}"], icount)
         process = subprocess.Popen(list(map(str, words)), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                    stderr=open(scratch / "err", "wb"))
         if not select.select([listener], [], [], 20)[0]:
             raise Died(f"qemu did not start: {(scratch / 'err').read_text(errors='replace').strip()}")
         port = listener.accept()[0]
-        yield from conversation(port, process, console, deadline)
+        yield from conversation(port, process, console, deadline, patience)
         with_deadline(process, 20)
     finally:
         if process is not None and process.poll() is None:
@@ -88,9 +88,9 @@ def with_deadline(process, seconds):
         pass  # it said farewell: that it does not switch itself off costs a kill, no more
 
 
-def conversation(port, process, console, deadline):
-    buffer, limit = b"", time.monotonic() + BOOT_SECONDS
-    allowed = BOOT_SECONDS
+def conversation(port, process, console, deadline, patience):
+    allowed = BOOT_SECONDS * patience
+    buffer, limit = b"", time.monotonic() + allowed
     while True:
         if not select.select([port], [], [], max(0, limit - time.monotonic()))[0]:
             raise Died(last_words(f"no word from the guest for {allowed:g} s", console))

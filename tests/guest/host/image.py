@@ -15,7 +15,7 @@ import shutil
 import stat
 import subprocess
 
-from . import cache, fetch, toolchain, upstream
+from . import cache, kernels, toolchain, upstream
 
 PACKAGES = ["python3", "python3-yaml", "ethtool", "iproute2", "iputils-ping", "socat", "iperf3", "kmod", "busybox-static", "procps",
             "libmnl0", "netcat-openbsd", "bpftool", "util-linux"]
@@ -90,11 +90,11 @@ def root():
 
 def kernel(line):
     """One kernel: {"line", "release", "vmlinuz", "modules", "initrd"}, the last three as files in the cache."""
-    packages = fetch.kernel(line)
+    packages = kernels.packages(line)
     release = packages["release"]
     folder = cache.folder() / f"kernel-{line}-{cache.digest([deb.name for deb in packages['debs']], EARLY_MODULES, INIT, SQUASHFS)}"
     if not folder.exists():
-        tree, _ = toolchain.prepare(line)
+        tree, _ = kernels.prepare(line)
         cache.say(f"making the images of kernel {release} (once)")
         log = cache.folder() / "logs" / f"kernel-{line}.log"
         with cache.building(folder) as made:

@@ -10,6 +10,7 @@ import subprocess
 from . import cache, fetch, toolchain
 
 SOURCE = "linux-source-7.3"
+SOURCE_PACKAGE = ("trixie-backports", SOURCE)
 LIBC_DEV = ("trixie-backports", "linux-libc-dev")  # trixie's own predates device memory
 LIBURING = ("sid", "liburing-dev", "liburing2")  # the first with zero-copy receive is 2.10
 BPF = ("trixie", "gcc-bpf", "binutils-bpf", "libbpf-dev")  # upstream uses clang, which is thirty times as large
@@ -49,7 +50,7 @@ def build_script():
 
 def tree():
     """The built tree, made if need be."""
-    (source,) = fetch.package("trixie-backports", SOURCE)
+    (source,) = fetch.package(*SOURCE_PACKAGE)
     libc_dev = fetch.package(*LIBC_DEV)
     liburing = fetch.package(*LIBURING)
     others = libc_dev + liburing + fetch.package(*BPF)
@@ -61,7 +62,7 @@ def tree():
         cache.say("unpacking and building upstream's selftests (once)")
         with cache.building(built) as made:
             made.mkdir()
-            unpack(source, made)
+            extract(source, made, [f"{SOURCE}/{part}" for part in PARTS])
             script = made / ".build.sh"
             script.write_text("cd /mnt\n" + build_script(), encoding="utf-8")
             log = cache.folder() / "logs" / "upstream.log"
@@ -73,9 +74,8 @@ def tree():
     return cache.used(built)
 
 
-def unpack(deb, target):
-    """The parts of the tree, out of the tar archive inside the package, with nothing else ever on disk."""
+def extract(deb, target, more):
+    """The kernel's tree, out of the tar archive inside the package, with nothing else ever on disk; `more` says to tar which parts."""
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE) as package, \
          subprocess.Popen(["tar", "-xO", f"./usr/src/{SOURCE}.tar.xz"], stdin=package.stdout, stdout=subprocess.PIPE) as inner:
-        subprocess.run(["tar", "-xJ", "-C", target, "--strip-components=1", *[f"{SOURCE}/{part}" for part in PARTS]], stdin=inner.stdout,
-                       check=True, timeout=600)
+        subprocess.run(["tar", "-xJ", "-C", target, "--strip-components=1", *more], stdin=inner.stdout, check=True, timeout=900)

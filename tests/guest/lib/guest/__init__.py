@@ -9,6 +9,8 @@
 """
 import functools
 import os
+import pathlib
+import re
 
 
 class Bad(Exception):
@@ -31,10 +33,17 @@ def expect_splat(pattern):
     return mark
 
 
-DEADLINE = 60.0  # seconds; a test that takes longer is ended and has failed
+DEADLINE = 60.0  # seconds, times patience(); a test that takes longer is ended and has failed
 
 
 @functools.cache
 def kernel():
     """The running kernel as numbers: (7, 3)."""
     return tuple(int(part) for part in os.uname().release.split(".")[:2])
+
+
+@functools.cache
+def patience():
+    """By how much this kernel's deadlines are longer than a plain kernel's (guest.patience on its command line)."""
+    told = re.search(r"\bguest\.patience=(\d+)", pathlib.Path("/proc/cmdline").read_text(encoding="ascii"))
+    return int(told[1]) if told else 1

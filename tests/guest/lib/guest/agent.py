@@ -23,13 +23,14 @@ import time
 import traceback
 import unittest
 
-from . import DEADLINE, modules, netdev
+from . import DEADLINE, leaks, modules, netdev, patience
 
 PAYLOAD = pathlib.Path("/payload")
 CGROUP = pathlib.Path("/sys/fs/cgroup/test")
 SPLAT = re.compile(r"WARNING:|BUG:|\bOops\b|refcount_t:|possible recursive|possible circular|suspicious RCU|possible irq lock|"
                    r"inconsistent lock state|kmemleak: \d+ new|stalled pool shutdown|unregister_netdevice: waiting|blocked for more than|"
-                   r"rcu.*(detected|self-detected) .*stall|general protection fault|scheduling while atomic|KASAN:|UBSAN:|DMA-API:|"
+                   r"rcu.*(detected|self-detected) .*stall|general protection fault|scheduling while atomic|KASAN:|UBSAN:|"
+                   r"DMA-API: (?!preallocated |debugging enabled )|ODEBUG:|"
                    r"soft lockup|hard LOCKUP|held lock freed|lock held when returning|Unloaded tainted|sleeping function called|"
                    r"page_pool.*(inflight|leak)|Kernel panic|kernel BUG|list_(add|del) corruption|Bad page (state|map)")
 
@@ -108,7 +109,7 @@ def child(case, deadline, out):
 
 
 def deadline_of(case, name):
-    return getattr(getattr(case, name), "deadline", None) or getattr(case, "deadline", DEADLINE)
+    return patience() * (getattr(getattr(case, name), "deadline", None) or getattr(case, "deadline", DEADLINE))
 
 
 def run(test, started):
@@ -117,7 +118,7 @@ def run(test, started):
         case = find(test)
         deadline = deadline_of(case, test["name"])
     except Exception:  # pylint: disable=broad-except
-        started(DEADLINE)
+        started(DEADLINE * patience())
         return {"outcome": "failed", "why": traceback.format_exc(), "output": ""}
     started(deadline)
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as report:
@@ -133,7 +134,7 @@ def run(test, started):
         if not in_time:
             pathlib.Path("/proc/sysrq-trigger").write_text("w")  # blocked tasks, for the log
         (CGROUP / "cgroup.kill").write_text("1")
-        gone = wait(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, 10)
+        gone = wait(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, 10 * patience())
         output.seek(0)
         report.seek(0)
         text = report.read()
@@ -165,13 +166,13 @@ def tidy():
             os.system(f"ip netns delete {name}")
         modules.unload_ours()
         if CGROUP.exists():
-            wait(lambda: "populated 0" in (CGROUP / "cgroup.events").read_text(), 10)
+            wait(lambda: "populated 0" in (CGROUP / "cgroup.events").read_text(), 10 * patience())
             CGROUP.rmdir()
         for name in os.listdir("/sys/class/net"):
             if name != "lo" and not os.path.exists(f"/sys/class/net/{name}/device"):
                 os.system(f"ip link delete {name} 2>/dev/null")  # tunnel modules have some that cannot be deleted
         netdev.renew()
-        if not wait(netdev.pools_gone, 5):
+        if not wait(netdev.pools_gone, 5 * patience()):
             raise RuntimeError(f"page pools outlive their NIC: {netdev.orphan_pools()}")
 
     pid = os.fork()
@@ -186,12 +187,13 @@ def tidy():
             print(f"{type(e).__name__}: {e}", flush=True)
             os._exit(1)
     handle = os.pidfd_open(pid)
-    ended = bool(select.select([handle], [], [], 45)[0])
+    seconds = 45 * patience()
+    ended = bool(select.select([handle], [], [], seconds)[0])
     os.close(handle)
     if not ended:
         pathlib.Path("/proc/sysrq-trigger").write_text("w")
         os.kill(pid, signal.SIGKILL)
-        return "the guest could not be put in order within 45 s (namespaces, rmmod): see the kernel log"
+        return f"the guest could not be put in order within {seconds} s (namespaces, rmmod): see the kernel log"
     status = os.waitpid(pid, 0)[1]
     return "" if status == 0 else "afterwards: " + pathlib.Path("/run/tidy").read_text().strip()
 
@@ -212,13 +214,15 @@ def main():
     netdev.prepare("netdev")
     log, port = Log(), Port()
     early = log.lines()
+    leaks.forget()
+    early += [line for line in log.lines() if "kmemleak:" not in line]
     port.tell("hello", release=os.uname().release, dmesg=early, splats=log.splats(early))
     job = json.loads((PAYLOAD / "job.json").read_text(encoding="utf-8"))
     for test in job["tests"]:
         start = time.monotonic()
         result = run(test, lambda deadline, test=test: port.tell("start", test=test["id"], deadline=deadline))
         seconds = time.monotonic() - start
-        trouble = tidy()
+        trouble = "\n".join(filter(None, [tidy(), leaks.found()]))
         lines = log.lines()
         splats = log.splats(lines)
         if trouble:

@@ -17,7 +17,7 @@ import struct
 import threading
 import time
 
-from . import Bad, ethtool, kernel, netdev, nic
+from . import Bad, ethtool, kernel, netdev, nic, patience
 
 SCM_DEVMEM_LINEAR, SCM_DEVMEM_DMABUF, SO_DEVMEM_DONTNEED = 78, 79, 80
 MSG_SOCK_DEVMEM = 0x2000000
@@ -166,6 +166,7 @@ def check(memory, piece, position):
 def receive_all(sock, memory, total, seconds=40.0, hold=0, **options):
     """Receives `total` bytes (or up to the end of the stream), checks them, and frees tokens, `hold` of them always kept back."""
     receiver, received, tokens = Receiver(sock, **options), Received(), []
+    seconds *= patience()
     limit = time.monotonic() + seconds
     while received.total < total:
         left = limit - time.monotonic()
@@ -218,6 +219,7 @@ class Sender:
             self.error = e
 
     def join(self, seconds=30.0):
+        seconds *= patience()
         self.thread.join(seconds)
         if self.thread.is_alive():
             raise Bad(f"the sender of {self.total} bytes was not done within {seconds:g} s")
@@ -241,7 +243,7 @@ def connect(where, to, source_port=0, seconds=10.0):
     """A socket where the NIC is, connected to the address of a listening socket."""
     with nic.namespace(where.netns):
         sock = socket.socket(to.family)
-    sock.settimeout(seconds)
+    sock.settimeout(seconds * patience())
     if source_port:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((where.v6 if to.family == socket.AF_INET6 else where.v4, source_port))
@@ -254,7 +256,7 @@ def connection(here, there, family=4, rcvbuf=None, port=0):
     """(socket here, socket there), connected from there to here."""
     with listen(here, port, family, rcvbuf) as listener:
         out = connect(there, listener)
-        listener.settimeout(10)
+        listener.settimeout(10 * patience())
         return listener.accept()[0], out
 
 
@@ -296,7 +298,7 @@ def transfer(test, here, there, memory, total, queue=None, family=4, seconds=40.
         location = ethtool.steer(here, memory.queues[0] if queue is None else queue, f"tcp{family}", dst_port=port)
         try:
             out = connect(there, listener)
-            listener.settimeout(10)
+            listener.settimeout(10 * patience())
             into = listener.accept()[0]
             with out, into:
                 sender = Sender(out, total)

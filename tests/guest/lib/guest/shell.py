@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import time
 
-from . import Bad
+from . import Bad, patience
 
 PEER = "peer"  # the network namespace of the other side
 
@@ -15,7 +15,7 @@ def run(command, netns=None, ok=True, timeout=30, **more):
     words = shlex.split(command) if isinstance(command, str) else [str(word) for word in command]
     if netns is not None:
         words = ["ip", "netns", "exec", netns, *words]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=timeout, check=False, **more)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=timeout * patience(), check=False, **more)
     if ok and done.returncode != 0:
         raise Bad(f"`{shlex.join(words)}` ended with {done.returncode}: {(done.stderr or done.stdout).strip()}")
     return done
@@ -28,6 +28,7 @@ def json(command, netns=None):
 
 def until(condition, what, seconds=10.0, every=0.02):
     """Waits for condition() to be true, and returns what it returned; `what` is told when the time is up."""
+    seconds *= patience()
     limit = time.monotonic() + seconds
     while True:
         value = condition()
