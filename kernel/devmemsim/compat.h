@@ -3,6 +3,7 @@
 #ifndef DEVMEMSIM_COMPAT_H
 #define DEVMEMSIM_COMPAT_H
 
+#include <linux/hrtimer.h>
 #include <linux/netdevice.h>
 #include <linux/rtnetlink.h>
 #include <net/netdev_queues.h>
@@ -31,6 +32,15 @@ static inline void dms_napi_add(struct net_device *dev, struct napi_struct *napi
 				int (*poll)(struct napi_struct *, int), int index)
 {
 	dms_napi_add_fresh(dev, napi, poll);
+}
+#endif
+
+#ifndef DMS_HAVE_HRTIMER_SETUP
+static inline void hrtimer_setup(struct hrtimer *timer, enum hrtimer_restart (*function)(struct hrtimer *), clockid_t clock,
+				 enum hrtimer_mode mode)
+{
+	hrtimer_init(timer, clock, mode);
+	timer->function = function;
 }
 #endif
 

@@ -140,6 +140,12 @@ struct dms_rxq {
 	struct dms_port *port;
 	u16 index;
 	bool running;			/* NAPI enabled, mem valid. Under the port's lock. */
+	/*
+	 * The queue's interrupt is not masked: a frame schedules the NAPI, which masks it until it has completed. Without
+	 * the mask, napi_defer_hard_irqs and busy polling would change nothing.
+	 */
+	u32 armed;
+	struct hrtimer moderation;	/* the interrupt, held back by rx-usecs */
 	struct napi_struct napi;
 	struct dms_rx_mem mem;		/* NAPI only, while running */
 	struct sk_buff_head inbound;	/* frames on the wire to this queue */
@@ -182,6 +188,7 @@ struct dms_port {
 	 * dropping. It is woken at half of that. Changed under the port's lock, read by anybody.
 	 */
 	u32 tx_ring;
+	u32 rx_usecs;			/* interrupt moderation. As tx_ring. */
 	struct dms_rx_config config;
 	u64 restarts;			/* of single queues */
 	u64 pauses;			/* of a queue, because another restarted (mlx5, gve) */
@@ -206,7 +213,8 @@ struct dms_pair {
 
 struct dms_flow {
 	struct flow_keys keys;		/* outermost headers; addresses and ports in network order */
-	u16 l4;				/* offset of the TCP or UDP header from the Ethernet header; 0: neither */
+	u16 l3;				/* offset of the IP header from the Ethernet header, where headers is set */
+	u16 l4;				/* of the TCP or UDP header; 0: neither */
 	u16 headers;			/* bytes up to the payload; 0: not splittable (fragment, tunnel, not TCP or UDP) */
 	bool fragment;			/* an IP fragment: its ports are not known */
 };
@@ -219,6 +227,7 @@ void dms_parse(const struct sk_buff *frame, struct dms_flow *flow);
 struct dms_wire {
 	struct dms_txq *txq;
 	u32 hash;
+	u16 l3;				/* of struct dms_flow, these three */
 	u16 l4;
 	u16 headers;
 	u8 hash_type;			/* enum pkt_hash_types */
@@ -239,6 +248,7 @@ void dms_rx_inbound(struct dms_rxq *rxq, struct sk_buff *frame);
 /* tx.c */
 netdev_tx_t dms_xmit(struct sk_buff *skb, struct net_device *dev);
 void dms_tx_done(struct sk_buff *frame, int budget);
+void dms_tx_room(struct dms_port *port);	/* the Tx rings have been resized */
 
 /* dma.c: the NIC's view of memory */
 __wsum dms_dma_read(const struct sk_buff *frame, unsigned int offset, void *to, unsigned int len, struct device *dma_dev);
@@ -269,7 +279,8 @@ int dms_gro_alloc(struct dms_rxq *rxq);
 void dms_gro_free(struct dms_rxq *rxq);
 /* Takes @skb (true) if it was merged or held; else the caller delivers it. */
 bool dms_gro_receive(struct dms_rxq *rxq, struct sk_buff *skb, const struct dms_wire *wire);
-void dms_gro_flush(struct dms_rxq *rxq);
+/* Ends what is held: all of it, or what is held for long. NAPI, or BH off while the queue stands. */
+void dms_gro_flush(struct dms_rxq *rxq, bool all);
 void dms_rx_deliver(struct dms_rxq *rxq, struct sk_buff *skb);
 
 /* queues.c: starting, stopping and swapping queues. Under the port's lock. */

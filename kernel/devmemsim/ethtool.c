@@ -103,9 +103,33 @@ static int dms_set_ringparam(struct net_device *dev, struct ethtool_ringparam *r
 	}
 	if (config.ring != port->config.ring || config.hds != port->config.hds || config.hds_thresh != port->config.hds_thresh)
 		err = dms_queues_reconfigure(port, &config);
-	if (!err)
+	if (!err && ring->tx_pending != port->tx_ring) {
 		WRITE_ONCE(port->tx_ring, ring->tx_pending);
+		dms_tx_room(port);
+	}
 	return err;
+}
+
+/* --- interrupt moderation: frames that come within rx-usecs are polled, and may be merged, together ----------------------- */
+
+#define DMS_MAX_RX_USECS	1000000
+
+static int dms_get_coalesce(struct net_device *dev, struct ethtool_coalesce *coalesce,
+			    struct kernel_ethtool_coalesce *kernel_coalesce, struct netlink_ext_ack *extack)
+{
+	coalesce->rx_coalesce_usecs = dms_port(dev)->rx_usecs;
+	return 0;
+}
+
+static int dms_set_coalesce(struct net_device *dev, struct ethtool_coalesce *coalesce,
+			    struct kernel_ethtool_coalesce *kernel_coalesce, struct netlink_ext_ack *extack)
+{
+	if (coalesce->rx_coalesce_usecs > DMS_MAX_RX_USECS) {
+		NL_SET_ERR_MSG_MOD(extack, "rx-usecs takes up to 1000000");
+		return -EINVAL;
+	}
+	WRITE_ONCE(dms_port(dev)->rx_usecs, coalesce->rx_coalesce_usecs);
+	return 0;
 }
 
 /* --- channels --------------------------------------------------------------------------------------------------------- */
@@ -178,6 +202,7 @@ const struct ethtool_ops dms_ethtool_ops = {
 				 | ETHTOOL_RING_USE_HDS_THRS
 #endif
 	,
+	.supported_coalesce_params = ETHTOOL_COALESCE_RX_USECS,
 #ifdef DMS_HAVE_OP_NEEDS_RTNL
 	.op_needs_rtnl = ETHTOOL_OP_NEEDS_RTNL_SCHANNELS,	/* netif_set_real_num_tx_queues() */
 #endif
@@ -213,6 +238,8 @@ const struct ethtool_ops dms_ethtool_ops = {
 	.get_ts_info = ethtool_op_get_ts_info,
 	.get_ringparam = dms_get_ringparam,
 	.set_ringparam = dms_set_ringparam,
+	.get_coalesce = dms_get_coalesce,
+	.set_coalesce = dms_set_coalesce,
 	.get_channels = dms_get_channels,
 	.set_channels = dms_set_channels,
 	.get_sset_count = dms_sset_count,

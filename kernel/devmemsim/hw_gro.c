@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Hardware GRO (NETIF_F_GRO_HW): consecutive frames of one TCP flow are merged before the stack sees them, within one
- * poll. What may be merged is what software GRO would merge, so that the sender's segmentation could be redone exactly
+ * Hardware GRO (NETIF_F_GRO_HW): consecutive frames of one TCP flow are merged before the stack sees them, until the NAPI
+ * has no more of them to take (so longer with napi_defer_hard_irqs and gro_flush_timeout). What may be merged is what software GRO would merge, so that the sender's segmentation could be redone exactly
  * (Documentation/networking/segmentation-offloads.rst, GRO): same headers but for sequence number, checksum and the ID
  * of the IPv4 header, no flag but ACK and PSH, equal payload sizes but for a shorter last one.
  */
@@ -15,10 +15,16 @@
 
 #include "devmemsim.h"
 
-#define DMS_GRO_SESSIONS	8
+#define DMS_GRO_SESSIONS	512
+#define DMS_GRO_BUCKETS		512
+/* Under a load that never ends, a flow that has gone quiet is not to wait for ever. */
+#define DMS_GRO_HOLD		(HZ / 20)
 
 struct dms_gro_session {
+	struct list_head list;	/* of open or of free ones */
+	struct hlist_node node;	/* in the bucket of its hash, while open */
 	struct sk_buff *skb;	/* the first frame's, with everybody's fragments */
+	unsigned long opened;	/* jiffies */
 	u32 hash;
 	u32 next_seq;
 	u16 l4;			/* from skb->data, which is at the network header */
@@ -30,20 +36,31 @@ struct dms_gro_session {
 };
 
 struct dms_gro {
+	struct list_head open;	/* in the order they were opened */
+	struct list_head free;
+	struct hlist_head buckets[DMS_GRO_BUCKETS];
 	struct dms_gro_session sessions[DMS_GRO_SESSIONS];
-	unsigned int oldest;
 };
 
 int dms_gro_alloc(struct dms_rxq *rxq)
 {
-	rxq->gro = kzalloc(sizeof(*rxq->gro), GFP_KERNEL);
-	return rxq->gro ? 0 : -ENOMEM;
+	struct dms_gro *gro = kvzalloc(sizeof(*gro), GFP_KERNEL);
+	unsigned int i;
+
+	if (!gro)
+		return -ENOMEM;
+	INIT_LIST_HEAD(&gro->open);
+	INIT_LIST_HEAD(&gro->free);
+	for (i = 0; i < DMS_GRO_SESSIONS; i++)
+		list_add_tail(&gro->sessions[i].list, &gro->free);
+	rxq->gro = gro;
+	return 0;
 }
 
-/* With the NAPI gone; every poll ends with a flush, so nothing is held. */
+/* With the NAPI gone, and nothing held: dms_queue_halt() has flushed. */
 void dms_gro_free(struct dms_rxq *rxq)
 {
-	kfree(rxq->gro);
+	kvfree(rxq->gro);
 	rxq->gro = NULL;
 }
 
@@ -97,8 +114,6 @@ static void dms_gro_close(struct dms_rxq *rxq, struct dms_gro_session *session)
 {
 	struct sk_buff *skb = session->skb;
 
-	if (!skb)
-		return;
 	if (session->frames > 1) {
 		dms_gro_finish_headers(session);
 		dms_count(rxq, gro_packets, 1);
@@ -106,16 +121,20 @@ static void dms_gro_close(struct dms_rxq *rxq, struct dms_gro_session *session)
 		dms_count(rxq, gro_wire_packets, session->frames);
 		dms_count(rxq, gro_wire_bytes, skb->len + (session->frames - 1) * session->headers);
 	}
-	session->skb = NULL;
+	hlist_del(&session->node);
+	list_move(&session->list, &rxq->gro->free);
 	dms_rx_deliver(rxq, skb);
 }
 
-void dms_gro_flush(struct dms_rxq *rxq)
+void dms_gro_flush(struct dms_rxq *rxq, bool all)
 {
-	unsigned int i;
+	struct dms_gro_session *session, *next;
 
-	for (i = 0; i < DMS_GRO_SESSIONS; i++)
-		dms_gro_close(rxq, &rxq->gro->sessions[i]);
+	list_for_each_entry_safe(session, next, &rxq->gro->open, list) {
+		if (!all && time_before(jiffies, session->opened + DMS_GRO_HOLD))
+			break;
+		dms_gro_close(rxq, session);
+	}
 }
 
 /* --- merging ------------------------------------------------------------------------------------------------------------ */
@@ -137,7 +156,7 @@ static bool dms_same_flow(const struct dms_gro_session *session, const struct sk
 	const struct sk_buff *first = session->skb;
 	const struct tcphdr *a, *b;
 
-	if (!first || session->hash != wire->hash || first->protocol != skb->protocol ||
+	if (session->hash != wire->hash || first->protocol != skb->protocol ||
 	    session->l4 != wire->l4 - ETH_HLEN)
 		return false;
 	if (dms_is_v6(skb)) {
@@ -217,21 +236,30 @@ static void dms_move_frags(struct sk_buff *to, struct sk_buff *from)
 	from->data_len = 0;
 }
 
+static struct hlist_head *dms_gro_bucket(struct dms_gro *gro, const struct dms_wire *wire)
+{
+	return &gro->buckets[wire->hash % DMS_GRO_BUCKETS];
+}
+
 static void dms_gro_open(struct dms_rxq *rxq, struct sk_buff *skb, const struct dms_wire *wire)
 {
-	struct dms_gro *gro = rxq->gro;
-	struct dms_gro_session *session = &gro->sessions[gro->oldest++ % DMS_GRO_SESSIONS];
 	unsigned int payload = skb->len - (wire->headers - ETH_HLEN);
+	struct dms_gro *gro = rxq->gro;
+	struct dms_gro_session *session;
 
-	dms_gro_close(rxq, session);
-	*session = (struct dms_gro_session) {
-		.skb = skb,
-		.hash = wire->hash,
-		.l4 = wire->l4 - ETH_HLEN,
-		.headers = wire->headers,
-		.size = payload,
-		.frames = 1,
-	};
+	if (list_empty(&gro->free))
+		dms_gro_close(rxq, list_first_entry(&gro->open, struct dms_gro_session, list));
+	session = list_first_entry(&gro->free, struct dms_gro_session, list);
+	list_move_tail(&session->list, &gro->open);
+	hlist_add_head(&session->node, dms_gro_bucket(gro, wire));
+	session->skb = skb;
+	session->opened = jiffies;
+	session->hash = wire->hash;
+	session->l4 = wire->l4 - ETH_HLEN;
+	session->headers = wire->headers;
+	session->size = payload;
+	session->frames = 1;
+	session->id_fixed = false;
 	session->next_seq = ntohl(dms_tcp(skb, session)->seq) + payload;
 	if (!dms_is_v6(skb))
 		session->next_id = ntohs(((struct iphdr *)skb->data)->id) + 1;
@@ -239,11 +267,11 @@ static void dms_gro_open(struct dms_rxq *rxq, struct sk_buff *skb, const struct 
 
 static struct dms_gro_session *dms_gro_find(struct dms_rxq *rxq, const struct sk_buff *skb, const struct dms_wire *wire)
 {
-	unsigned int i;
+	struct dms_gro_session *session;
 
-	for (i = 0; i < DMS_GRO_SESSIONS; i++)
-		if (dms_same_flow(&rxq->gro->sessions[i], skb, wire))
-			return &rxq->gro->sessions[i];
+	hlist_for_each_entry(session, dms_gro_bucket(rxq->gro, wire), node)
+		if (dms_same_flow(session, skb, wire))
+			return session;
 	return NULL;
 }
 

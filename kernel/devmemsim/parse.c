@@ -5,7 +5,9 @@
  * stack thinks of the skb.
  */
 #include <linux/if_ether.h>
+#include <linux/if_vlan.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/tcp.h>
 #include <linux/udp.h>
 #include <net/net_namespace.h>
@@ -27,6 +29,21 @@ static unsigned int dms_header_end(const struct sk_buff *frame, unsigned int l4,
 		end = l4 + tcp->doff * 4;
 	}
 	return end <= skb_headlen(frame) ? end : 0;
+}
+
+/* Where the IP header is, behind any VLAN tags; 0: behind something else (PPPoE, MPLS), or before extension headers. */
+static unsigned int dms_ip_offset(const struct sk_buff *frame, unsigned int l4)
+{
+	unsigned int l3 = ETH_HLEN;
+	__be16 proto = ((const struct ethhdr *)frame->data)->h_proto;
+
+	while (eth_type_vlan(proto) && l3 + VLAN_HLEN <= l4) {
+		proto = ((const struct vlan_hdr *)(frame->data + l3))->h_vlan_encapsulated_proto;
+		l3 += VLAN_HLEN;
+	}
+	if (proto == htons(ETH_P_IP) && l3 + sizeof(struct iphdr) <= l4)
+		return l3;
+	return proto == htons(ETH_P_IPV6) && l3 + sizeof(struct ipv6hdr) == l4 ? l3 : 0;
 }
 
 void dms_parse(const struct sk_buff *frame, struct dms_flow *flow)
@@ -60,6 +77,9 @@ void dms_parse(const struct sk_buff *frame, struct dms_flow *flow)
 		return;
 	end = dms_header_end(frame, control->thoff, protocol);
 	if (!end)
+		return;
+	flow->l3 = dms_ip_offset(frame, control->thoff);
+	if (!flow->l3)
 		return;
 	flow->l4 = control->thoff;
 	flow->headers = end;

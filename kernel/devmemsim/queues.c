@@ -49,7 +49,11 @@ static void dms_queue_halt(struct dms_rxq *rxq, struct dms_rx_mem *mem)
 {
 	WRITE_ONCE(rxq->running, false);
 	synchronize_net();	/* dms_rx_kick() */
+	hrtimer_cancel(&rxq->moderation);
 	napi_disable_locked(&rxq->napi);
+	local_bh_disable();
+	dms_gro_flush(rxq, true);	/* the core may have ended a poll that was to go on */
+	local_bh_enable();
 	dms_pool_detach(rxq->mem.pool);
 	*mem = rxq->mem;
 	memset(&rxq->mem, 0, sizeof(rxq->mem));
@@ -206,6 +210,7 @@ static void dms_pause_others(struct dms_port *port, int but, bool pause)
 		if (pause) {
 			WRITE_ONCE(rxq->running, false);
 			synchronize_net();
+			hrtimer_cancel(&rxq->moderation);
 			napi_disable_locked(&rxq->napi);
 			port->pauses++;
 		} else {

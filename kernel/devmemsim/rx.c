@@ -23,14 +23,37 @@
 /* Stopping a queue clears `running`, then waits for RCU: whoever saw it set schedules a NAPI that is still there. */
 static void dms_rx_kick(struct dms_rxq *rxq)
 {
-	if (READ_ONCE(rxq->running))
+	u32 usecs = READ_ONCE(rxq->port->rx_usecs);
+
+	if (!READ_ONCE(rxq->armed) || !xchg(&rxq->armed, 0) || !READ_ONCE(rxq->running))
+		return;
+	if (usecs)
+		hrtimer_start(&rxq->moderation, ns_to_ktime((u64)usecs * NSEC_PER_USEC), HRTIMER_MODE_REL);
+	else
 		napi_schedule(&rxq->napi);
+}
+
+/* dms_queue_halt() cancels the timer after `running` was cleared and before it disables the NAPI. */
+static enum hrtimer_restart dms_rx_moderated(struct hrtimer *timer)
+{
+	napi_schedule(&container_of(timer, struct dms_rxq, moderation)->napi);
+	return HRTIMER_NORESTART;
 }
 
 void dms_rx_inbound(struct dms_rxq *rxq, struct sk_buff *frame)
 {
 	skb_queue_tail(&rxq->inbound, frame);
+	smp_mb();	/* pairs with dms_rx_arm(): one of both sees the other's write */
 	dms_rx_kick(rxq);
+}
+
+/* Unmasks the interrupt, which comes at once if there is a frame already. */
+static void dms_rx_arm(struct dms_rxq *rxq)
+{
+	WRITE_ONCE(rxq->armed, 1);
+	smp_mb();	/* pairs with dms_rx_inbound() */
+	if (!skb_queue_empty_lockless(&rxq->inbound))
+		dms_rx_kick(rxq);
 }
 
 static void dms_rx_delay_expired(struct timer_list *timer)
@@ -54,6 +77,7 @@ void dms_rx_init(struct dms_rxq *rxq)
 	skb_queue_head_init(&rxq->delayed);
 	skb_queue_head_init(&rxq->held);
 	timer_setup(&rxq->delay_timer, dms_rx_delay_expired, 0);
+	hrtimer_setup(&rxq->moderation, dms_rx_moderated, CLOCK_MONOTONIC, HRTIMER_MODE_REL);
 	u64_stats_init(&rxq->sync);
 }
 
@@ -159,30 +183,24 @@ static void dms_complete_tx_checksum(const struct dms_rx_frame *rx)
 	*(__sum16 *)(rx->skb->data + start + rx->frame->csum_offset) = sum ?: CSUM_MANGLED_0;
 }
 
+/* As the frame lies here, not as the sender's stack described it. */
 static bool dms_l4_valid(const struct dms_rx_frame *rx)
 {
-	const struct sk_buff *frame = rx->frame;
-	unsigned int l3 = skb_network_offset(frame), l4 = rx->wire->l4, len = frame->len - l4;
-	__wsum sum;
+	unsigned int l3 = rx->wire->l3, l4 = rx->wire->l4;
+	const void *at = rx->skb->data + l3;
+	const struct ipv6hdr *ip6 = at;
+	const struct iphdr *ip = at;
+	__wsum sum = dms_rx_sum(rx, l4, rx->payload);
+	unsigned int len;
 
-	if (frame->protocol == htons(ETH_P_IPV6) || ipv6_hdr(frame)->version == 6) {
-		const struct ipv6hdr *ip6 = (void *)rx->skb->data + l3;
-		u8 protocol = ipv6_hdr(frame)->nexthdr;
-
-		if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
-			return false;	/* behind extension headers: left to the stack */
-		len = min_t(unsigned int, len, ntohs(ip6->payload_len) - (l4 - l3 - sizeof(*ip6)));
-		sum = dms_rx_sum(rx, l4, rx->payload);
-		return !csum_ipv6_magic(&ip6->saddr, &ip6->daddr, len, protocol, sum);
-	} else {
-		const struct iphdr *ip = (void *)rx->skb->data + l3;
-
+	if (ip->version == 4) {
 		if (ip->protocol == IPPROTO_UDP && !((struct udphdr *)(rx->skb->data + l4))->check)
 			return true;
-		len = min_t(unsigned int, len, ntohs(ip->tot_len) - (l4 - l3));
-		sum = dms_rx_sum(rx, l4, rx->payload);
+		len = ntohs(ip->tot_len) - (l4 - l3);
 		return !csum_tcpudp_magic(ip->saddr, ip->daddr, len, ip->protocol, sum);
 	}
+	len = ntohs(ip6->payload_len) - (l4 - l3 - sizeof(*ip6));
+	return !csum_ipv6_magic(&ip6->saddr, &ip6->daddr, len, ip6->nexthdr, sum);
 }
 
 /* Flips a byte of the payload where it now lies, after the sender's checksum was made. */
@@ -242,7 +260,10 @@ static bool dms_rx_verify(struct dms_rxq *rxq, struct dms_rx_frame *rx)
 
 void dms_rx_deliver(struct dms_rxq *rxq, struct sk_buff *skb)
 {
-	napi_gro_receive(&rxq->napi, skb);
+	if (READ_ONCE(rxq->running))
+		napi_gro_receive(&rxq->napi, skb);
+	else	/* from dms_queue_halt(): nobody polls any more */
+		netif_receive_skb(skb);
 }
 
 static unsigned int dms_head_length(struct dms_rxq *rxq, const struct sk_buff *frame, const struct dms_wire *wire,
@@ -261,6 +282,24 @@ static bool dms_wants_split(struct dms_rxq *rxq, const struct sk_buff *frame, co
 {
 	return rxq->mem.split && wire->headers && frame->len > wire->headers + rxq->mem.hds_thresh &&
 	       !dms_fault(&rxq->faults, DMS_FAULT_LINEAR);
+}
+
+/*
+ * @own: with memory of its own for the head, not a piece of a page. Payload in a head that is a piece of a page would be
+ * made a fragment of the packet it is merged with, among the unreadable ones.
+ */
+static struct sk_buff *dms_alloc_head(struct dms_rxq *rxq, unsigned int len, bool own)
+{
+	struct sk_buff *skb;
+
+	if (!own)
+		return napi_alloc_skb(&rxq->napi, len);
+	skb = alloc_skb(NET_SKB_PAD + NET_IP_ALIGN + len, GFP_ATOMIC | __GFP_NOWARN);
+	if (skb) {
+		skb_reserve(skb, NET_SKB_PAD + NET_IP_ALIGN);
+		skb->dev = rxq->port->dev;
+	}
+	return skb;
 }
 
 static void dms_rx_place(struct dms_rxq *rxq, struct sk_buff *frame, bool corrupt)
@@ -288,7 +327,7 @@ static void dms_rx_place(struct dms_rxq *rxq, struct sk_buff *frame, bool corrup
 			return;
 		}
 	}
-	skb = napi_alloc_skb(&rxq->napi, rx.head);
+	skb = dms_alloc_head(rxq, rx.head, split && rx.head > wire->headers);
 	if (!skb) {
 		for (i = 0; i < rx.n; i++)
 			page_pool_put_full_netmem(rxq->mem.pool, rx.pieces[i].netmem, true);
@@ -409,9 +448,11 @@ int dms_poll(struct napi_struct *napi, int budget)
 		dms_rx_frame(rxq, frame, budget);
 		work++;
 	}
-	dms_gro_flush(rxq);
 	dms_rx_refill(rxq);
-	if (work < budget)
-		napi_complete_done(napi, work);	/* frames that came meanwhile have marked the NAPI as missed */
+	dms_gro_flush(rxq, work < budget);
+	if (work == budget)
+		return work;
+	if (napi_complete_done(napi, work))
+		dms_rx_arm(rxq);
 	return work;
 }

@@ -37,6 +37,7 @@ static void dms_launch(struct dms_txq *txq, struct sk_buff *frame)
 	}
 	queue = dms_steer(peer, &flow, &wire.hash, &type);
 	wire.hash_type = type;
+	wire.l3 = flow.l3;
 	wire.l4 = flow.l4;
 	wire.headers = flow.headers;
 	if (queue == DMS_STEER_DISCARD) {
@@ -112,6 +113,15 @@ netdev_tx_t dms_xmit(struct sk_buff *skb, struct net_device *dev)
 	}
 	dms_tx_maybe_stop(txq, netdev_get_tx_queue(dev, index));
 	return NETDEV_TX_OK;
+}
+
+void dms_tx_room(struct dms_port *port)
+{
+	unsigned int i;
+
+	for (i = 0; i < port->channels && READ_ONCE(port->up); i++)
+		if (atomic_read(&port->txq[i].in_flight) < dms_tx_wake_mark(&port->txq[i]))
+			netif_tx_wake_queue(netdev_get_tx_queue(port->dev, i));
 }
 
 /* The peer is done with @frame. @budget as for napi_consume_skb(): 0 outside of NAPI. */

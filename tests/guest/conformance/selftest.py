@@ -17,16 +17,20 @@ LOCAL_V6, REMOTE_V6 = "2001:db8:1::1", "2001:db8:1::2"
 PREFIX_V6 = "2001:db8:2::/64"  # of containers behind netkit
 
 
-def run(test, script, only=(), gro_hw=False, channels=None, **parameters):
+def run(test, script, only=(), gro_hw=False, channels=None, usecs=0, peer_usecs=0, **parameters):
     """Runs `script` (under drivers/net) on devmemsim loaded with `parameters`; fails `test` for each verdict not expected.
 
     only      names of cases (may hold * and ?); without: all
     gro_hw    with rx-gro-hw on
     channels  fewer than the module's queues
+    usecs     interrupt moderation: how long frames are gathered before they are received; peer_usecs: at the other end
     """
     here, there = nic.pair(test, **parameters)
     if channels:
         shell.run(f"ethtool -L {here.name} combined {channels}")
+    if usecs or peer_usecs:
+        shell.run(f"ethtool -C {here.name} rx-usecs {usecs}")
+        shell.run(f"ethtool -C {there.name} rx-usecs {peer_usecs}", there.netns)
     if gro_hw:
         shell.run(f"ethtool -K {here.name} rx-gro-hw on")
     # Upstream's scripts take the link down and up, and count on the addresses to be there again.

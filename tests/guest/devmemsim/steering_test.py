@@ -552,10 +552,18 @@ class Bnxt(Steering):
         self.assertEqual((1, 4096, True), ethtool.rule_count(self.here))
 
     def test_needs_ntuple(self):
+        self.insert(1, dport=80)
         ethtool.feature(self.here, "ntuple-filters", False)
+        self.assertEqual((4096, []), self.listed(), "off forgets the rules")
         self.refused(errno.EOPNOTSUPP, self.insert, 1, dport=80)
         ethtool.feature(self.here, "ntuple-filters", True)
         self.insert(1, dport=80)
+
+    def test_refuses_duplicates(self):
+        self.insert(1, dport=80)
+        self.refused(errno.EEXIST, self.insert, 2, dport=80)  # not even to another queue
+        self.assertEqual((1, [0]), (self.queue_at(0), self.listed()[1]))
+        self.assertEqual(1, self.insert(2, dport=80, dst=self.here.v4), "matches less, so it is another")
 
 
 class Gve(Steering):
