@@ -37,6 +37,7 @@ def run(test, script, only=(), gro_hw=False, channels=None, usecs=0, peer_usecs=
     pathlib.Path(f"/proc/sys/net/ipv6/conf/{here.name}/keep_addr_on_down").write_text("1", encoding="ascii")
     address(here, LOCAL_V4, LOCAL_V6)
     address(there, REMOTE_V4, REMOTE_V6)
+    there.ip(f"-6 route add {PREFIX_V6} via {LOCAL_V6} dev {there.name}")
     path = SELFTESTS / "drivers/net" / script
     results, status = execute([path, *[word for name in only for word in ("-t", name)]], environment(here, there))
     test.note = results.counts()
