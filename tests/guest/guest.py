@@ -28,7 +28,7 @@ def arguments():
     parser.add_argument("--kernel", default="7.3", choices=[*kernels.LINES, "all"],
                         help="all: Debian's; debug: built here once, with KASAN, lockdep, kmemleak and more")
     parser.add_argument("--list", action="store_true", help="list the tests, run none")
-    parser.add_argument("--long", action="store_true", help="with the suites that take long")
+    parser.add_argument("--long", action="store_true", help="with the suites and classes that take long")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run each test N times; a failure ends it")
     parser.add_argument("--shell", action="store_true", help="a shell in the guest, modules and tools at hand")
     parser.add_argument("--build-only", action="store_true", help="build kernel/*/ and show what the compiler says")
@@ -128,7 +128,7 @@ def main():
         print(f"guest: no suite or test is called {', '.join(lost)}: see ./dev guest --list", file=sys.stderr)
         return 1
     if not args.words and not args.long:
-        tests = [test for test in tests if not choose.settings(HERE, test["suite"])["long"]]
+        tests = [test for test in tests if not test["long"]]
     if args.list:
         print("\n".join(test["id"] for test in tests))
         return 0

@@ -6,6 +6,7 @@ A suite is a folder of tests/guest with *_test.py files. Its suite.json may say 
   programs          true: our programs (build/release/bin) come along
   long              true: runs only when named, and in ./dev test --long
   icount            the guest's clock counts instructions (host/boot.py)
+A class with LONG = True in it is long by itself.
 """
 import ast
 import json
@@ -20,20 +21,25 @@ def settings(folder, suite):
 
 
 def every(folder):
-    """All tests: {"id", "suite", "module", "class", "name"}."""
+    """All tests: {"id", "suite", "module", "class", "name", "long"}."""
     tests = []
     for path in sorted(folder.glob("*/*_test.py")):
         suite = path.parent.name
         if suite in NO_SUITES:
             continue
+        long = settings(folder, suite)["long"]
         for cls in ast.parse(path.read_text(encoding="utf-8"), str(path)).body:
             if not isinstance(cls, ast.ClassDef):
                 continue
             for function in cls.body:
                 if isinstance(function, ast.FunctionDef) and function.name.startswith("test_"):
                     tests.append({"id": f"{suite}/{path.stem}.{cls.name}.{function.name}", "suite": suite, "module": path.stem,
-                                  "class": cls.name, "name": function.name})
+                                  "class": cls.name, "name": function.name, "long": long or is_long(cls)})
     return tests
+
+
+def is_long(cls):
+    return any(isinstance(each, ast.Assign) and ast.unparse(each) == "LONG = True" for each in cls.body)
 
 
 def chosen(tests, words):
