@@ -17,10 +17,11 @@ LOCAL_V6, REMOTE_V6 = "2001:db8:1::1", "2001:db8:1::2"
 PREFIX_V6 = "2001:db8:2::/64"  # of containers behind netkit
 
 
-def run(test, script, only=(), gro_hw=False, channels=None, usecs=0, peer_usecs=0, **parameters):
+def run(test, script, only=(), but=(), gro_hw=False, channels=None, usecs=0, peer_usecs=0, **parameters):
     """Runs `script` (under drivers/net) on devmemsim loaded with `parameters`; fails `test` for each verdict not expected.
 
-    only      names of cases (may hold * and ?); without: all
+    only      names of cases; without: all
+    but       names of cases that do not run
     gro_hw    with rx-gro-hw on
     channels  fewer than the module's queues
     usecs     interrupt moderation: how long frames are gathered before they are received; peer_usecs: at the other end
@@ -39,9 +40,10 @@ def run(test, script, only=(), gro_hw=False, channels=None, usecs=0, peer_usecs=
     address(there, REMOTE_V4, REMOTE_V6)
     there.ip(f"-6 route add {PREFIX_V6} via {LOCAL_V6} dev {there.name}")
     path = SELFTESTS / "drivers/net" / script
-    results, status = execute([path, *[word for name in only for word in ("-t", name)]], environment(here, there))
+    words = [word for option, names in (("-t", only), ("-T", but)) for name in names for word in (option, name)]
+    results, status = execute([path, *words], environment(here, there))
     test.note = results.counts()
-    wrong = surprises(path.name, results, status, bool(only))
+    wrong = surprises(path.name, results, status, bool(words))
     if wrong:
         test.fail(f"{path.name}: {results.counts()}; not as expected.py says:\n" + "\n".join(wrong))
 
