@@ -29,12 +29,24 @@ static DEFINE_MUTEX(dms_pairs_lock);
 /*
  * The device that memory is mapped for: it needs a DMA mask, which a faux device has not. Without an IOMMU behind it,
  * a DMA address is a physical address, so that dma.c can follow it.
+ *
+ * It is made once and stays, also beyond this module: as long as somebody holds received bytes, the core holds the
+ * binding, and unmaps the dma-buf from this device when they are given back, without a reference to it.
  */
-static struct platform_device *dms_parent_create(unsigned int id)
+static struct platform_device *dms_parent(unsigned int id)
 {
-	struct platform_device *parent = platform_device_register_simple(DMS_NAME, id, NULL, 0);
+	struct platform_device *parent;
+	struct device *found;
+	char name[24];
 	int err;
 
+	snprintf(name, sizeof(name), DMS_NAME ".%u", id);
+	found = bus_find_device_by_name(&platform_bus_type, NULL, name);
+	if (found) {
+		put_device(found);	/* its registration holds it */
+		return to_platform_device(found);
+	}
+	parent = platform_device_register_simple(DMS_NAME, id, NULL, 0);
 	if (IS_ERR(parent))
 		return parent;
 	err = dma_coerce_mask_and_coherent(&parent->dev, DMA_BIT_MASK(64));
@@ -53,7 +65,6 @@ static void dms_pair_free(struct dms_pair *pair)
 	for (i = 0; i < 2; i++)
 		if (pair->port[i])
 			dms_port_free(pair->port[i]);
-	platform_device_unregister(pair->parent);
 	kfree(pair);
 }
 
@@ -124,7 +135,7 @@ static int dms_pair_create(unsigned int n, const char *who)
 		return -ENOMEM;
 	pair->id = id;
 	spin_lock_init(&pair->lock);
-	pair->parent = dms_parent_create(id);
+	pair->parent = dms_parent(id);
 	if (IS_ERR(pair->parent)) {
 		err = PTR_ERR(pair->parent);
 		kfree(pair);
