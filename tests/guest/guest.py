@@ -1,0 +1,165 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Runs tests in a virtual machine with a kernel and NICs of its own: ./dev guest [SUITE or TEST...].
+
+A word names a suite (a folder of tests/guest), a file, a class, a test or a part of its name. Without words: every suite but the
+long ones. Exit status: 0 passed, 1 something failed, 77 everything was skipped, and why is said.
+"""
+import argparse
+import itertools
+import pathlib
+import sys
+import tempfile
+import time
+
+from host import boot, cache, choose, fetch, image, kernels, modules, report
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+BUILD = ROOT / "build" / "guest"
+LOGS = ROOT / "build" / "logs" / "guest"
+RESULTS = ROOT / "build" / "test-results"
+PROGRAMS = ROOT / "build" / "release" / "bin"
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="./dev guest", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", metavar="SUITE|TEST")
+    parser.add_argument("--kernel", default="7.3", choices=[*kernels.LINES, "all"],
+                        help="all: Debian's; debug: built here once, with KASAN, lockdep, kmemleak and more")
+    parser.add_argument("--list", action="store_true", help="list the tests, run none")
+    parser.add_argument("--long", action="store_true", help="with the suites and classes that take long")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run each test N times; a failure ends it")
+    parser.add_argument("--shell", action="store_true", help="a shell in the guest, modules and tools at hand")
+    parser.add_argument("--build-only", action="store_true", help="build kernel/*/ and show what the compiler says")
+    parser.add_argument("--check", action="store_true", help="build kernel/*/ with sparse looking at every file")
+    return parser.parse_args()
+
+
+def build(lines, check):
+    for line in lines:
+        kernels.make(line)
+        with cache.lock(cache.folder() / "lock"):
+            kernels.prepare(line)
+        for path in modules.build(line, ROOT / "kernel", BUILD, check=check, show=True):
+            cache.say(f"{line}: {path.relative_to(ROOT)}")
+    return 0
+
+
+class Machine:
+    """One kernel, ready to boot."""
+
+    def __init__(self, line):
+        cache.need_program("qemu-system-x86_64", "qemu-system-x86")
+        kernels.make(line)
+        with cache.lock(cache.folder() / "lock"):
+            self.root = image.root()
+            self.kernel = image.kernel(line)
+        self.modules = modules.build(line, ROOT / "kernel", BUILD)
+        self.patience = kernels.PATIENCE.get(line, 1)
+
+    def memory(self, wanted):
+        """What a suite wants, or what this kernel needs for its own books if that is more."""
+        return max(wanted, kernels.MEMORY.get(self.kernel["line"], wanted), key=lambda text: int(text.removesuffix("G")))
+
+    def payload(self, target, tests, needs):
+        programs = PROGRAMS if needs["programs"] and PROGRAMS.is_dir() else None
+        image.payload(target, HERE, self.modules, programs, {"tests": tests})
+
+
+def deadline_of(event, patience):
+    """How long the guest may be silent after this event. A test's own deadline is the agent's business, and it is told at the start."""
+    return event.get("deadline", 0) + boot.SILENT_SECONDS * patience
+
+
+def run_suite(machine, suite, tests, result):
+    """Runs one suite's tests in one guest, or in as many as it takes when tests kill theirs."""
+    line, needs = machine.kernel["line"], choose.settings(HERE, suite)
+    remaining, second_try = list(tests), False
+    for number in itertools.count(1):
+        if not remaining:
+            return
+        console = LOGS / line / f"{suite}-{number}.console"
+        dmesg = console.with_suffix(".dmesg")
+        dmesg.parent.mkdir(parents=True, exist_ok=True)
+        running = None
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="payload-", dir=BUILD) as scratch, open(dmesg, "w", encoding="utf-8") as log:
+            payload = pathlib.Path(scratch) / "payload.squashfs"
+            machine.payload(payload, remaining, needs)
+            try:
+                for event in boot.events(machine.kernel, machine.root, payload, console, machine.memory(needs["memory"]), needs["cpus"],
+                                         lambda event: deadline_of(event, machine.patience), needs["icount"], machine.patience):
+                    log.write("".join(f"{text}\n" for text in event.get("dmesg", [])))
+                    if event["event"] == "hello":
+                        cache.say(f"{suite} on {event['release']}, up after {time.monotonic() - start:.1f} s")
+                        if event["splats"]:
+                            result.add(line, report.Result(f"{suite}/boot", "failed", event["splats"][0], "", 0))
+                    elif event["event"] == "start":
+                        running = event["test"]
+                        start = time.monotonic()
+                        log.write(f"=== {running}\n")
+                    elif event["event"] == "end":
+                        running = None
+                        del remaining[0]
+                        result.add(line, report.Result(event["test"], event["outcome"], told(event), event["output"],
+                                                       time.monotonic() - start))
+            except boot.Died as e:
+                if running is None and boot.retry_worthwhile(console) and not second_try:
+                    cache.say(f"the guest tripped over its own start ({boot.EARLY_OOPS.pattern}): booting it again")
+                    second_try = True
+                    continue
+                test = remaining.pop(0)  # if none was running, the one that would have been: or this would never end
+                result.add(line, report.Result(test["id"], "failed", f"{e}", "", time.monotonic() - start))
+
+
+def told(event):
+    """Why, with the kernel's words when it complained."""
+    if event["outcome"] == "failed" and event["dmesg"]:
+        return "kernel log of this test:\n" + "\n".join(event["dmesg"][-60:]) + "\n" + event["why"]
+    return event["why"]
+
+
+def main():
+    args = arguments()
+    lines = list(fetch.KERNELS) if args.kernel == "all" else [args.kernel]
+    tests, lost = choose.chosen(choose.every(HERE), args.words)
+    if lost:
+        print(f"guest: no suite or test is called {', '.join(lost)}: see ./dev guest --list", file=sys.stderr)
+        return 1
+    if not args.words and not args.long:
+        tests = [test for test in tests if not test["long"]]
+    if args.list:
+        print("\n".join(test["id"] for test in tests))
+        return 0
+    tests = [test for test in tests for _ in range(args.repeat)]
+    BUILD.mkdir(parents=True, exist_ok=True)
+    result = report.Report()
+    try:
+        if args.build_only or args.check:
+            return build(lines, args.check)
+        if args.shell:
+            machine = Machine(lines[0])
+            with tempfile.TemporaryDirectory(prefix="payload-", dir=BUILD) as scratch:
+                payload = pathlib.Path(scratch) / "payload.squashfs"
+                machine.payload(payload, tests, {"programs": True})
+                return boot.shell(machine.kernel, machine.root, payload, machine.memory("2G"), 2)
+    except (cache.Missing, cache.Broken) as e:
+        print(f"guest: {e}", file=sys.stderr)
+        return 77 if isinstance(e, cache.Missing) else 1
+    for line in lines:
+        try:
+            machine = Machine(line)
+        except (cache.Missing, cache.Broken) as e:
+            outcome = "skipped" if isinstance(e, cache.Missing) else "failed"
+            print(f"guest: {e}", file=sys.stderr)
+            for test in tests if outcome == "skipped" else tests[:1]:
+                result.add(line, report.Result(test["id"], outcome, f"kernel {line}: {e}", "", 0))
+            continue
+        for suite, group in itertools.groupby(tests, key=lambda test: test["suite"]):
+            run_suite(machine, suite, list(group), result)
+    return result.close(RESULTS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One boot of a guest under QEMU's emulation: its events as they come, deadlines, and the console for when it dies.
+
+The guest reports over a virtio port; its console goes to a file. KVM is not used: where tests run, it mostly is not there, and the
+same emulation everywhere is worth more than speed here and there.
+"""
+import json
+import pathlib
+import re
+import select
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+
+from . import cache
+
+BOOT_SECONDS = 150  # to the first word of the agent; 5 on an idle machine
+SILENT_SECONDS = 150  # beyond a test's own deadline, before the guest is taken for dead
+# The one thing worth a second try: QEMU 7.2's emulation at times trips over the kernel patching itself while it starts.
+EARLY_OOPS = re.compile(r"Oops: int3")
+
+# No cx16: QEMU 7.2 loses the flags after cmpxchg16b (a guest whose allocator uses it, as that of 6.12 does, soon dies of it).
+CPU = "max,-cx16"
+CMDLINE = ["console=ttyS0", "loglevel=5", "panic=-1", "oops=panic", "mitigations=off", "lpj=10000000",
+           "cryptomgr.notests",  # lpj: what calibration would find; together they save seconds
+           "net.ifnames=0", "random.trust_cpu=on",
+           # an emulated CPU on a busy machine may stand still for a while
+           "watchdog_thresh=60", "rcupdate.rcu_cpu_stall_timeout=180", "hung_task_timeout_secs=120", "tsc=reliable"]
+
+
+class Died(Exception):
+    """The guest ended without a farewell, or was ended by us: why, and the end of its console."""
+
+
+def command(kernel, root, payload, console, port, memory, cpus, extra=(), icount=None):
+    """QEMU's. With `icount`, the guest's clock counts 2 to the power of it nanoseconds an instruction, and leaps when all are idle:
+    deadlines inside of the guest then hold however busy this machine is, and sleeps cost nothing. One host thread runs all CPUs."""
+    qemu = cache.need_program("qemu-system-x86_64", "qemu-system-x86")
+    accelerator = ["-accel", "tcg,thread=multi"] if icount is None else ["-accel", "tcg,thread=single", "-icount", f"shift={icount},sleep=off"]
+    drives = []
+    for file in (root, kernel["modules"], payload):
+        drives += ["-drive", f"file={file},format=raw,if=virtio,readonly=on,cache=unsafe"]
+    return [qemu, "-nodefaults", "-no-user-config", "-M", "q35", *accelerator, "-cpu", CPU, "-smp", str(cpus), "-m", memory,
+            "-display", "none", "-no-reboot", "-nic", "none", "-serial", console, "-device", "virtio-rng-pci",
+            *(["-device", "virtio-serial-pci", "-chardev", f"socket,id=report,path={port}", "-device",
+               "virtserialport,chardev=report,name=report"] if port else []),
+            "-kernel", kernel["vmlinuz"], "-initrd", kernel["initrd"], *drives, "-append", " ".join([*CMDLINE, *extra])]
+
+
+def shell(kernel, root, payload, memory, cpus):
+    """An interactive shell on the guest's console."""
+    words = command(kernel, root, payload, "mon:stdio", None, memory, cpus, ["guest.shell"])
+    return subprocess.run(list(map(str, words)), check=False).returncode
+
+
+def events(kernel, root, payload, console, memory="2G", cpus=2, deadline=lambda event: SILENT_SECONDS, icount=None, patience=1):
+    """Boots, and yields the guest's events until its farewell. Raises Died. `patience` multiplies every deadline, the guest's too."""
+    console.parent.mkdir(parents=True, exist_ok=True)
+    scratch = pathlib.Path(tempfile.mkdtemp(prefix="guest-"))  # a socket's path must be short
+    listener = socket.socket(socket.AF_UNIX)
+    process = None
+    try:
+        listener.bind(str(scratch / "port"))
+        listener.listen(1)
+        console.write_bytes(b"")
+        words = command(kernel, root, payload, f"file:{console}", scratch / "port", memory, cpus, [f"guest.patience={patience}"], icount)
+        process = subprocess.Popen(list(map(str, words)), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                   stderr=open(scratch / "err", "wb"))
+        if not select.select([listener], [], [], 20)[0]:
+            raise Died(f"qemu did not start: {(scratch / 'err').read_text(errors='replace').strip()}")
+        port = listener.accept()[0]
+        yield from conversation(port, process, console, deadline, patience)
+        with_deadline(process, 20)
+    finally:
+        if process is not None and process.poll() is None:
+            process.kill()
+            process.wait()
+        listener.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def with_deadline(process, seconds):
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        pass  # it said farewell: that it does not switch itself off costs a kill, no more
+
+
+def conversation(port, process, console, deadline, patience):
+    allowed = BOOT_SECONDS * patience
+    buffer, limit = b"", time.monotonic() + allowed
+    while True:
+        if not select.select([port], [], [], max(0, limit - time.monotonic()))[0]:
+            raise Died(last_words(f"no word from the guest for {allowed:g} s", console))
+        data = port.recv(1 << 16)
+        if not data:
+            with_deadline(process, 5)
+            raise Died(last_words("the guest died", console))
+        buffer += data
+        *lines, buffer = buffer.split(b"\n")
+        for line in lines:
+            event = json.loads(line)
+            yield event
+            if event["event"] == "bye":
+                return
+            allowed = deadline(event)
+            limit = time.monotonic() + allowed
+
+
+TROUBLE = re.compile(r"Kernel panic|BUG:|kernel BUG|Oops|WARNING:")
+
+
+def last_words(what, console, lines=60):
+    """The console from the first sign of trouble (or its end), and one closing line that says what happened."""
+    text = console.read_text(errors="replace").replace("\r", "").splitlines()
+    bad = [number for number, line in enumerate(text) if TROUBLE.search(line) or "cut here" in line]
+    shown = text[bad[0]:bad[0] + lines] if bad else text[-lines:]
+    said = [line for line in text if TROUBLE.search(line)]
+    return "\n".join(["its console:", *shown, f"{what}: {said[0] if said else 'its console does not say why'}"])
+
+
+def retry_worthwhile(console):
+    return bool(EARLY_OOPS.search(console.read_text(errors="replace")))

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tests there are, read from their sources without running them, and which of them words on the command line name.
+
+A suite is a folder of tests/guest with *_test.py files. Its suite.json may say what it needs:
+  memory, cpus      of the guest
+  programs          true: our programs (build/release/bin) come along
+  long              true: runs only when named, and in ./dev test --long
+  icount            the guest's clock counts instructions (host/boot.py)
+A class with LONG = True in it is long by itself.
+"""
+import ast
+import json
+
+NO_SUITES = ("host", "lib")
+
+
+def settings(folder, suite):
+    path = folder / suite / "suite.json"
+    said = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {"memory": "2G", "cpus": 2, "programs": False, "long": False, "icount": None} | said
+
+
+def every(folder):
+    """All tests: {"id", "suite", "module", "class", "name", "long"}."""
+    tests = []
+    for path in sorted(folder.glob("*/*_test.py")):
+        suite = path.parent.name
+        if suite in NO_SUITES:
+            continue
+        long = settings(folder, suite)["long"]
+        for cls in ast.parse(path.read_text(encoding="utf-8"), str(path)).body:
+            if not isinstance(cls, ast.ClassDef):
+                continue
+            for function in cls.body:
+                if isinstance(function, ast.FunctionDef) and function.name.startswith("test_"):
+                    tests.append({"id": f"{suite}/{path.stem}.{cls.name}.{function.name}", "suite": suite, "module": path.stem,
+                                  "class": cls.name, "name": function.name, "long": long or is_long(cls)})
+    return tests
+
+
+def is_long(cls):
+    return any(isinstance(each, ast.Assign) and ast.unparse(each) == "LONG = True" for each in cls.body)
+
+
+def chosen(tests, words):
+    """The tests that any word names: a suite, a file, a class, a test, or a part of an id. And the words that name none."""
+    if not words:
+        return tests, []
+    picked, lost = [], []
+    for word in words:
+        word = word.removeprefix("tests/guest/").removesuffix(".py")
+        exact = [test for test in tests if word in (test["suite"], test["module"], test["class"], test["name"], test["id"],
+                                                    f"{test['suite']}/{test['module']}", f"{test['module']}.{test['class']}",
+                                                    test["id"].split("/", 1)[1])]
+        found = exact or [test for test in tests if word in test["id"]]
+        picked += [test for test in found if test not in picked]
+        if not found:
+            lost.append(word)
+    return [test for test in tests if test in picked], lost

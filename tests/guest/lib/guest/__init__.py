@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests in the guest stand on.
+
+  nic      devmemsim loaded, one NIC here and one in the network namespace `peer`, with addresses
+  netdev   netdev-genl and ethtool netlink through upstream's ynl: bind, queues, page pools, statistics
+  ethtool  features, channels, rings, RSS and ntuple rules by ethtool's command line, rules also by ioctl
+  devmem   udmabufs, a receiver of device memory, a sender, and a check of contents
+  shell    commands, and waiting for a condition under a deadline
+"""
+import functools
+import os
+import pathlib
+import re
+
+
+class Bad(Exception):
+    """A step a test stands on failed: what, on which object, and what was said."""
+
+
+def deadline(seconds):
+    """Decorates a test that may take longer than DEADLINE."""
+    def mark(function):
+        function.deadline = seconds
+        return function
+    return mark
+
+
+def expect_splat(pattern):
+    """Decorates a test in which the kernel must complain like this (a regular expression), and of nothing else."""
+    def mark(function):
+        function.splat = pattern
+        return function
+    return mark
+
+
+DEADLINE = 60.0  # seconds, times patience(); a test that takes longer is ended and has failed
+
+
+@functools.cache
+def kernel():
+    """The running kernel as numbers: (7, 3)."""
+    return tuple(int(part) for part in os.uname().release.split(".")[:2])
+
+
+@functools.cache
+def patience():
+    """By how much this kernel's deadlines are longer than a plain kernel's (guest.patience on its command line)."""
+    told = re.search(r"\bguest\.patience=(\d+)", pathlib.Path("/proc/cmdline").read_text(encoding="ascii"))
+    return int(told[1]) if told else 1
