@@ -35,10 +35,11 @@ class Died(Exception):
 
 
 def command(kernel, root, payload, console, port, memory, cpus, extra=(), icount=None):
-    """QEMU's. With `icount`, the guest's clock counts 2 to the power of it nanoseconds an instruction, and leaps when all are idle:
-    deadlines inside of the guest then hold however busy this machine is, and sleeps cost nothing. One host thread runs all CPUs."""
+    """QEMU's. With `icount`, the guest's clock counts 2 to the power of it nanoseconds an instruction (host time while all its CPUs
+    are idle): deadlines inside of the guest hold however busy this machine is. One host thread runs all CPUs. Not sleep=off: an idle
+    guest's clock would leap, past its deadlines too, while it waits for a disk."""
     qemu = cache.need_program("qemu-system-x86_64", "qemu-system-x86")
-    accelerator = ["-accel", "tcg,thread=multi"] if icount is None else ["-accel", "tcg,thread=single", "-icount", f"shift={icount},sleep=off"]
+    accelerator = ["-accel", "tcg,thread=multi"] if icount is None else ["-accel", "tcg,thread=single", "-icount", f"shift={icount}"]
     drives = []
     for file in (root, kernel["modules"], payload):
         drives += ["-drive", f"file={file},format=raw,if=virtio,readonly=on,cache=unsafe"]
