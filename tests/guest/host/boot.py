@@ -43,7 +43,9 @@ def command(kernel, root, payload, console, port, memory, cpus, extra=(), icount
     drives = []
     for file in (root, kernel["modules"], payload):
         drives += ["-drive", f"file={file},format=raw,if=virtio,readonly=on,cache=unsafe"]
-    return [qemu, "-nodefaults", "-no-user-config", "-M", "q35", *accelerator, "-cpu", CPU, "-smp", str(cpus), "-m", memory,
+    # setpriv: QEMU goes when we go, however we go
+    return ["setpriv", "--pdeathsig", "KILL",
+            qemu, "-nodefaults", "-no-user-config", "-M", "q35", *accelerator, "-cpu", CPU, "-smp", str(cpus), "-m", memory,
             "-display", "none", "-no-reboot", "-nic", "none", "-serial", console, "-device", "virtio-rng-pci",
             *(["-device", "virtio-serial-pci", "-chardev", f"socket,id=report,path={port}", "-device",
                "virtserialport,chardev=report,name=report"] if port else []),
