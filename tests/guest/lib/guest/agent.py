@@ -11,6 +11,7 @@
 import contextlib
 import faulthandler
 import importlib
+import itertools
 import json
 import os
 import pathlib
@@ -214,15 +215,15 @@ def main():
     netdev.prepare("netdev")
     log, port = Log(), Port()
     early = log.lines()
-    leaks.forget()
-    early += [line for line in log.lines() if "kmemleak:" not in line]
     port.tell("hello", release=os.uname().release, dmesg=early, splats=log.splats(early))
     job = json.loads((PAYLOAD / "job.json").read_text(encoding="utf-8"))
-    for test in job["tests"]:
+    for test, following in itertools.zip_longest(job["tests"], job["tests"][1:]):
         start = time.monotonic()
         result = run(test, lambda deadline, test=test: port.tell("start", test=test["id"], deadline=deadline))
         seconds = time.monotonic() - start
-        trouble = "\n".join(filter(None, [tidy(), leaks.found()]))
+        trouble = tidy()
+        if not trouble and (not following or (test["module"], test["class"]) != (following["module"], following["class"])):
+            trouble = leaks.found()
         lines = log.lines()
         splats = log.splats(lines)
         if trouble:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kernel memory that nothing points to any more, by kmemleak where the kernel has it (--kernel debug).
 
-kmemleak reports an object only when it is older than five seconds and looked the same in two scans.
+kmemleak reports an object only when it is older than five seconds and looked the same in two scans. A scan takes an emulated CPU
+most of a minute: the agent asks once a class of tests.
 """
 import pathlib
 import time
@@ -17,15 +18,8 @@ def scan():
         FILE.write_text("scan", encoding="ascii")
 
 
-def forget():
-    """What leaked up to here is nobody's business."""
-    if FILE.exists():
-        scan()
-        FILE.write_text("clear", encoding="ascii")
-
-
 def found():
-    """What leaked since, as kmemleak tells it; "" if nothing did. The kernel's log has the count."""
+    """What leaked since the last call, as kmemleak tells it; "" if nothing did. The kernel's log has the count."""
     if not FILE.exists():
         return ""
     scan()
