@@ -23,6 +23,13 @@ class Binding(unittest.TestCase):
         received = devmem.transfer(self, self.here, self.there, memory, TOTAL)
         self.assertEqual(TOTAL, received.device)
 
+    def await_pools(self, which, count):
+        """Waits until only so many pools are left, skbs that CPUs put aside freed meanwhile."""
+        def left():
+            netdev.flush_deferred()
+            return sum(map(which, netdev.pools(self.here.ifindex))) == count
+        shell.until(left, f"{count} such pools")
+
     def refused(self, *queues, **more):
         """The kernel's errno and words in refusing to bind."""
         buffer = devmem.Udmabuf(1 << 20)
@@ -40,7 +47,7 @@ class Binding(unittest.TestCase):
             self.assertEqual({256}, {pool["inflight"] for pool in netdev.bound_pools(self.here.ifindex)})
             self.transfer(memory)
         self.assertNotIn("dmabuf", netdev.queue(self.here.ifindex, QUEUE))
-        shell.until(lambda: not [p for p in netdev.pools(self.here.ifindex) if "dmabuf" in p], "no pool on the dma-buf")
+        self.await_pools(lambda pool: "dmabuf" in pool, 0)
 
     def test_a_killed_owner_leaves_the_queue_with_host_memory(self):
         ethtool.header_split(self.here, True, 0 if guest.kernel() >= (6, 14) else None)
@@ -160,7 +167,7 @@ class Binding(unittest.TestCase):
         def cycles(count):
             for _ in range(count):
                 netdev.Binding(self.here.ifindex, buffer.fd, [QUEUE]).close()
-            shell.until(lambda: len(netdev.pools(self.here.ifindex)) == 4, "only the four queues' pools")
+            self.await_pools(lambda pool: True, 4)
             # per-CPU lists are given back, so that what is left is what is used
             with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as file:
                 file.write("3")
