@@ -176,6 +176,7 @@ struct dms_port *dms_port_create(struct dms_pair *pair, unsigned int end, unsign
 	dev->dev_port = end;
 	SET_NETDEV_DEV(dev, &pair->parent->dev);
 	dms_setup(dev);
+	netdev_lockdep_set_classes(dev);	/* both ports of a pair are locked at once when they go */
 	dms_queues_init(port);
 
 	err = dms_port_alloc_queues(port, queues);
