@@ -37,6 +37,8 @@ def run(test, script, only=(), but=(), gro_hw=False, channels=None, usecs=0, pee
     # Upstream's scripts take the link down and up, and count on the addresses to be there again.
     pathlib.Path(f"/proc/sys/net/ipv6/conf/{here.name}/keep_addr_on_down").write_text("1", encoding="ascii")
     address(here, LOCAL_V4, LOCAL_V6)
+    # A script binds six buffers of 64 MiB one after another; the kernel lets go of each up to a second after its process has ended.
+    pathlib.Path("/proc/sys/vm/nr_hugepages").write_text("192", encoding="ascii")
     address(there, REMOTE_V4, REMOTE_V6)
     there.ip(f"-6 route add {PREFIX_V6} via {LOCAL_V6} dev {there.name}")
     path = SELFTESTS / "drivers/net" / script
