@@ -8,6 +8,7 @@ long ones. Exit status: 0 passed, 1 something failed, 77 everything was skipped,
 import argparse
 import itertools
 import pathlib
+import subprocess
 import sys
 import tempfile
 import time
@@ -63,8 +64,16 @@ class Machine:
         return max(wanted, kernels.MEMORY.get(self.kernel["line"], wanted), key=lambda text: int(text.removesuffix("G")))
 
     def payload(self, target, tests, needs):
-        programs = PROGRAMS if needs["programs"] and PROGRAMS.is_dir() else None
-        image.payload(target, HERE, self.modules, programs, {"tests": tests})
+        image.payload(target, HERE, self.modules, [PROGRAMS / name for name in needs["programs"]], {"tests": tests})
+
+
+def build_programs(tests):
+    """Those that the tests' suites want."""
+    wanted = {name for suite in {test["suite"] for test in tests} for name in choose.settings(HERE, suite)["programs"]}
+    if wanted and subprocess.run([ROOT / "dev", "build", "release"], stdout=sys.stderr, check=False).returncode != 0:
+        raise cache.Broken("our programs do not build: ./dev build")
+    if lost := sorted(name for name in wanted if not (PROGRAMS / name).exists()):
+        raise cache.Broken(f"{PROGRAMS.relative_to(ROOT)} holds no {', '.join(lost)}, which a suite.json names")
 
 
 def deadline_of(event, patience):
@@ -142,11 +151,16 @@ def main():
             machine = Machine(lines[0])
             with tempfile.TemporaryDirectory(prefix="payload-", dir=BUILD) as scratch:
                 payload = pathlib.Path(scratch) / "payload.squashfs"
-                machine.payload(payload, tests, {"programs": True})
+                machine.payload(payload, tests, {"programs": sorted(path.name for path in PROGRAMS.glob("devmem-load*"))})
                 return boot.shell(machine.kernel, machine.root, payload, machine.memory("2G"), 2)
     except (cache.Missing, cache.Broken) as e:
         print(f"guest: {e}", file=sys.stderr)
         return 77 if isinstance(e, cache.Missing) else 1
+    try:
+        build_programs(tests)
+    except cache.Broken as e:
+        print(f"guest: {e}", file=sys.stderr)
+        return 1
     for line in lines:
         try:
             machine = Machine(line)

@@ -3,7 +3,7 @@
 
 A suite is a folder of tests/guest with *_test.py files. Its suite.json may say what it needs:
   memory, cpus      of the guest
-  programs          true: our programs (build/release/bin) come along
+  programs          names of our programs (build/release/bin) that come along, built first
   long              true: runs only when named, and in ./dev test --long
   icount            the guest's clock counts instructions (host/boot.py)
 A class with LONG = True in it is long by itself.
@@ -17,7 +17,7 @@ NO_SUITES = ("host", "lib")
 def settings(folder, suite):
     path = folder / suite / "suite.json"
     said = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return {"memory": "2G", "cpus": 2, "programs": False, "long": False, "icount": None} | said
+    return {"memory": "2G", "cpus": 2, "programs": [], "long": False, "icount": None} | said
 
 
 def every(folder):

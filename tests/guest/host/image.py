@@ -167,7 +167,7 @@ def cpio(entries):
 
 
 def payload(target, tests, modules, programs, job):
-    """What changes between boots: `tests` (tests/guest), module files, a folder of our programs or None, and the job (JSON-able)."""
+    """What changes between boots: `tests` (tests/guest), module files, our programs, and the job (JSON-able)."""
     with cache.building(target) as made:
         tree = made.parent / "tree"
         for name in ("lib", *{test["suite"] for test in job["tests"]}):
@@ -175,20 +175,18 @@ def payload(target, tests, modules, programs, job):
         (tree / "modules").mkdir()
         for path in modules:
             shutil.copy2(path, tree / "modules" / path.name)
-        if programs is not None:
+        if programs:
             host_programs(programs, tree / "host")
         (tree / "job.json").write_text(json.dumps(job), encoding="utf-8")
         os.chmod(tree / "lib/guest/init", 0o755)
         squash(tree, made, target.with_suffix(".log"))
 
 
-def host_programs(folder, target):
+def host_programs(programs, target):
     """Our programs with the libraries they were linked against: the guest's are another release's (guest.program runs them)."""
     (target / "bin").mkdir(parents=True)
     (target / "lib").mkdir()
-    for program in folder.iterdir():
-        if not program.is_file() or not os.access(program, os.X_OK):
-            continue
+    for program in programs:
         shutil.copy2(program, target / "bin" / program.name)
         listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
         for path in re.findall(r"(/\S+) \(0x", listed):

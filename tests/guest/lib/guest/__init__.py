@@ -5,6 +5,7 @@
   netdev   netdev-genl and ethtool netlink through upstream's ynl: bind, queues, page pools, statistics
   ethtool  features, channels, rings, RSS and ntuple rules by ethtool's command line, rules also by ioctl
   devmem   udmabufs, a receiver of device memory, a sender, and a check of contents
+  program  our own programs, with the libraries they were linked against
   shell    commands, and waiting for a condition under a deadline
 """
 import functools
