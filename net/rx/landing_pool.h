@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// How large the landing pool must be (invariant 2 of docs/architecture.md): a pool that runs empty drops packets.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace devmem {
+
+struct PoolDemand {
+  uint64_t queues = 0;          // bound, all NICs
+  uint64_t ring = 0;            // Rx descriptors of a queue
+  uint64_t page_size = 4096;    // bytes of a buffer
+  uint64_t connections = 0;     // of one queue
+  uint64_t receive_buffer = 0;  // SO_RCVBUF as the kernel counts it (truesize), bytes, of one connection
+};
+
+struct PoolSize {
+  uint64_t posted = 0;   // bytes the rings hold
+  uint64_t windows = 0;  // bytes that unread data can pin in the worst packing: the receive buffers count truesize
+  uint64_t held = 0;     // bytes received and not yet gathered: as much again
+  [[nodiscard]] uint64_t bytes() const { return posted + windows + held; }
+  [[nodiscard]] std::string ToString() const;  // the formula with numbers, for the log
+};
+
+[[nodiscard]] PoolSize LandingPoolSize(const PoolDemand& demand);
+
+// The largest receive buffer (truesize bytes a connection) with which `pool` bytes suffice; kInvalidArgument naming the
+// smallest legal pool if not even `least` bytes each fit.
+[[nodiscard]] absl::StatusOr<uint64_t> ReceiveBufferFor(uint64_t pool, const PoolDemand& demand, uint64_t least);
+
+}  // namespace devmem
