@@ -4,6 +4,7 @@
   nic      devmemsim loaded, one NIC here and one in the network namespace `peer`, with addresses
   netdev   netdev-genl and ethtool netlink through upstream's ynl: bind, queues, page pools, statistics
   ethtool  features, channels, rings, RSS and ntuple rules by ethtool's command line, rules also by ioctl
+  knobs    devmemsim's fault knobs, and the counters they show in
   devmem   udmabufs, a receiver of device memory, a sender, and a check of contents
   program  our own programs, with the libraries they were linked against
   shell    commands, and waiting for a condition under a deadline
