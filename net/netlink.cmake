@@ -15,3 +15,9 @@ devmem_unit(net_flow_rules
   HDRS netlink/flow_rules.h netlink/flow_spec.h SRCS netlink/flow_rules.cc netlink/flow_spec.cc
   DEPS net_netlink_socket net_ethtool_ioctl)
 devmem_unit(net_route HDRS netlink/route.h SRCS netlink/route.cc netlink/physical_devices.cc DEPS net_netlink_socket)
+
+if(DEVMEM_TESTS)
+  # Driven by the tests in the guest (tests/guest/netlink), where there are NICs.
+  add_executable(net_netlink_probe ${PROJECT_SOURCE_DIR}/tests/guest/netlink/probe.cc)
+  target_link_libraries(net_netlink_probe PRIVATE net_netdev net_ethtool net_flow_rules net_route nlohmann_json::nlohmann_json)
+endif()
