@@ -12,6 +12,7 @@ import subprocess
 from guest import Bad, patience, program
 
 SECONDS = 30.0
+UNPRIVILEGED = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
 
 
 class Refused(Exception):
