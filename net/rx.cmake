@@ -13,6 +13,13 @@ devmem_unit(net_rx_binding
   SRCS rx/rx_binding.cc rx/recover.cc rx/nic_settings.cc rx/put_back.cc
   DEPS net_rx_journal net_rx_kernel net_rx_queue_use
   TEST rx/rx_binding_test.cc)
+devmem_unit(net_rx_placement
+  HDRS rx/placement.h rx/placement_on.h SRCS rx/placement.cc
+  DEPS net_rx_kernel net_rx_queue_use net_route)
+devmem_unit(net_flow_steering
+  HDRS rx/flow_steering.h rx/flow_steering_on.h SRCS rx/flow_steering.cc
+  DEPS net_rx_binding net_route
+  TEST rx/flow_steering_test.cc)
 devmem_unit(net_landing_pool
   HDRS rx/landing_pool.h SRCS rx/landing_pool.cc DEPS base_error
   TEST rx/landing_pool_test.cc)
