@@ -8,8 +8,7 @@ import sys
 import unittest
 
 import guest
-import knobs
-from guest import devmem, ethtool, modules, netdev, nic, shell
+from guest import devmem, ethtool, knobs, modules, netdev, nic, shell
 
 QUEUE, TOTAL = 3, 256 << 10
 LOCKED = (6, 16)  # since then the core itself guards what a binding needs

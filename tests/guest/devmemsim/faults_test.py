@@ -3,8 +3,7 @@
 import unittest
 
 import guest
-import knobs
-from guest import devmem, ethtool, nic, shell
+from guest import devmem, ethtool, knobs, nic, shell
 
 QUEUE, TOTAL = 3, 1 << 20
 

@@ -7,8 +7,7 @@ import time
 import unittest
 
 import guest
-import knobs
-from guest import Bad, devmem, ethtool, netdev, nic, shell
+from guest import Bad, devmem, ethtool, knobs, netdev, nic, shell
 
 SECONDS = 60
 TOTAL = 256 << 10

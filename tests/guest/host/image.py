@@ -18,7 +18,7 @@ import subprocess
 from . import cache, kernels, toolchain, upstream
 
 PACKAGES = ["python3", "python3-yaml", "ethtool", "iproute2", "iputils-ping", "socat", "iperf3", "kmod", "busybox-static", "procps",
-            "libmnl0", "netcat-openbsd", "bpftool", "util-linux"]
+            "libmnl0", "netcat-openbsd", "bpftool", "util-linux", "nginx"]
 EARLY_MODULES = ["virtio_blk", "squashfs", "overlay"]
 # Big blocks and no compression: the guest's CPU is emulated, the host's page cache is not.
 SQUASHFS = ["-noappend", "-quiet", "-no-progress", "-no-xattrs", "-noI", "-noD", "-noF", "-noX", "-all-root", "-b", "131072"]

@@ -4,8 +4,12 @@
   nic      devmemsim loaded, one NIC here and one in the network namespace `peer`, with addresses
   netdev   netdev-genl and ethtool netlink through upstream's ynl: bind, queues, page pools, statistics
   ethtool  features, channels, rings, RSS and ntuple rules by ethtool's command line, rules also by ioctl
+  knobs    devmemsim's fault knobs, and the counters they show in
   devmem   udmabufs, a receiver of device memory, a sender, and a check of contents
   program  our own programs, with the libraries they were linked against
+  product  our daemon and CLI as processes
+  serve    nginx at the other end of the wire
+  dataset  data sets, and a check of what was delivered of them
   shell    commands, and waiting for a condition under a deadline
 """
 import functools

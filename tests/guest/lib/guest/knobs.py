@@ -2,7 +2,7 @@
 """devmemsim's fault knobs and what they leave in counters."""
 import pathlib
 
-from guest import netdev, shell
+from . import netdev, shell
 
 ROOT = pathlib.Path("/sys/kernel/debug/devmemsim")
 HERE = "pair0-a"  # the end that nic.pair() leaves in the test's own namespace

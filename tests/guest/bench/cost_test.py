@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cost per MiB of a silent receive loop, of upstream's ncdevmem, and of the product; see cost.py for what is counted."""
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+import unittest
+
+import guest
+from guest import devmem, ethtool, nic, product, program, serve, shell
+
+import cost
+
+FILE = 64 << 20
+SAMPLE = 8 * FILE  # 512 MiB
+QUEUE, PORT = 3, 5201
+NCDEVMEM = "/opt/linux/tools/testing/selftests/drivers/net/hw/ncdevmem"
+PAGES = {"4k": None, "64k": 64 << 10}
+
+
+class Stand(unittest.TestCase):
+    deadline = 900
+
+    def setUp(self):
+        self.here, self.there = nic.pair(self, queues=4)
+        cost.quiet(self.here, self.there)
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="cost-"))
+        with open(self.folder / "0000.bin", "wb") as file:
+            for _ in range(FILE >> 20):
+                file.write(os.urandom(1 << 20))
+
+    def send(self, total):
+        """A process of its own at the far end that sends files, as a web server would; returns when it has."""
+        code = ("import os, socket, sys\n"
+                "sock = socket.create_connection((sys.argv[1], int(sys.argv[2])), 10)\n"
+                "sock.settimeout(None)\n"
+                "left = int(sys.argv[4])\n"
+                "with open(sys.argv[3], 'rb') as file:\n"
+                "    size = os.fstat(file.fileno()).st_size\n"
+                "    while left:\n"
+                "        at = 0\n"
+                "        while at < min(size, left):\n"
+                "            at += os.sendfile(sock.fileno(), file.fileno(), at, min(size, left) - at)\n"
+                "        left -= at\n")
+        shell.run(["python3", "-c", code, self.here.v4, PORT, self.folder / "0000.bin", total], self.there.netns, timeout=600)
+
+    def listening(self, process):
+        shell.until(lambda: str(PORT) in shell.run("ss -ltnH").stdout or process.poll() is not None, "it listens", 60)
+
+
+def larger_pages(test, page):
+    if page and guest.kernel() < (6, 20):
+        test.skipTest("rx-page-size came after 6.19")
+
+
+class Floor(Stand):
+    """The silent loop: guest_bench_floor receive."""
+
+    def receive(self, memory, total):
+        location = ethtool.steer(self.here, memory.queues[0], dst_port=PORT)
+        try:
+            with subprocess.Popen([*cost.RECEIVER, *program.command("guest_bench_floor"), "receive", self.here.v4, str(PORT)], stdout=subprocess.PIPE, text=True) as loop:
+                self.addCleanup(loop.kill)
+                self.assertEqual("listening\n", loop.stdout.readline())
+                self.send(total)
+                said = json.loads(loop.stdout.read())
+                self.assertEqual(0, loop.wait(60))
+        finally:
+            ethtool.unsteer(self.here, location)
+        self.assertEqual(total, said["device"], said)
+        return said
+
+    def measure(self, name):
+        page = PAGES[name]
+        larger_pages(self, page)
+        with devmem.bound(self.here, [QUEUE], size=64 << 20, huge=page is not None, rx_page_size=page) as memory:
+            nothing, all_of_it = self.receive(memory, 0), self.receive(memory, SAMPLE)
+        mib = SAMPLE / cost.MIB
+        cost.tell(f"floor-{name}", instructions_per_mib=round((all_of_it["cpu_ns"] - nothing["cpu_ns"]) / mib),
+                  calls_per_mib=round(all_of_it["calls"] / mib, 3), fragment_bytes=round(SAMPLE / all_of_it["fragments"]), bytes=SAMPLE)
+
+    def test_pages_of_4_kib(self):
+        self.measure("4k")
+
+    def test_pages_of_64_kib(self):
+        self.measure("64k")
+
+
+class Gather(Stand):
+    """What the product's gather costs on the CPU that stands in for a GPU: to be taken off its figure."""
+
+    def test_gather(self):
+        for name, piece in (("4k", 4096), ("64k", 65536)):
+            done = subprocess.run([*cost.RECEIVER, *program.command("guest_bench_floor"), "gather", str(SAMPLE >> 20), str(piece)], check=True, capture_output=True)
+            said = json.loads(done.stdout)
+            cost.tell(f"gather-{name}", instructions_per_mib=round(said["cpu_ns"] / (SAMPLE / cost.MIB)), bytes=SAMPLE)
+
+
+class Ncdevmem(Stand):
+    """Upstream's receiver. It prints a line a fragment."""
+
+    def receive(self, total):
+        command = [*cost.RECEIVER, NCDEVMEM, "-L", "-l", "-f", self.here.name, "-s", self.here.v4, "-p", str(PORT), "-t", str(QUEUE), "-q", "1"]
+        with open("/dev/null", "w", encoding="ascii") as nowhere, subprocess.Popen(command, stdout=nowhere, stderr=nowhere) as server:
+            self.addCleanup(server.kill)
+            self.listening(server)
+            self.send(total)
+            _, status, usage = os.wait4(server.pid, 0)
+            server.returncode = os.waitstatus_to_exitcode(status)
+        if total:
+            self.assertEqual(0, server.returncode)
+        return usage
+
+    def test_pages_of_4_kib(self):
+        nothing, all_of_it = self.receive(0), self.receive(SAMPLE)
+        mib = SAMPLE / cost.MIB
+        user, system = all_of_it.ru_utime - nothing.ru_utime, all_of_it.ru_stime - nothing.ru_stime
+        cost.tell("ncdevmem-4k", instructions_per_mib=round((user + system) * 1e9 / mib), bytes=SAMPLE)

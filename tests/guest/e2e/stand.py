@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What these tests have in common: a pair of NICs, nginx on the far one, a data set, a daemon here, trainers that read from it."""
+import json
+import pathlib
+import signal
+import tempfile
+import unittest
+
+from guest import dataset, ethtool, netdev, nic, product, serve, shell
+
+NPY = ("--tensor", "image=images/*.npy", "--tensor", "label=labels/*.npy", "--batch-size", "8", "--tail", "uneven")
+TOKENS = ("--batch-size", "16", "--tail", "uneven")
+SAMPLE = 16384  # bytes of a raw sample
+RAW = ("--format", "raw", "--dtype", "uint8", "--shape", SAMPLE, "--batch-size", "8", "--shuffle", "none")
+# Faults of the network are found in seconds: the wire is short, though the CPU is emulated.
+QUICK = ("--connect-timeout", "3s", "--first-byte-timeout", "8s", "--stall-timeout", "4s", "--read-timeout", "60s")
+DEVMEM = ("--transport", "devmem", "--interface", "dms0", "--queues", "1", "--workers", "1", *QUICK)
+
+
+def state(here):
+    """All that a daemon may change on a NIC."""
+    return {
+        "header split": ethtool.rings(here).get("tcp-data-split"),
+        "threshold": ethtool.rings(here).get("hds-thresh"),
+        "features": ethtool.features(here),
+        "RSS": ethtool.rss(here)["rss-indirection-table"],
+        "rules": ethtool.locations(here),
+        "bindings": sorted(pool["dmabuf"] for pool in netdev.pools(here.ifindex) if "dmabuf" in pool),
+    }
+
+
+def bound_queues(here):
+    """{queue: dma-buf id} as the kernel tells it."""
+    return {queue["id"]: queue["dmabuf"] for queue in netdev.queues(here.ifindex) if "dmabuf" in queue}
+
+
+class Stand(unittest.TestCase):
+    QUEUES = 4
+    PERSONALITY = {}  # of the NICs
+
+    def setUp(self):
+        self.here, self.there = nic.pair(self, queues=self.QUEUES, **self.PERSONALITY)
+        self.work = pathlib.Path(tempfile.mkdtemp(prefix="e2e-"))
+        self.bucket = self.work / "bucket"
+        self.found = state(self.here)
+
+    def serve(self, **more):
+        return serve.nginx(self, self.bucket, self.there, **more)
+
+    def trainers(self, daemon, url, *flags, world=2):
+        """As many trainers as the world has, at once: their summaries and their digests."""
+        digests = [self.work / f"rank{rank}.jsonl" for rank in range(world)]
+        runs = [product.loader(self, "--bucket", url, *flags, "--service", daemon.service, "--rank", rank, "--world-size", world, digest=digest)
+                for rank, digest in enumerate(digests)]
+        summaries = []
+        for run in [each.wait(150) for each in runs]:
+            self.assertEqual(0, run.status, f"{run.text}\ndaemon: {daemon.stderr()[-3000:]}")
+            summaries.append(run.summary)
+        return summaries, digests
+
+    def assert_delivered(self, rows, digests, epochs=1):
+        wrong = dataset.faults(rows, digests, epochs)
+        self.assertEqual([], wrong[:5], f"{len(wrong)} faults")
+
+    def assert_as_found(self, what=""):
+        """The NIC is as it was before the test, as soon as the kernel has freed what is on its way."""
+        def same():
+            netdev.flush_deferred()
+            return state(self.here) == self.found
+        try:
+            shell.until(same, "the NIC is as it was found")
+        except Exception:  # pylint: disable=broad-except
+            self.assertEqual(self.found, state(self.here), what)
+
+
+class Endless:
+    """A trainer that reads a raw bucket in its stored order, round and round, until it is told to stop. Meanwhile faults happen;
+    stop() then holds what it was given against the file's samples: each epoch whole and in order, up to where it was stopped."""
+
+    def __init__(self, test, daemon, url, rows, *flags):
+        self.test, self.rows = test, rows
+        self.digest = test.work / "endless.jsonl"
+        self.digest.touch()
+        self.daemon = daemon
+        self.program = product.loader(test, "--bucket", url, *RAW, "--epochs", 1000000, "--service", daemon.service, *flags, digest=self.digest)
+
+    def delivered(self):
+        """Samples so far, as far as they are written down."""
+        return self.digest.read_bytes().count(b"\n")
+
+    def more(self, samples=400, seconds=60.0):
+        """Waits until so many more samples were delivered than now."""
+        wanted = self.delivered() + samples
+
+        def there():
+            if not self.program.running():
+                raise AssertionError(f"the trainer ended:\n{self.program.wait().text}\ndaemon:\n{self.daemon.stderr()[-3000:]}")
+            return self.delivered() >= wanted
+        try:
+            shell.until(there, f"{samples} more samples", seconds)
+        except Exception as e:
+            raise AssertionError(f"{e}\ntrainer:\n{self.program.stderr()[-2000:]}\ndaemon:\n{self.daemon.stderr()[-4000:]}") from e
+
+    def check(self):
+        """That what was delivered is the files' samples in their order. Returns how many."""
+        order = sorted(self.rows)
+        lines = [json.loads(line) for line in self.digest.read_text().splitlines()]
+        for place, line in enumerate(lines):
+            epoch, at = divmod(place, len(order))
+            self.test.assertEqual((epoch, *order[at], self.rows[order[at]]),
+                                  (line["epoch"], line["object"], line["offset"], line["bytes"], line["sha256"]), f"delivery {place}")
+        return len(lines)
+
+    def stop(self):
+        """Ends it, checks what it was given, and returns its summary."""
+        self.program.kill(signal.SIGINT)
+        run = self.program.wait(60)
+        self.test.assertEqual(130, run.status, run.text)
+        self.check()
+        return run.summary
+
+    def failed(self, seconds=60.0):
+        """Waits for it to fail, checks what it was given until then, and returns its error."""
+        run = self.program.wait(seconds)
+        self.test.assertEqual(1, run.status, run.text)
+        self.check()
+        return run.error
