@@ -2,6 +2,9 @@
 #include "gpu/cpu_device.h"
 
 #include <fcntl.h>
+#include <linux/memfd.h>
+#include <linux/udmabuf.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -33,6 +36,7 @@ namespace {
 
 // 1/64 of memory must stay free after an allocation: the kernel's own watermarks and everybody else live on it.
 constexpr uint64_t kReserveDivisor = 64;
+constexpr uint64_t kHugePage = uint64_t{2} << 20;
 
 struct HostMemory {
   uint64_t total = 0;
@@ -112,6 +116,34 @@ class CpuMemory final : public DeviceMemory {
                           .fd = std::move(fd)};
   }
 
+  absl::StatusOr<UniqueFd> ExportDmaBuf() override {
+    if (!fd_.valid()) {
+      return MakeError(
+          absl::StatusCode::kFailedPrecondition, "memory was not allocated for a dma-buf",
+          {.object = name_, .length = bytes_, .cause = "not exportable", .action = "allocate with dma_buf = true"});
+    }
+    const UniqueFd device(::open("/dev/udmabuf", O_RDWR | O_CLOEXEC));
+    if (!device.valid()) {
+      return ErrnoError(errno, "opening /dev/udmabuf",
+                        {.object = name_,
+                         .length = bytes_,
+                         .cause = "no udmabuf",
+                         .action = "load the udmabuf module (CONFIG_UDMABUF), and run as root or in its device's group"});
+    }
+    udmabuf_create create{
+        .memfd = static_cast<uint32_t>(fd_.get()), .flags = UDMABUF_FLAGS_CLOEXEC, .offset = 0, .size = bytes_};
+    UniqueFd buffer(::ioctl(device.get(), UDMABUF_CREATE, &create));
+    if (!buffer.valid()) {
+      return ErrnoError(
+          errno, "making a dma-buf of memory (UDMABUF_CREATE)",
+          {.object = name_,
+           .length = bytes_,
+           .cause = "udmabuf refused",
+           .action = "raise /sys/module/udmabuf/parameters/size_limit_mb above it, or ask for a smaller --landing-pool"});
+    }
+    return buffer;
+  }
+
   void Retire() override {
     // Both cannot fail on a valid range of ours, and there is nothing to be done if they did: destruction follows.
     if (fd_.valid()) {
@@ -130,7 +162,7 @@ class CpuMemory final : public DeviceMemory {
 
 absl::StatusOr<UniqueFd> CreateMemfd(uint64_t bytes, const AllocateOptions& options) {
   const std::string name = "devmem-loader:" + options.name.substr(0, 200);  // the kernel takes 249 bytes
-  const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+  const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | (options.huge_pages ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
   UniqueFd fd(::memfd_create(name.c_str(), flags | MFD_NOEXEC_SEAL));
   if (!fd.valid() && errno == EINVAL) fd = UniqueFd(::memfd_create(name.c_str(), flags));
   if (!fd.valid()) return ErrnoError(errno, "memfd_create", {.object = options.name, .length = bytes});
@@ -198,7 +230,9 @@ class CpuDevice final : public Device {
     // Linux overcommits: mmap() and ftruncate() succeed for what will never be there, and filling memory to the last
     // page wakes the OOM killer before any call fails.
     const std::optional<HostMemory> memory = ReadHostMemory();
-    if (memory.has_value()) {
+    if (options.huge_pages) {
+      // Not part of what is available: set aside, and refused by mmap() when there are too few.
+    } else if (memory.has_value()) {
       const uint64_t reserve = memory->total / kReserveDivisor;
       if (memory->available < reserve || bytes > memory->available - reserve) {
         return OutOfMemory(options, bytes, "not enough memory available");
@@ -207,18 +241,31 @@ class CpuDevice final : public Device {
       return OutOfMemory(options, bytes, "larger than any file");
     }
 
+    if (options.dma_buf || options.huge_pages) {
+      const uint64_t unit = options.huge_pages ? kHugePage : static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+      bytes = (bytes + unit - 1) / unit * unit;
+    }
     UniqueFd fd;
-    if (options.exportable) {
+    const bool shared = options.exportable || options.dma_buf || options.huge_pages;
+    if (shared) {
       DEVMEM_ASSIGN_OR_RETURN(fd, CreateMemfd(bytes, options));
     }
-    void* address = options.exportable ? ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0)
-                                       : ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* address = shared ? ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0)
+                           : ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (address == MAP_FAILED && options.huge_pages && errno == ENOMEM) {
+      return MakeError(absl::StatusCode::kResourceExhausted,
+                       "there are no " + std::to_string(bytes / kHugePage) + " free huge pages of 2 MiB",
+                       {.object = options.name,
+                        .length = bytes,
+                        .cause = "too few huge pages",
+                        .action = "set them aside with sysctl vm.nr_hugepages"});
+    }
     if (address == MAP_FAILED) return AllocationError(errno, "mmap", options, bytes);
     auto* data = static_cast<std::byte*>(address);
     const int raw_fd = fd.get();
     auto result = std::make_shared<CpuMemory>(options.name, data, bytes, std::move(fd));
     (void)::madvise(data, bytes, MADV_HUGEPAGE);  // a hint: kernels without it, or with it off, are fine
-    if (!options.exportable) {
+    if (!shared) {
       const std::string label = "devmem-loader:" + options.name.substr(0, 60);  // the kernel takes 79 bytes
       (void)::prctl(PR_SET_VMA, PR_SET_VMA_ANON_NAME, data, bytes, label.c_str());
     }

@@ -259,6 +259,36 @@ TEST_F(CpuDeviceTest, CastRefusesWhatDoesNotFitOrOverlapsOrIsNotThere) {
             absl::StatusCode::kOutOfRange);
 }
 
+TEST_F(CpuDeviceTest, ExportsADmaBuf) {
+  auto plain = Make(4096);
+  EXPECT_EQ(plain->ExportDmaBuf().status().code(), absl::StatusCode::kFailedPrecondition);
+  auto memory = device_->Allocate(5000, {.name = "landing", .dma_buf = true});
+  ASSERT_TRUE(memory.ok()) << memory.status();
+  EXPECT_EQ((*memory)->bytes(), 8192u);
+  auto buffer = (*memory)->ExportDmaBuf();
+  if (::access("/dev/udmabuf", R_OK | W_OK) != 0) {
+    EXPECT_EQ(GetErrorInfo(buffer.status()).cause, "no udmabuf");
+    GTEST_SKIP() << "no /dev/udmabuf here; tests/guest has it";
+  }
+  ASSERT_TRUE(buffer.ok()) << buffer.status();
+  // The same memory, seen by the dma-buf.
+  (*memory)->HostSpan(0, 8192)->data()[4097] = std::byte{77};
+  void* const seen = ::mmap(nullptr, 8192, PROT_READ, MAP_SHARED, buffer->get(), 0);
+  ASSERT_NE(seen, MAP_FAILED);
+  EXPECT_EQ(static_cast<const char*>(seen)[4097], 77);
+  ::munmap(seen, 8192);
+}
+
+TEST_F(CpuDeviceTest, HugePagesOrAClearAnswer) {
+  auto memory = device_->Allocate(1, {.name = "landing", .dma_buf = true, .huge_pages = true});
+  if (memory.ok()) {
+    EXPECT_EQ((*memory)->bytes(), uint64_t{2} << 20);
+  } else {
+    EXPECT_EQ(memory.status().code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_THAT(Text(memory.status()), testing::HasSubstr("vm.nr_hugepages"));
+  }
+}
+
 TEST_F(CpuDeviceTest, PeekAndPoke) {
   auto memory = Make(100);
   const std::vector<std::byte> in = {std::byte{1}, std::byte{2}, std::byte{3}};

@@ -49,6 +49,9 @@ class DeviceMemory {
   // A handle another process can map. kFailedPrecondition if not allocated exportable.
   [[nodiscard]] virtual absl::StatusOr<ExportedHandle> ExportHandle() = 0;
 
+  // A dma-buf over all of it, for a NIC. kFailedPrecondition if not allocated with dma_buf. The dma-buf keeps the memory alive.
+  [[nodiscard]] virtual absl::StatusOr<UniqueFd> ExportDmaBuf() = 0;
+
   // Gives the memory behind the allocation back to the system now, also where another process still holds
   // a handle to it. The contents are gone; only destruction may follow.
   virtual void Retire() = 0;
@@ -76,12 +79,20 @@ class Event {
     virtual ~Impl() = default;
     [[nodiscard]] virtual bool Done() = 0;
     [[nodiscard]] virtual absl::Status Wait(Time deadline) = 0;
+    virtual void WhenDone(std::function<void(absl::Status)> call) = 0;
   };
   Event() = default;  // already complete
   explicit Event(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
   [[nodiscard]] bool Done() const { return impl_ == nullptr || impl_->Done(); }
   // Waits until the work is done; kDeadlineExceeded past `deadline`, or the work's own error.
   [[nodiscard]] absl::Status Wait(Time deadline) const { return impl_ == nullptr ? absl::OkStatus() : impl_->Wait(deadline); }
+
+  // Calls back once with the work's result: here and now if it is done, otherwise from a thread of the device's, which it must
+  // not hold up.
+  void WhenDone(std::function<void(absl::Status)> call) const {
+    if (impl_ == nullptr) return call(absl::OkStatus());
+    impl_->WhenDone(std::move(call));
+  }
 
  private:
   std::shared_ptr<Impl> impl_;
@@ -90,6 +101,8 @@ class Event {
 struct AllocateOptions {
   std::string name;         // seen in /proc/PID/maps, for people
   bool exportable = false;  // ExportHandle() will be asked for
+  bool dma_buf = false;     // ExportDmaBuf() will be asked for
+  bool huge_pages = false;  // of physically contiguous 2 MiB pages; kResourceExhausted if not so many are set aside
   bool prefault = true;     // touch every page now, so that running out of memory shows here
 };
 
@@ -106,7 +119,8 @@ class Device {
   [[nodiscard]] virtual std::string_view name() const = 0;  // "cpu", "cuda:0"
   [[nodiscard]] virtual std::string_view uuid() const = 0;
 
-  // kResourceExhausted with what was asked and what is free when there is not enough.
+  // kResourceExhausted with what was asked and what is free when there is not enough. Memory for a dma-buf, or of huge pages,
+  // is rounded up to whole pages.
   [[nodiscard]] virtual absl::StatusOr<std::shared_ptr<DeviceMemory>> Allocate(uint64_t bytes,
                                                                                const AllocateOptions& options) = 0;
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // ByteStream: the bytes of one connection in order, wherever they lie. HTTP (later TLS) is written on it once;
-// transports implement it: `copy` receives straight into the destination, `devmem` will hold a rope of device
+// transports implement it: `copy` receives straight into the destination, `devmem` holds a rope of device
 // fragments and host pieces.
 //
 // Scatter: where the bytes of a body go — a walk over a list of destinations, some of which discard.
@@ -37,6 +37,9 @@ class Scatter {
   // `waste`. Returns the number of iovecs, or kUnimplemented if a destination is not host-visible.
   [[nodiscard]] absl::StatusOr<size_t> Fill(std::span<iovec> pieces, uint64_t max_bytes, std::span<std::byte> waste) const;
 
+  // The next destination, cut to `max_bytes`; memory is null where they are discarded. remaining() must not be 0.
+  [[nodiscard]] DeviceSpan Front(uint64_t max_bytes) const;
+
   // Copies `bytes` (at most remaining()) to where they belong and advances.
   [[nodiscard]] absl::Status Place(std::span<const std::byte> bytes);
 
@@ -57,8 +60,9 @@ class ByteStream {
     virtual void OnSent(absl::Status status) = 0;
     // held() grew, or the stream failed or ended (kUnavailable).
     virtual void OnPeek(absl::Status status) = 0;
-    // So many bytes reached their destinations; more are to come.
-    virtual void OnProgress(uint64_t bytes) = 0;
+    // So many bytes reached their destinations; more may come. `copied` of them the CPU moved there, or read to throw them
+    // away; the others a device moved.
+    virtual void OnProgress(uint64_t bytes, uint64_t copied) = 0;
     // The whole scatter is done, or the stream failed or ended before (kUnavailable).
     virtual void OnMoved(absl::Status status) = 0;
     // Close() is complete: nothing touches any destination. The stream may be destroyed now, not before.
@@ -82,6 +86,8 @@ class ByteStream {
   // While MoveTo is under way: reports what has arrived, however little, with OnProgress; or else the next byte to come.
   // Without it a stream may wait for as much as is worth a wake-up, which on a slow link is as good as silence.
   virtual void Nudge() = 0;
+  // Why the CPU copies what a device could have moved; for errors and logs.
+  [[nodiscard]] virtual std::string_view why_copied() const = 0;
   // Abandons whatever is under way; OnClosed follows. Calls of the abandoned operations are not made.
   virtual void Close() = 0;
 

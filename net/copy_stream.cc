@@ -7,14 +7,9 @@
 //   4. the tail lowers the mark again, so that the last bytes never wait for more than is coming.
 #include "net/copy_stream.h"
 
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-
-#include "base/error.h"
 
 namespace devmem {
 namespace {
@@ -24,16 +19,6 @@ constexpr size_t kHeadRead = 4 << 10;
 constexpr uint64_t kReceiveBatch = 512 << 10;
 constexpr uint64_t kReceiveMost = 4 << 20;  // most that one receive describes
 
-absl::Status SocketError(int error, std::string_view what) {
-  // Whatever broke a connection, another one may work: the caller retries kUnavailable.
-  const std::string text = Text(ErrnoError(error, what));
-  return MakeError(absl::StatusCode::kUnavailable, text, {.cause = strerror(error)});
-}
-
-absl::Status Ended() {
-  return MakeError(absl::StatusCode::kUnavailable, "the server closed the connection", {.cause = "connection closed"});
-}
-
 }  // namespace
 
 CopyStream::CopyStream(Reactor& reactor, Owner& owner) : reactor_(reactor), owner_(owner) {}
@@ -42,28 +27,21 @@ CopyStream::~CopyStream() { *alive_ = false; }
 
 void CopyStream::Connect(const sockaddr* address, socklen_t length) {
   std::memcpy(&address_, address, length);
-  fd_ = UniqueFd(::socket(address->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP));
-  if (!fd_.valid()) {
-    const int error = errno;
-    absl::Status failure =
-        error == EMFILE || error == ENFILE
-            ? MakeError(absl::StatusCode::kUnavailable, "no file descriptor is left for a connection",
-                        {.cause = "out of file descriptors", .action = "raise the limit (ulimit -n) or lower --connections"})
-            : ErrnoError(error, "socket");
-    reactor_.Post([this, alive = alive_, failure] {
+  absl::StatusOr<UniqueFd> fd = OpenStreamSocket(address->sa_family);
+  if (!fd.ok()) {
+    reactor_.Post([this, alive = alive_, failure = fd.status()] {
       if (*alive && !closing_) owner_.OnConnected(failure);
     });
     return;
   }
-  const int on = 1;
-  setsockopt(fd_.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  fd_ = *std::move(fd);
   connect_.busy = true;
   reactor_.Connect(fd_.get(), reinterpret_cast<const sockaddr*>(&address_), length, &connect_);
 }
 
 void CopyStream::OnConnectDone(int result) {
   if (FinishClose()) return;
-  owner_.OnConnected(result == 0 ? absl::OkStatus() : SocketError(-result, "connect"));
+  owner_.OnConnected(result == 0 ? absl::OkStatus() : ConnectionError(-result, "connect"));
 }
 
 void CopyStream::Send(std::string_view data) {
@@ -74,7 +52,7 @@ void CopyStream::Send(std::string_view data) {
 
 void CopyStream::OnSendDone(int result) {
   if (FinishClose()) return;
-  if (result < 0) return owner_.OnSent(SocketError(-result, "send"));
+  if (result < 0) return owner_.OnSent(ConnectionError(-result, "send"));
   sending_.remove_prefix(static_cast<size_t>(result));
   if (!sending_.empty()) return Send(sending_);
   owner_.OnSent(absl::OkStatus());
@@ -85,7 +63,7 @@ void CopyStream::Peek() {
   skipped_ = 0;
   const size_t had = held_.size();
   const size_t more = std::min(kHeadRead, kMaxHeld - std::min(had, kMaxHeld));
-  WaitFor(1);
+  low_water_.Set(fd_.get(), 1);
   held_.resize(had + more);
   pieces_[0] = {.iov_base = held_.data() + had, .iov_len = more};
   peek_.busy = true;
@@ -96,8 +74,8 @@ void CopyStream::OnPeekDone(int result) {
   held_.resize(held_.size() - pieces_[0].iov_len + static_cast<size_t>(std::max(result, 0)));
   if (FinishClose()) return;
   if (result == -EAGAIN || result == -EINTR) return Peek();
-  if (result < 0) return owner_.OnPeek(SocketError(-result, "receive"));
-  owner_.OnPeek(result == 0 ? Ended() : absl::OkStatus());
+  if (result < 0) return owner_.OnPeek(ConnectionError(-result, "receive"));
+  owner_.OnPeek(result == 0 ? ConnectionEnded() : absl::OkStatus());
 }
 
 void CopyStream::Skip(size_t bytes) { skipped_ += bytes; }
@@ -111,13 +89,13 @@ void CopyStream::MoveTo(Scatter& scatter) {
   if (!placed.ok() || done) {
     reactor_.Post([this, alive = alive_, placed, count = ready.size()] {
       if (!*alive || closing_) return;
-      if (count > 0) owner_.OnProgress(count);
+      if (count > 0) owner_.OnProgress(count, count);
       owner_.OnMoved(placed);
     });
     return;
   }
-  if (!ready.empty()) owner_.OnProgress(ready.size());
-  ContinueMove();
+  if (!ready.empty()) owner_.OnProgress(ready.size(), ready.size());
+  if (!closing_) ContinueMove();
 }
 
 void CopyStream::ContinueMove() {
@@ -129,7 +107,7 @@ void CopyStream::ContinueMove() {
     return;
   }
   const uint64_t wait = nudged_ ? 1 : std::min(kReceiveBatch, scatter_->remaining());
-  WaitFor(wait);
+  low_water_.Set(fd_.get(), wait);
   move_.busy = true;
   reactor_.Receive(fd_.get(), pieces_.data(), *count, wait, &move_);
 }
@@ -137,12 +115,12 @@ void CopyStream::ContinueMove() {
 void CopyStream::OnMoveDone(int result) {
   if (FinishClose()) return;
   if (result == -EAGAIN || result == -EINTR) return ContinueMove();
-  if (result < 0) return owner_.OnMoved(SocketError(-result, "receive"));
-  if (result == 0) return owner_.OnMoved(Ended());
+  if (result < 0) return owner_.OnMoved(ConnectionError(-result, "receive"));
+  if (result == 0) return owner_.OnMoved(ConnectionEnded());
   nudged_ = false;
   scatter_->Advance(static_cast<uint64_t>(result));
   const bool done = scatter_->remaining() == 0;
-  owner_.OnProgress(static_cast<uint64_t>(result));
+  owner_.OnProgress(static_cast<uint64_t>(result), static_cast<uint64_t>(result));
   if (closing_) return;
   if (done) return owner_.OnMoved(absl::OkStatus());
   ContinueMove();
@@ -151,13 +129,7 @@ void CopyStream::OnMoveDone(int result) {
 void CopyStream::Nudge() {
   if (closing_ || !move_.busy) return;  // what is to be reported is on its way
   nudged_ = true;
-  WaitFor(1);  // the kernel looks at what is queued by the new mark, and wakes the receive under way
-}
-
-void CopyStream::WaitFor(uint64_t bytes) {
-  if (bytes == low_water_) return;
-  const int mark = static_cast<int>(bytes);
-  if (setsockopt(fd_.get(), SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof mark) == 0) low_water_ = bytes;
+  low_water_.Set(fd_.get(), 1);  // the kernel looks at what is queued by the new mark, and wakes the receive under way
 }
 
 void CopyStream::Close() {

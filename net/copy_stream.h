@@ -10,6 +10,7 @@
 #include "base/unique_fd.h"
 #include "net/byte_stream.h"
 #include "net/reactor.h"
+#include "net/stream_socket.h"
 
 namespace devmem {
 
@@ -25,6 +26,7 @@ class CopyStream final : public ByteStream {
   void Skip(size_t bytes) override;
   void MoveTo(Scatter& scatter) override;
   void Nudge() override;
+  [[nodiscard]] std::string_view why_copied() const override { return "this node has no other path"; }
   void Close() override;
 
  private:
@@ -44,7 +46,6 @@ class CopyStream final : public ByteStream {
   void OnPeekDone(int result);
   void OnMoveDone(int result);
   void ContinueMove();
-  void WaitFor(uint64_t bytes);  // SO_RCVLOWAT
   bool FinishClose();
 
   Reactor& reactor_;
@@ -57,7 +58,7 @@ class CopyStream final : public ByteStream {
   Scatter* scatter_ = nullptr;
   absl::Status deferred_;  // a failure to report from the next loop round
   std::array<iovec, 256> pieces_;
-  uint64_t low_water_ = 1;
+  LowWater low_water_;
   bool nudged_ = false;  // until the next bytes
   Op connect_{this, &CopyStream::OnConnectDone};
   Op send_{this, &CopyStream::OnSendDone};

@@ -4,20 +4,16 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "absl/status/statusor.h"
-#include "net/transport.h"
+#include "net/worker_transport.h"
 
 namespace devmem {
 
-struct CopyTransportOptions {
-  size_t workers = 1;
-  size_t connections = 16;  // to one origin, a worker
-  Reactor::Backend backend = Reactor::Backend::kAuto;
-  ReadPolicy policy;
-};
-
-// Starts the workers. Destroying the transport closes all connections and joins them; every read must be done by then.
-[[nodiscard]] absl::StatusOr<std::unique_ptr<Transport>> MakeCopyTransport(const CopyTransportOptions& options);
+// `why` says why this path was taken. Starts the workers. Destroying the transport closes all connections and joins them; every
+// read must be done by then.
+[[nodiscard]] absl::StatusOr<std::unique_ptr<Transport>> MakeCopyTransport(const WorkerOptions& options,
+                                                                           const std::string& why);
 
 }  // namespace devmem

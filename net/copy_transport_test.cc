@@ -62,7 +62,7 @@ class CopyTransportTest : public testing::TestWithParam<Backend> {
     nginx_ = *std::move(nginx);
     ReadPolicy policy{
         .max_retries = 3, .backoff_first = std::chrono::milliseconds(1), .backoff_max = std::chrono::milliseconds(20)};
-    auto transport = MakeCopyTransport({.connections = 3, .backend = GetParam().loop, .policy = policy});
+    auto transport = MakeCopyTransport({.connections = 3, .backend = GetParam().loop, .policy = policy}, "a test");
     ASSERT_TRUE(transport.ok()) << transport.status();
     transport_ = *std::move(transport);
     auto store = OpenStore(GetParam().file ? "file://" + root_.string() : nginx_->url(), {});
@@ -303,7 +303,7 @@ TEST_P(CopyTransportServerTest, ADeadServerFailsAfterTheRetriesItSays) {
 
 // What a transport with deadlines of its own makes of one range.
 std::unique_ptr<Transport> MakeTransport(Reactor::Backend loop, const ReadPolicy& policy) {
-  auto transport = MakeCopyTransport({.connections = 3, .backend = loop, .policy = policy});
+  auto transport = MakeCopyTransport({.connections = 3, .backend = loop, .policy = policy}, "a test");
   EXPECT_TRUE(transport.ok()) << transport.status();
   return *std::move(transport);
 }

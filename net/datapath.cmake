@@ -4,7 +4,7 @@ devmem_unit(net_reactor
   DEPS base_clock base_error base_unique_fd PkgConfig::LIBURING
   TEST reactor_test.cc)
 devmem_unit(net_byte_stream
-  HDRS byte_stream.h copy_stream.h SRCS scatter.cc copy_stream.cc
+  HDRS byte_stream.h copy_stream.h stream_socket.h SRCS scatter.cc copy_stream.cc stream_socket.cc
   DEPS gpu_device net_reactor
   TEST scatter_test.cc TEST_DEPS gpu_cpu_device)
 devmem_unit(net_http_head
@@ -15,7 +15,18 @@ devmem_unit(net_http_fetcher
   HDRS http_fetcher.h transport.h SRCS http_fetcher.cc
   DEPS net_byte_stream net_http_head net_http_status net_resolver CURL::libcurl)
 devmem_unit(net_file_reader HDRS file_reader.h SRCS file_reader.cc DEPS net_byte_stream net_file_store)
+devmem_unit(net_worker_transport
+  HDRS worker_transport.h SRCS worker_transport.cc
+  DEPS net_http_fetcher net_file_reader)
+devmem_unit(net_devmem_stream HDRS devmem_stream.h SRCS devmem_stream.cc DEPS net_byte_stream
+  TEST devmem_stream_test.cc TEST_DEPS gpu_cpu_device)
+if(DEVMEM_TESTS)
+  target_link_options(net_devmem_stream_test PRIVATE -Wl,--wrap=recvmsg -Wl,--wrap=setsockopt)
+endif()
+devmem_unit(net_devmem_transport
+  HDRS devmem_transport.h SRCS devmem_transport.cc
+  DEPS net_worker_transport net_devmem_stream net_flow_steering net_ethtool net_landing_pool net_rx_placement net_rx_binding)
 devmem_unit(net_copy_transport
   HDRS copy_transport.h SRCS copy_transport.cc
-  DEPS net_http_fetcher net_file_reader
+  DEPS net_worker_transport
   TEST copy_transport_test.cc TEST_DEPS gpu_cpu_device net_http_fields net_object_store net_testing_nginx)

@@ -80,6 +80,7 @@ struct FileReader::Task final : Reactor::Operation {
     const auto bytes = static_cast<uint64_t>(result);
     if (read->first_byte == Time{}) read->first_byte = Clock::now();
     read->received += bytes;
+    read->copied += bytes;
     position += bytes;
     scatter.Advance(bytes);
     Next();

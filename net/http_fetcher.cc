@@ -210,14 +210,25 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     HandleHead();
   }
 
-  void OnProgress(uint64_t bytes) override {
+  void OnProgress(uint64_t bytes, uint64_t copied) override {
     if (task_ == nullptr) return;
     RangeRead& read = *task_->read;
     waiting_since_ = Clock::now();
     nudged_ = false;
     if (read.first_byte == Time{}) read.first_byte = waiting_since_;
     read.received += bytes;
+    read.copied += copied;
     task_->reached += bytes;
+    if (read.require_zero_copy && copied > 0) {
+      Close(MakeError(
+          absl::StatusCode::kFailedPrecondition,
+          absl::StrCat("zero copy is required, and the CPU copied ", copied, " bytes: ", std::string(stream_->why_copied())),
+          {.object = read.object,
+           .offset = read.offset,
+           .length = read.length,
+           .cause = "no zero copy",
+           .action = "see the daemon's log for why connections fall back, or run without --require-zero-copy"}));
+    }
   }
 
   void OnMoved(absl::Status status) override {
@@ -501,8 +512,14 @@ void HttpFetcher::Enqueue(Task* task) {
   Pump(origin);
 }
 
+void HttpFetcher::Hold(bool hold) {
+  held_ = hold;
+  if (hold) return;
+  for (const auto& [where, origin] : origins_) Pump(*origin);
+}
+
 void HttpFetcher::Pump(Origin& origin) {
-  while (!origin.waiting.empty()) {
+  while (!origin.waiting.empty() && !held_) {
     if (origin.idle.empty() && origin.connections.size() >= origin.limit) return;
     if (origin.idle.empty() && origin.addresses.empty()) return Resolve(origin);
     Task* const task = origin.waiting.front();

@@ -30,6 +30,8 @@ class HttpFetcher {
 
   void Start(RangeRead* read, PayloadRequest request);
   void Cancel(RangeRead* read);
+  // While on, requests wait that were not yet sent: there is no memory for their answers.
+  void Hold(bool hold);
   // Closes every connection; `closed` runs when nothing is left. Reads under way must have been cancelled.
   void Shutdown(std::function<void()> closed);
 
@@ -52,6 +54,7 @@ class HttpFetcher {
   const ReadPolicy policy_;
   const size_t max_connections_;
   std::map<std::pair<std::string, uint16_t>, std::unique_ptr<Origin>> origins_;
+  bool held_ = false;
   std::minstd_rand jitter_{std::random_device{}()};
   std::function<void()> shut_down_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);

@@ -30,7 +30,7 @@ class Reactor {
 
     // The reactor's, while the operation is under way.
     struct Pending {
-      enum class Kind : uint8_t { kConnect, kSend, kReceive } kind = Kind::kReceive;
+      enum class Kind : uint8_t { kConnect, kSend, kReceive, kReadable } kind = Kind::kReceive;
       const void* data = nullptr;
       size_t bytes = 0;
       msghdr message{};
@@ -67,6 +67,9 @@ class Reactor {
   // Completes with at least one byte, 0 at the end of the stream, or -errno. If `wait_bytes` is more than 1, prefers to
   // complete with at least so many (fewer near the end of the stream or when the socket's buffer is full).
   virtual void Receive(int fd, iovec* pieces, size_t count, size_t wait_bytes, Operation* operation) = 0;
+  // Completes with 0 when a receive would find something: SO_RCVLOWAT's worth, the end, or an error. For who receives in a way
+  // of its own.
+  virtual void WaitReadable(int fd, Operation* operation) = 0;
   // Reads a regular file. On epoll this blocks the loop for the read's time: files have no readiness.
   virtual void ReadFile(int fd, iovec* pieces, size_t count, uint64_t offset, Operation* operation) = 0;
   // Makes every operation under way on `fd` complete soon with -ECANCELED. Must be followed by waiting for them

@@ -73,6 +73,11 @@ class EpollReactor final : public ReactorBase {
     WaitFor(fd, EPOLLIN, operation);
   }
 
+  void WaitReadable(int fd, Operation* operation) override {
+    operation->pending = {.kind = Operation::Pending::Kind::kReadable};
+    WaitFor(fd, EPOLLIN, operation);
+  }
+
   void ReadFile(int fd, iovec* pieces, size_t count, uint64_t offset, Operation* operation) override {
     const ssize_t got = ::preadv(fd, pieces, static_cast<int>(count), static_cast<off_t>(offset));
     Finish(operation, got < 0 ? -errno : static_cast<int>(got));
@@ -111,6 +116,8 @@ class EpollReactor final : public ReactorBase {
       case Operation::Pending::Kind::kReceive:
         result = ::recvmsg(fd, &pending.message, MSG_DONTWAIT);
         break;
+      case Operation::Pending::Kind::kReadable:
+        return 0;
     }
     return result < 0 ? -errno : static_cast<int>(result);
   }

@@ -122,6 +122,28 @@ TEST_P(ReactorTest, CancelEndsWhatIsUnderWay) {
   EXPECT_EQ(byte, 'q');
 }
 
+TEST_P(ReactorTest, WaitReadableTakesNothingAndSaysWhen) {
+  Recorder waiting;
+  OnLoop([&] { reactor_->WaitReadable(near_.get(), &waiting); });
+  ASSERT_EQ(::send(far_.get(), "ab", 2, 0), 2);
+  EXPECT_EQ(waiting.Wait(), 0);
+  Recorder there;
+  OnLoop([&] { reactor_->WaitReadable(near_.get(), &there); });
+  EXPECT_EQ(there.Wait(), 0);
+  std::array<char, 4> got{};
+  EXPECT_EQ(::recv(near_.get(), got.data(), got.size(), MSG_DONTWAIT), 2);
+
+  Recorder cancelled;
+  OnLoop([&] { reactor_->WaitReadable(near_.get(), &cancelled); });
+  OnLoop([&] { reactor_->Cancel(near_.get()); });
+  EXPECT_EQ(cancelled.Wait(), -ECANCELED);
+
+  Recorder end;
+  far_.Reset();
+  OnLoop([&] { reactor_->WaitReadable(near_.get(), &end); });
+  EXPECT_EQ(end.Wait(), 0);
+}
+
 TEST_P(ReactorTest, SendAndReceiveOfOneDescriptorAtOnce) {
   char byte = 0;
   iovec piece{&byte, 1};

@@ -81,7 +81,9 @@ class UringReactor final : public ReactorBase {
           if ((cqe->flags & IORING_CQE_F_MORE) == 0) wake_watched_ = false;
           continue;
         }
-        reinterpret_cast<Operation*>(data)->Complete(result);
+        auto* const operation = reinterpret_cast<Operation*>(data);
+        const bool polled = operation->pending.kind == Operation::Pending::Kind::kReadable;
+        operation->Complete(polled && result > 0 ? 0 : result);
       }
       io_uring_cq_advance(&ring_, seen);
       if (!wake_watched_) WatchWake();
@@ -89,19 +91,21 @@ class UringReactor final : public ReactorBase {
   }
 
   void Connect(int fd, const sockaddr* address, socklen_t length, Operation* operation) override {
+    operation->pending = {.kind = Operation::Pending::Kind::kConnect};
     io_uring_sqe* sqe = Sqe();
     io_uring_prep_connect(sqe, fd, address, length);
     io_uring_sqe_set_data(sqe, operation);
   }
 
   void Send(int fd, const void* data, size_t bytes, Operation* operation) override {
+    operation->pending = {.kind = Operation::Pending::Kind::kSend};
     io_uring_sqe* sqe = Sqe();
     io_uring_prep_send(sqe, fd, data, bytes, MSG_NOSIGNAL);
     io_uring_sqe_set_data(sqe, operation);
   }
 
   void Receive(int fd, iovec* pieces, size_t count, size_t wait_bytes, Operation* operation) override {
-    operation->pending.message = {};
+    operation->pending = {.kind = Operation::Pending::Kind::kReceive};
     operation->pending.message.msg_iov = pieces;
     operation->pending.message.msg_iovlen = count;
     io_uring_sqe* sqe = Sqe();
@@ -112,7 +116,16 @@ class UringReactor final : public ReactorBase {
     io_uring_sqe_set_data(sqe, operation);
   }
 
+  void WaitReadable(int fd, Operation* operation) override {
+    // poll() says with what, as a positive number; a receive will find out.
+    operation->pending = {.kind = Operation::Pending::Kind::kReadable};
+    io_uring_sqe* sqe = Sqe();
+    io_uring_prep_poll_add(sqe, fd, POLLIN);
+    io_uring_sqe_set_data(sqe, operation);
+  }
+
   void ReadFile(int fd, iovec* pieces, size_t count, uint64_t offset, Operation* operation) override {
+    operation->pending = {.kind = Operation::Pending::Kind::kReceive};
     io_uring_sqe* sqe = Sqe();
     io_uring_prep_readv(sqe, fd, pieces, static_cast<unsigned>(count), offset);
     io_uring_sqe_set_data(sqe, operation);

@@ -44,6 +44,11 @@ absl::StatusOr<size_t> Scatter::Fill(std::span<iovec> pieces, uint64_t max_bytes
   return count;
 }
 
+DeviceSpan Scatter::Front(uint64_t max_bytes) const {
+  const DeviceSpan& piece = list_[index_];
+  return {.memory = piece.memory, .offset = piece.offset + within_, .bytes = std::min(piece.bytes - within_, max_bytes)};
+}
+
 absl::Status Scatter::Place(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     const DeviceSpan& piece = list_[index_];

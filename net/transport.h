@@ -21,10 +21,46 @@
 
 namespace devmem {
 
-// Which way the bytes take and why: shown in OpenStream's first answer, in the metrics and in summaries.
+// Which way the bytes take and why: shown in OpenStream's first answer, in the status and in summaries.
 struct PathInfo {
-  std::string name;  // "copy"; later "devmem", "zcrx"
+  std::string name;  // "copy", "devmem"; later "zcrx"
   std::string reason;
+
+  // Of the devmem path; empty otherwise.
+  struct Nic {
+    std::string interface;
+    std::string driver;
+    std::vector<uint32_t> queues;
+    uint32_t dmabuf_id = 0;
+    uint32_t page_size = 0;       // bytes of a buffer
+    uint64_t posted = 0;          // buffers the rings hold, just after the bind
+    uint64_t inflight = 0;        // buffers out now
+    uint64_t detached_pools = 0;  // of queues that are gone, still waiting for buffers
+    uint64_t alloc_fail = 0;      // packets lost for want of a buffer, since the bind
+    uint64_t packets = 0;         // since the bind
+    uint64_t rules = 0;           // ours, now
+    uint64_t rule_capacity = 0;
+    bool intact = true;
+    std::string why;  // it is not
+  };
+  std::vector<Nic> nics;
+  uint64_t landing_pool = 0;  // bytes
+
+  // Since the start, of all streams.
+  struct Counters {
+    uint64_t device_bytes = 0;  // payload that NICs wrote to device memory and a device moved on
+    uint64_t host_bytes = 0;    // payload that came through host memory, copied by the CPU
+    uint64_t linear_bytes = 0;  // of all that came through host memory, what a NIC did not split
+    uint64_t head_bytes = 0;    // HTTP heads
+    uint64_t fragments = 0;
+    uint64_t tokens_outstanding = 0;
+    uint64_t tokens_refused = 0;
+    uint64_t receive_calls = 0;
+    uint64_t return_calls = 0;
+    uint64_t connections_steered = 0;
+    uint64_t connections_fallen_back = 0;
+    std::string last_fall_back;  // why
+  } counters;
 };
 
 // Deadlines and retries of payload reads.
@@ -50,10 +86,12 @@ class RangeRead {
   uint64_t offset = 0;
   uint64_t length = 0;                   // sum of the destinations
   std::vector<DeviceSpan> destinations;  // in order; memory == nullptr discards
+  bool require_zero_copy = false;        // fails with kFailedPrecondition when the CPU copied a byte of it
 
   // Results, valid in Done().
   absl::Status status;
   uint64_t received = 0;  // body bytes, repeats included
+  uint64_t copied = 0;    // of these, moved by the CPU and not by a NIC and a device
   uint32_t requests = 0;
   uint32_t retries = 0;
   Time first_byte{};  // of the body; zero if none came
@@ -68,7 +106,8 @@ class RangeRead {
 class Transport {
  public:
   virtual ~Transport() = default;
-  [[nodiscard]] virtual const PathInfo& path() const = 0;
+  // As it stands now; asks NICs and kernel, so not for every read. Thread-safe.
+  [[nodiscard]] virtual PathInfo path() = 0;
   [[nodiscard]] virtual size_t workers() const = 0;
   // The worker's loop; a stream's own work runs there too, beside its reads.
   [[nodiscard]] virtual Reactor& reactor(size_t worker) = 0;

@@ -18,8 +18,9 @@ devmem_unit(service_cli_json_text HDRS cli/json_text.h SRCS cli/json_text.cc DEP
 devmem_unit(service_cli_digest HDRS cli/digest.h SRCS cli/digest.cc
   DEPS service_cli_json_text base_error base_unique_fd devmem_proto OpenSSL::Crypto
   TEST cli/digest_test.cc TEST_DEPS nlohmann_json::nlohmann_json)
+devmem_unit(service_cli_data_path_json HDRS cli/data_path_json.h SRCS cli/data_path_json.cc DEPS devmem_proto nlohmann_json::nlohmann_json)
 devmem_unit(service_cli_summary HDRS cli/summary.h SRCS cli/summary.cc
-  DEPS service_cli_cursor_text service_cli_values base_error devmem_proto nlohmann_json::nlohmann_json
+  DEPS service_cli_data_path_json service_cli_cursor_text service_cli_values base_error devmem_proto nlohmann_json::nlohmann_json
   TEST cli/summary_test.cc)
 devmem_unit(service_cli_progress HDRS cli/progress.h SRCS cli/progress.cc DEPS service_cli_summary base_clock
   TEST cli/progress_test.cc)
@@ -29,7 +30,7 @@ devmem_unit(service_cli_private_folder HDRS cli/private_daemon.h SRCS cli/privat
   TEST cli/private_folder_test.cc)
 devmem_unit(service_cli_replace_file HDRS cli/index_verb.h SRCS cli/replace_file.cc
   DEPS base_error base_unique_fd service_cli_options TEST cli/replace_file_test.cc)
-devmem_unit(service_cli_status_text HDRS cli/status_verb.h SRCS cli/status_text.cc DEPS service_cli_options
+devmem_unit(service_cli_status_text HDRS cli/status_verb.h SRCS cli/status_text.cc DEPS service_cli_data_path_json service_cli_options
   TEST cli/status_text_test.cc)
 devmem_unit(service_cli_command HDRS cli/command.h SRCS cli/command.cc DEPS service_cli_options service_cli_print)
 target_compile_definitions(service_cli_command PUBLIC DEVMEM_VERSION="${PROJECT_VERSION}")

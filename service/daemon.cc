@@ -6,16 +6,19 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <mutex>
 #include <thread>
 
-#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "gpu/cpu_device.h"
 #include "net/copy_transport.h"
+#include "net/devmem_transport.h"
+#include "net/rx/rx_binding.h"
 #include "service/grpc_listener.h"
 #include "service/handle_socket.h"
 #include "service/loader_service.h"
@@ -62,11 +65,7 @@ class DaemonImpl final : public Daemon {
   }
 
   absl::Status Start() {
-    DEVMEM_ASSIGN_OR_RETURN(transport_,
-                            MakeCopyTransport({.workers = options_.workers != 0 ? options_.workers : DefaultWorkers(),
-                                               .connections = options_.connections,
-                                               .backend = options_.backend,
-                                               .policy = options_.policy}));
+    DEVMEM_RETURN_IF_ERROR(StartTransport());
     DEVMEM_ASSIGN_OR_RETURN(listener_, GrpcListener::Create(options_.socket, {.mode = options_.socket_mode}));
     DEVMEM_ASSIGN_OR_RETURN(handles_, HandleSocket::Create(options_.socket, {.mode = options_.socket_mode,
                                                                              .gone = [this](const HandleSocket::Peer& peer) {
@@ -108,9 +107,36 @@ class DaemonImpl final : public Daemon {
     return left;
   }
 
-  [[nodiscard]] const PathInfo& path() const override { return transport_->path(); }
+  [[nodiscard]] PathInfo path() override { return transport_->path(); }
 
  private:
+  absl::Status StartTransport() {
+    for (const std::string& done : Recover(options_.journal_folder)) spdlog::warn("after a daemon that was killed: {}", done);
+    const WorkerOptions workers{.workers = options_.workers != 0 ? options_.workers : DefaultWorkers(),
+                                .connections = options_.connections,
+                                .backend = options_.backend,
+                                .policy = options_.policy};
+    std::string why = "asked for";
+    if (options_.transport != TransportChoice::kCopy) {
+      auto devmem = MakeDevmemTransport(workers,
+                                        {.interfaces = options_.interfaces,
+                                         .queues = options_.queues,
+                                         .steering = options_.steering,
+                                         .landing_pool = options_.landing_pool,
+                                         .journal_folder = options_.journal_folder,
+                                         .say = [](std::string_view line) { spdlog::info("{}", line); }},
+                                        device_);
+      if (devmem.ok()) {
+        transport_ = *std::move(devmem);
+        return absl::OkStatus();
+      }
+      if (options_.transport == TransportChoice::kDevmem) return devmem.status();
+      why = absl::StrCat("no device-memory receive path here: ", Text(devmem.status()));
+    }
+    DEVMEM_ASSIGN_OR_RETURN(transport_, MakeCopyTransport(workers, why));
+    return absl::OkStatus();
+  }
+
   const DaemonOptions options_;
   MemoryBudget budget_;
   std::shared_ptr<Device> device_;

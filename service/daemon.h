@@ -12,12 +12,20 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "net/rx/flow_steering.h"
 #include "net/transport.h"
 
 namespace devmem {
+
+enum class TransportChoice : uint8_t {
+  kAuto,    // devmem where this machine can, otherwise copy, with the reason
+  kDevmem,  // devmem, or no start
+  kCopy,
+};
 
 struct DaemonOptions {
   std::string socket;                               // path of the gRPC socket; the handle socket is this + ".fd"
@@ -26,8 +34,14 @@ struct DaemonOptions {
   uint64_t default_prefetch = uint64_t{128} << 20;  // slab bytes of a stream that names none
   uint64_t max_gap = uint64_t{64} << 10;            // wanted ranges this close are read as one
   uint64_t max_range = uint64_t{8} << 20;           // longest ranged GET
-  size_t workers = 0;                               // receive threads; 0: half the cores, at least 1, at most 8
-  size_t connections = 16;                          // to one origin, a worker
+  TransportChoice transport = TransportChoice::kAuto;
+  std::vector<std::string> interfaces;                // devmem: NICs, bonds or VLANs; empty: choose
+  size_t queues = 4;                                  // devmem: Rx queues of each NIC, at most, and so receive threads
+  SteeringOptions steering;                           // devmem
+  uint64_t landing_pool = 0;                          // devmem: bytes; 0: what the connections can pin
+  std::string journal_folder = "/run/devmem-loader";  // devmem: what was done to NICs, for the start after a SIGKILL
+  size_t workers = 0;                                 // copy: receive threads; 0: half the cores, at least 1, at most 8
+  size_t connections = 16;                            // to one origin, a worker
   Reactor::Backend backend = Reactor::Backend::kAuto;
   ReadPolicy policy;
   Duration open_timeout = std::chrono::minutes(10);  // listing and headers of one OpenStream
@@ -42,7 +56,7 @@ class Daemon {
   // UNAVAILABLE (their trainers resume elsewhere by cursor). Returns how many were cut off.
   virtual size_t Drain(Time deadline) = 0;
 
-  [[nodiscard]] virtual const PathInfo& path() const = 0;
+  [[nodiscard]] virtual PathInfo path() = 0;  // as Transport::path()
 };
 
 }  // namespace devmem

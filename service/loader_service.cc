@@ -22,6 +22,7 @@
 #include "base/error.h"
 #include "client/cpp/rpc_error.h"
 #include "devmem_loader/v1/handle_socket.pb.h"
+#include "service/data_path.h"
 #include "service/open_stream.h"
 #include "service/plan.h"
 #include "service/version.h"
@@ -91,18 +92,17 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
 
   [[nodiscard]] const std::string& token() const { return peer_.token; }
 
-  void Describe(v1::StreamStatus* status, std::shared_ptr<DataStream>* stream) {
+  void Describe(const PathInfo& path, v1::StreamStatus* status, std::shared_ptr<DataStream>* stream) {
     std::lock_guard lock(mutex_);
     status->set_stream_id(id_);
     status->set_bucket(spec_.bucket());
+    *status->mutable_path() = DataPathOf(path, spec_.bucket());
     status->set_peer_pid(peer_.credentials.pid);
     status->set_peer_uid(peer_.credentials.uid);
     status->set_slab_bytes(slab_bytes_);
     status->set_slots(slots_);
     status->set_rank(spec_.rank());
     status->set_world_size(std::max<uint32_t>(1, spec_.world_size()));
-    status->mutable_path()->set_name(service_.parts_.transport->path().name);
-    status->mutable_path()->set_reason(service_.parts_.transport->path().reason);
     *stream = stream_;
   }
 
@@ -172,6 +172,8 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   // --- the stream's loop ---
 
   void OnEvent(v1::OpenStreamResponse event) override {
+    if (event.has_stream_end())
+      *event.mutable_stream_end()->mutable_path() = DataPathOf(service_.parts_.transport->path(), spec_.bucket());
     {
       std::lock_guard lock(mutex_);
       if (finishing_) return;
@@ -216,13 +218,13 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
                      .cause = "not the daemon's user",
                      .action = "serve the folder over HTTP, or run devmem-loader without --service"}));
     }
-    if (spec_.require_zero_copy() && service_.parts_.transport->path().name == "copy") {
-      return RequestFinish(MakeError(
-          absl::StatusCode::kFailedPrecondition,
-          absl::StrCat("zero copy is required and this node can only copy: ", service_.parts_.transport->path().reason),
-          {.object = spec_.bucket(),
-           .cause = "no zero copy",
-           .action = "run without --require-zero-copy, or on a node with a devmem NIC"}));
+    const v1::DataPath path = DataPathOf(service_.parts_.transport->path(), spec_.bucket());
+    if (spec_.require_zero_copy() && path.name() == "copy") {
+      return RequestFinish(MakeError(absl::StatusCode::kFailedPrecondition,
+                                     absl::StrCat("zero copy is required and this node can only copy: ", path.reason()),
+                                     {.object = spec_.bucket(),
+                                      .cause = "no zero copy",
+                                      .action = "run without --require-zero-copy, or on a node with a devmem NIC"}));
     }
     const Time now = Clock::now();
     Time next_progress = now;
@@ -257,7 +259,6 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
     }
     if (const absl::Status sent = SendSlab(id, *opened); !sent.ok()) return RequestFinish(sent);
 
-    const PathInfo& path = service_.parts_.transport->path();
     const std::shared_ptr<DeviceMemory> slab = opened->setup.slab;
     const auto slots = opened->setup.slots;
     const Position start = opened->setup.start;
@@ -268,8 +269,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
     v1::OpenStreamResponse event;
     *event.mutable_opened() = std::move(opened->opened);
     event.mutable_opened()->set_stream_id(id);
-    event.mutable_opened()->mutable_path()->set_name(path.name);
-    event.mutable_opened()->mutable_path()->set_reason(path.reason);
+    *event.mutable_opened()->mutable_path() = path;
     *event.mutable_opened()->mutable_cursor() = stream->CursorAt(start);
     bool stopped = false;
     bool half_closed = false;
@@ -445,9 +445,8 @@ void LoaderService::FillStatus(v1::GetNodeStatusResponse* response) {
   pool->set_name("slabs");
   pool->set_bytes_used(parts_.budget->used());
   pool->set_bytes_limit(parts_.budget->limit());
-  v1::DataPath* const path = response->add_paths();
-  path->set_name(parts_.transport->path().name);
-  path->set_reason(parts_.transport->path().reason);
+  const PathInfo path = parts_.transport->path();
+  *response->add_paths() = DataPathMessage(path);
   (*response->mutable_library_versions())["grpc"] = grpc::Version();
   (*response->mutable_library_versions())["protobuf"] = std::to_string(GOOGLE_PROTOBUF_VERSION);
 
@@ -464,7 +463,7 @@ void LoaderService::FillStatus(v1::GetNodeStatusResponse* response) {
   for (const auto& call : calls) {
     v1::StreamStatus status;
     std::shared_ptr<DataStream> stream;
-    call->Describe(&status, &stream);
+    call->Describe(path, &status, &stream);
     if (stream == nullptr) continue;  // still opening
     v1::StreamStatus* const into = response->add_streams();
     *into = std::move(status);

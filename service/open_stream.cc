@@ -252,6 +252,7 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
   setup.start = start;
   setup.spec_hash = spec_hash;
   setup.skip_bad_samples = spec.on_error() == v1::ON_ERROR_SKIP;
+  setup.require_zero_copy = spec.require_zero_copy();
   setup.with_sources = spec.with_sources();
   setup.signals_waiting = spec.signals_waiting();
   setup.reads = context.reads;

@@ -22,8 +22,9 @@ devmem_unit(service_stream
 devmem_unit(service_open_stream
   HDRS open_stream.h SRCS open_stream.cc
   DEPS service_stream service_dataset_builder net_object_store)
+devmem_unit(service_data_path HDRS data_path.h SRCS data_path.cc DEPS devmem_proto net_worker_transport TEST data_path_test.cc)
 devmem_unit(service_worker_pool HDRS worker_pool.h TEST worker_pool_test.cc)
 devmem_unit(service_daemon
   HDRS daemon.h loader_service.h version.h SRCS daemon.cc loader_service.cc
-  DEPS service_open_stream service_worker_pool service_handle_socket service_grpc_listener gpu_cpu_device spdlog::spdlog gRPC::grpc++ gRPC::grpc++_reflection)
+  DEPS service_data_path service_open_stream service_worker_pool service_handle_socket service_grpc_listener net_devmem_transport gpu_cpu_device spdlog::spdlog gRPC::grpc++ gRPC::grpc++_reflection)
 target_compile_definitions(service_daemon PUBLIC DEVMEM_VERSION="${PROJECT_VERSION}")

@@ -337,7 +337,8 @@ void DataStream::Issue(const PlannedRange& range, const ReadPlan& plan) {
   read->length = range.length;
   read->destinations.clear();
   read->status = absl::OkStatus();
-  read->received = 0;
+  read->received = read->copied = 0;
+  read->require_zero_copy = setup_.require_zero_copy;
   read->requests = read->retries = 0;
   read->first_byte = {};
   for (const ReadPiece& piece : plan.PiecesOf(range)) {
@@ -370,6 +371,7 @@ void DataStream::ReadDone(Read* read) {
   statistics_.set_requests(statistics_.requests() + read->requests);
   statistics_.set_retries(statistics_.retries() + read->retries);
   statistics_.set_bytes_received(statistics_.bytes_received() + read->received);
+  statistics_.set_bytes_copied(statistics_.bytes_copied() + read->copied);
   std::unique_ptr<Read> owned(read);
   if (closing_) {
     if (read->worker != home_) transport_.reactor(read->worker).Post([last = std::shared_ptr<Read>(std::move(owned))] {});

@@ -40,6 +40,7 @@ struct StreamSetup {
   Position start;
   uint64_t spec_hash = 0;
   bool skip_bad_samples = false;
+  bool require_zero_copy = false;
   bool with_sources = false;
   bool signals_waiting = false;
   ReadOptions reads;

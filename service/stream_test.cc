@@ -109,7 +109,7 @@ class StreamTest : public testing::Test {
   void SetUp() override {
     char folder[] = "/tmp/devmem-stream-XXXXXX";
     root_ = mkdtemp(folder);
-    auto transport = MakeCopyTransport({.workers = 2});
+    auto transport = MakeCopyTransport({.workers = 2}, "a test");
     ASSERT_TRUE(transport.ok()) << transport.status();
     transport_ = *std::move(transport);
     spec_.set_bucket("file://" + root_.string());

@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "base/error.h"
 #include "gpu/dtype.h"
 #include "service/cli/cursor_text.h"
@@ -32,6 +33,17 @@ Flag::Set SetField(v1::StreamSpec* spec, void (v1::StreamSpec::*set)(T), uint64_
     auto value = ParseWhole(text, lowest, std::numeric_limits<T>::max());
     if (value.ok()) (spec->*set)(static_cast<T>(*value));
     return value.status();
+  };
+}
+
+// A comma-separated list of names, each of them something.
+Flag::Set SetNames(std::vector<std::string>* target) {
+  return [target](const std::string& text) {
+    *target = absl::StrSplit(text, ',');
+    for (const std::string& name : *target) {
+      if (name.empty()) return absl::InvalidArgumentError("expected names separated by commas");
+    }
+    return absl::OkStatus();
   };
 }
 
@@ -125,26 +137,61 @@ void AddCommon(CommonOptions* common, std::vector<Flag>* flags) {
 }
 
 // What a daemon is made with, in `devmem-loaderd` and in a CLI without --service alike.
-void AddDaemon(DaemonOptions* daemon, const std::string& group, bool copy_path, std::vector<Flag>* flags) {
+void AddDaemon(DaemonOptions* daemon, const std::string& group, std::vector<Flag>* flags) {
   const DaemonOptions defaults;
   using Backend = Reactor::Backend;
-  std::vector<std::pair<std::string, Backend>> backends = {
-      {"auto", Backend::kAuto}, {"io_uring", Backend::kIoUring}, {"epoll", Backend::kEpoll}};
-  if (copy_path) backends.emplace_back("copy", Backend::kAuto);
+  using Choice = TransportChoice;
   flags->push_back({.name = "--transport",
-                    .value = copy_path ? "auto|io_uring|epoll|copy" : "auto|io_uring|epoll",
+                    .value = "auto|devmem|copy",
                     .fallback = "auto",
                     .group = group,
-                    .help = copy_path
-                                ? "receive loop; auto takes io_uring where the kernel and the sandbox allow it; copy asks "
-                                  "for the path through host memory, on either loop"
-                                : "receive loop; auto takes io_uring where the kernel and the sandbox allow it",
-                    .set = SetChoice(&daemon->backend, backends)});
+                    .help = "path of the payload: devmem, straight from the NIC into device memory; copy, through host memory; "
+                            "auto takes devmem where NIC, kernel and privileges allow it, and says why it did not",
+                    .set = SetChoice<Choice>(&daemon->transport,
+                                             {{"auto", Choice::kAuto}, {"devmem", Choice::kDevmem}, {"copy", Choice::kCopy}})});
+  flags->push_back({.name = "--interface",
+                    .value = "NAME,...",
+                    .group = group,
+                    .help = "devmem: NICs, bonds or VLANs to receive by; default: the NIC nearest the device that can",
+                    .set = SetNames(&daemon->interfaces)});
+  flags->push_back({.name = "--queues",
+                    .value = "N",
+                    .fallback = absl::StrCat(defaults.queues),
+                    .group = group,
+                    .help = "devmem: Rx queues to take of each NIC, at most; a receive thread each",
+                    .set = SetWhole(&daemon->queues, 1, 1024)});
+  flags->push_back(
+      {.name = "--steer",
+       .value = "connection|address",
+       .fallback = "connection",
+       .group = group,
+       .help = "devmem: a flow-steering rule for each connection, or one for each --steer-address, for NICs with few rules",
+       .set = SetChoice<SteerMode>(&daemon->steering.mode,
+                                   {{"connection", SteerMode::kConnection}, {"address", SteerMode::kAddress}})});
+  flags->push_back({.name = "--steer-address",
+                    .value = "ADDRESS,...",
+                    .group = group,
+                    .help = "devmem, --steer address: local addresses, one for each queue taken",
+                    .set = SetNames(&daemon->steering.addresses)});
+  flags->push_back({.name = "--landing-pool",
+                    .value = "SIZE",
+                    .fallback = TypedSize(defaults.landing_pool),
+                    .group = group,
+                    .help = "devmem: memory that NICs write into; 0 is what the connections can pin, or as much as there is",
+                    .set = SetSize(&daemon->landing_pool)});
+  flags->push_back(
+      {.name = "--receive-loop",
+       .value = "auto|io_uring|epoll",
+       .fallback = "auto",
+       .group = group,
+       .help = "copy: auto takes io_uring where the kernel and the sandbox allow it; devmem is always on epoll",
+       .set = SetChoice<Backend>(&daemon->backend,
+                                 {{"auto", Backend::kAuto}, {"io_uring", Backend::kIoUring}, {"epoll", Backend::kEpoll}})});
   flags->push_back({.name = "--workers",
                     .value = "N",
                     .fallback = absl::StrCat(defaults.workers),
                     .group = group,
-                    .help = "receive threads; 0 is half the cores, at least 1 and at most 8",
+                    .help = "copy: receive threads; 0 is half the cores, at least 1 and at most 8",
                     .set = SetWhole(&daemon->workers, 0, 1024)});
   flags->push_back({.name = "--connections",
                     .value = "N",
@@ -376,7 +423,7 @@ FlagTable LoaderTable(LoaderOptions* options) {
                      if (value.ok()) spec->set_require_zero_copy(*value);
                      return value.status();
                    }});
-  AddDaemon(&options->daemon, kReceiving, /*copy_path=*/true, &flags);
+  AddDaemon(&options->daemon, kReceiving, &flags);
   flags.push_back({.name = "--drain-timeout",
                    .value = "TIME",
                    .fallback = "1s",
@@ -554,7 +601,7 @@ FlagTable DaemonTable(DaemonCommandOptions* options) {
                    .group = service,
                    .help = "after SIGTERM, how long the streams may go on",
                    .set = SetDuration(&options->drain_timeout)});
-  AddDaemon(&options->daemon, "Receiving", /*copy_path=*/false, &flags);
+  AddDaemon(&options->daemon, "Receiving", &flags);
   flags.push_back({.name = "--log-file",
                    .value = "FILE",
                    .group = "Log",
@@ -698,7 +745,7 @@ absl::Status CheckService(const LoaderOptions& options, const std::vector<FlagVa
   if (options.service.empty()) return absl::OkStatus();
   LoaderOptions scratch;
   std::vector<Flag> flags;
-  AddDaemon(&scratch.daemon, kReceiving, true, &flags);
+  AddDaemon(&scratch.daemon, kReceiving, &flags);
   for (const FlagValue& value : values) {
     if (value.origin != FlagValue::Origin::kFlag) continue;
     if (std::any_of(flags.begin(), flags.end(), [&](const Flag& flag) { return flag.name == value.name; })) {

@@ -108,14 +108,23 @@ TEST(LoaderOptions, ReachTheDaemonInThisProcess) {
   ASSERT_TRUE(
       LoaderTable(&options)
           .Parse(
-              Split("--bucket file:///d --workers 3 --connections 5 --memory-limit 1G --transport epoll --connect-timeout 1s "
-                    "--first-byte-timeout 2s --stall-timeout 3s --read-timeout 4s --max-retries 6 --drain-timeout 7s"),
+              Split(
+                  "--bucket file:///d --workers 3 --connections 5 --memory-limit 1G --receive-loop epoll --connect-timeout 1s "
+                  "--transport devmem --interface eth1,bond0 --queues 2 --steer address --steer-address 10.0.0.1,10.0.0.2 "
+                  "--landing-pool 64M "
+                  "--first-byte-timeout 2s --stall-timeout 3s --read-timeout 4s --max-retries 6 --drain-timeout 7s"),
               NoEnvironment)
           .ok());
   EXPECT_EQ(options.daemon.workers, 3u);
   EXPECT_EQ(options.daemon.connections, 5u);
   EXPECT_EQ(options.daemon.memory_limit, uint64_t{1} << 30);
   EXPECT_EQ(options.daemon.backend, Reactor::Backend::kEpoll);
+  EXPECT_EQ(options.daemon.transport, TransportChoice::kDevmem);
+  EXPECT_EQ(options.daemon.interfaces, (std::vector<std::string>{"eth1", "bond0"}));
+  EXPECT_EQ(options.daemon.queues, 2u);
+  EXPECT_EQ(options.daemon.steering.mode, SteerMode::kAddress);
+  EXPECT_EQ(options.daemon.steering.addresses, (std::vector<std::string>{"10.0.0.1", "10.0.0.2"}));
+  EXPECT_EQ(options.daemon.landing_pool, uint64_t{64} << 20);
   EXPECT_EQ(options.daemon.policy.connect_timeout, std::chrono::seconds(1));
   EXPECT_EQ(options.daemon.policy.first_byte_timeout, std::chrono::seconds(2));
   EXPECT_EQ(options.daemon.policy.stall_timeout, std::chrono::seconds(3));
@@ -159,7 +168,10 @@ TEST(LoaderOptions, BadValuesNameTheFlag) {
       {"--stall-timeout 0ms", "--stall-timeout: '0ms': expected a time above 0"},
       {"--read-timeout 0", "--read-timeout: '0': expected a time above 0"},
       {"--prefetch lots", "--prefetch: 'lots': expected a size"},
-      {"--transport quic", "expected auto, io_uring, epoll or copy"},
+      {"--transport quic", "expected auto, devmem or copy"},
+      {"--receive-loop quic", "expected auto, io_uring or epoll"},
+      {"--interface eth0,,eth1", "--interface: 'eth0,,eth1': expected names separated by commas"},
+      {"--steer luck", "expected connection or address"},
       {"--service unix:/s --workers 2", "--workers: is about the in-process daemon"},
       {"--no-such-flag", "unknown flag --no-such-flag"},
   };

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "service/cli/cursor_text.h"
+#include "service/cli/data_path_json.h"
 #include "service/cli/status_verb.h"
 #include "service/cli/values.h"
 
@@ -66,6 +67,7 @@ Json StreamJson(const v1::StreamStatus& stream) {
           {"samples", statistics.samples()},
           {"bytes", statistics.bytes()},
           {"bytes_received", statistics.bytes_received()},
+          {"bytes_copied", statistics.bytes_copied()},
           {"requests", statistics.requests()},
           {"retries", statistics.retries()},
           {"skipped_samples", statistics.skipped_samples()},
@@ -129,7 +131,11 @@ std::string StatusJson(const v1::GetNodeStatusResponse& node) {
                {"pools", Json::array()},
                {"library_versions", Json::object()},
                {"streams", StreamsArray(node)}};
-  for (const auto& path : node.paths()) json["paths"].push_back({{"name", path.name()}, {"reason", path.reason()}});
+  for (const auto& path : node.paths()) {
+    Json entry = {{"name", path.name()}, {"reason", path.reason()}};
+    if (Json devmem = DataPathJson(path); !devmem.is_null()) entry["devmem"] = std::move(devmem);
+    json["paths"].push_back(std::move(entry));
+  }
   for (const auto& device : node.devices()) json["devices"].push_back(device);
   for (const auto& pool : node.pools()) {
     json["pools"].push_back({{"name", pool.name()}, {"bytes_used", pool.bytes_used()}, {"bytes_limit", pool.bytes_limit()}});

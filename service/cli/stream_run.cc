@@ -132,6 +132,7 @@ absl::Status StreamRun::Open() {
   const devmem_loader::v1::StreamOpened& opened = stream_->opened();
   summary_.stream_id = opened.stream_id();
   summary_.path = opened.path().name();
+  summary_.data_path = opened.path();
   summary_.path_reason = opened.path().reason();
   summary_.cursor = opened.cursor();
   summary_.warnings.assign(opened.warnings().begin(), opened.warnings().end());
@@ -196,6 +197,7 @@ absl::Status StreamRun::ReadAll() {
         break;
       case Event::kStreamEnd:
         summary_.statistics = event->stream_end.statistics();
+        summary_.data_path = event->stream_end.path();
         return absl::OkStatus();
     }
   }

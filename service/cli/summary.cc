@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "service/cli/cursor_text.h"
+#include "service/cli/data_path_json.h"
 #include "service/cli/values.h"
 
 namespace devmem::cli {
@@ -108,6 +109,8 @@ std::string SummaryJson(const Summary& summary) {
   const auto& statistics = summary.statistics;
   json["requests"] = statistics ? Json(statistics->requests()) : Json(nullptr);
   json["bytes_received"] = statistics ? Json(statistics->bytes_received()) : Json(nullptr);
+  json["bytes_copied"] = statistics ? Json(statistics->bytes_copied()) : Json(nullptr);
+  if (Json devmem = DataPathJson(summary.data_path); !devmem.is_null()) json["devmem"] = std::move(devmem);
   json["amplification"] = OrNull(Amplification(summary));
   json["retries"] = statistics ? Json(statistics->retries()) : Json(nullptr);
   json["reconnects"] = summary.reconnects;
@@ -157,6 +160,17 @@ std::string SummaryText(const Summary& summary) {
     Line(&out, "requests",
          absl::StrCat(summary.statistics->requests(), amplification ? Printed(", amplification %.3f", *amplification) : "",
                       ", ", summary.statistics->retries(), " retries"));
+  }
+  if (summary.data_path.nics_size() > 0 && summary.statistics) {
+    const auto& counters = summary.data_path.counters();
+    Line(&out, "zero copy",
+         absl::StrCat(FormatSize(summary.statistics->bytes_received() - summary.statistics->bytes_copied()),
+                      " by NIC and device, ", summary.statistics->bytes_copied(), " bytes copied by the CPU, ",
+                      counters.tokens_outstanding(), " tokens outstanding"));
+    if (counters.connections_fallen_back() > 0) {
+      Line(&out, "fell back",
+           absl::StrCat(counters.connections_fallen_back(), " connections of the daemon; last: ", counters.last_fall_back()));
+    }
   }
   if (summary.reconnects > 0) Line(&out, "reconnects", absl::StrCat(summary.reconnects));
   std::string stalls;

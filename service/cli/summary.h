@@ -21,7 +21,8 @@ struct Summary {
   std::string stream_id;
   std::string path;
   std::string path_reason;
-  std::string service;  // which daemon; empty: the one in this process
+  devmem_loader::v1::DataPath data_path;  // as last heard of
+  std::string service;                    // which daemon; empty: the one in this process
 
   uint64_t samples = 0;
   uint64_t padding = 0;  // of these, repeats of --tail pad

@@ -30,7 +30,7 @@ class StreamSoak(harness.TestCase):
                 server.fault(f"/{rng.randrange(16):04d}.bin", act, times=1, skip=rng.randint(0, 2))
             digest = self.work / "digest"
             run = self.loader("--bucket", server.url, *RAW, "--tail", "uneven", "--epochs", "2", "--batch-size", rng.randint(1, 64), "--prefetch",
-                              rng.choice(["1M", "4M", "64M"]), "--shuffle", rng.choice(["none", "block", "global"]), "--transport",
+                              rng.choice(["1M", "4M", "64M"]), "--shuffle", rng.choice(["none", "block", "global"]), "--receive-loop",
                               rng.choice(["auto", "epoll"]), "--stall-timeout", "0.3", "--first-byte-timeout", "0.5", digest=digest,
                               timeout=300 * SLOW)
             self.assertEqual(run.status, 0, f"seed {seed}, round {rounds}\n{run.text}")

@@ -80,7 +80,7 @@ class StreamTest(harness.TestCase):
 
     def test_epoll(self):
         bucket = self.raw_bucket()
-        run = self.delivers(self.nginx(bucket).url, bucket, *RAW, "--transport", "epoll")
+        run = self.delivers(self.nginx(bucket).url, bucket, *RAW, "--receive-loop", "epoll")
         self.assertIn("epoll", run.summary["path_reason"])
 
     @unittest.skipUnless(socket.has_ipv6 and os.path.exists("/proc/net/if_inet6"), "no IPv6 here")

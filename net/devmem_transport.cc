@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: Apache-2.0
+// Setting up:   placement -> landing pool and its dma-buf -> a binding for each NIC -> steering -> workers -> the monitor
+// Taking down:  the monitor -> workers (every socket closed, so every token is back) -> steering -> bindings -> landing pool
+//
+// The monitor looks at each NIC while data flows and, more seldom, while none does: it binds again what a reset or another tool
+// took off, and holds new requests back while three quarters of the pool are out.
+#include "net/devmem_transport.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <set>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/error.h"
+#include "net/devmem_stream.h"
+#include "net/netlink/ethtool.h"
+#include "net/rx/landing_pool.h"
+#include "net/rx/placement.h"
+#include "net/rx/rx_binding.h"
+
+namespace devmem {
+namespace {
+
+constexpr uint64_t kMiB = uint64_t{1} << 20;
+constexpr uint64_t kReceiveBuffer = 8 * kMiB;        // of a connection, where the pool has room for it
+constexpr uint64_t kLeastReceiveBuffer = 128 << 10;  // below this a connection crawls
+constexpr uint32_t kLargestPage = 64 << 10;
+constexpr size_t kStaging = 8 * kMiB;
+constexpr size_t kControl = 1 * kMiB;  // 40 bytes a fragment: 26,000 of them
+constexpr Duration kLookBusy = std::chrono::milliseconds(100);
+constexpr Duration kLookIdle = std::chrono::seconds(2);
+constexpr Duration kRebindFirst = std::chrono::milliseconds(200);
+constexpr Duration kRebindMost = std::chrono::seconds(30);
+constexpr Duration kUndo = std::chrono::seconds(10);
+
+// Memory that is mapped and, but for what is written to, not there.
+class Reserved {
+ public:
+  explicit Reserved(size_t bytes) {
+    void* const at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at != MAP_FAILED) span_ = {static_cast<std::byte*>(at), bytes};
+  }
+  ~Reserved() {
+    if (!span_.empty()) munmap(span_.data(), span_.size());
+  }
+  Reserved(const Reserved&) = delete;
+  Reserved& operator=(const Reserved&) = delete;
+  [[nodiscard]] std::span<std::byte> span() const { return span_; }
+
+ private:
+  std::span<std::byte> span_;
+};
+
+class DevmemTransport final : public WorkerTransport {
+ public:
+  DevmemTransport(const DevmemOptions& options, std::shared_ptr<Device> device)
+      : options_(options), device_(std::move(device)) {}
+
+  ~DevmemTransport() override {
+    {
+      std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    wake_.notify_all();
+    if (monitor_.joinable()) monitor_.join();
+    StopWorkers();
+    steering_.reset();
+    for (const auto& binding : bindings_) {
+      if (const absl::Status undone = binding->Undo(Clock::now() + kUndo); !undone.ok()) {
+        options_.say(absl::StrCat("NIC ", binding->interface(), " is not wholly as it was: ", Text(undone)));
+      }
+    }
+  }
+
+  absl::Status SetUp(const WorkerOptions& workers) {
+    DEVMEM_ASSIGN_OR_RETURN(
+        const Placement placement,
+        ChoosePlacement({.interfaces = options_.interfaces, .queues = options_.queues, .near_pci = options_.near_pci}));
+    for (const std::string& note : placement.notes) options_.say(note);
+    DEVMEM_RETURN_IF_ERROR(MakePool(placement, workers.connections));
+    for (const NicPlacement& nic : placement.nics) {
+      DEVMEM_ASSIGN_OR_RETURN(
+          auto binding,
+          RxBinding::Create({.interface = nic.interface,
+                             .queues = nic.queues,
+                             .dmabuf_fd = dmabuf_.get(),
+                             .page_size = demand_.page_size > PageSize() ? static_cast<uint32_t>(demand_.page_size) : 0,
+                             .journal_folder = options_.journal_folder}));
+      ids_.insert(binding->dmabuf_id());
+      bindings_.push_back(std::move(binding));
+    }
+    // A NIC may have taken smaller buffers than asked for: then the rings hold less, and connections may have more.
+    uint64_t posted = 0;
+    for (const auto& binding : bindings_) posted += binding->posted() * binding->page_size();
+    demand_.page_size = bindings_.front()->page_size();
+    DEVMEM_ASSIGN_OR_RETURN(const uint64_t room, ReceiveBufferFor(landing_->bytes(), demand_, kLeastReceiveBuffer));
+    demand_.receive_buffer = std::min(room, kReceiveBuffer);
+    options_.say(absl::StrCat("landing pool: ", landing_->bytes(), " bytes for ", LandingPoolSize(demand_).ToString(),
+                              "; the rings hold ", posted, " bytes"));
+    std::vector<RxBinding*> raw;
+    for (const auto& binding : bindings_) raw.push_back(binding.get());
+    DEVMEM_ASSIGN_OR_RETURN(steering_, FlowSteering::Create(raw, options_.steering));
+    DEVMEM_RETURN_IF_ERROR(StartQueues(workers));
+    monitor_ = std::thread([this] { Monitor(); });
+    pthread_setname_np(monitor_.native_handle(), "rx-monitor");
+    return absl::OkStatus();
+  }
+
+  [[nodiscard]] PathInfo path() override {
+    PathInfo info{.name = "devmem"};
+    std::vector<std::string> parts;
+    for (const auto& binding : bindings_) {
+      PathInfo::Nic nic{.interface = binding->interface(),
+                        .driver = binding->driver(),
+                        .dmabuf_id = binding->dmabuf_id(),
+                        .page_size = binding->page_size(),
+                        .posted = binding->posted(),
+                        .rules = binding->rules(),
+                        .rule_capacity = binding->rule_capacity()};
+      for (const BoundQueue& queue : binding->queues()) nic.queues.push_back(queue.queue);
+      if (const absl::StatusOr<RxState> state = binding->Look(); state.ok()) {
+        nic.inflight = state->inflight;
+        nic.detached_pools = state->detached;
+        nic.alloc_fail = state->alloc_fail;
+        nic.packets = state->packets;
+        nic.intact = state->intact;
+        nic.why = state->why;
+      } else {
+        nic.intact = false;
+        nic.why = Text(state.status());
+      }
+      parts.push_back(absl::StrCat(nic.interface, " (", nic.driver, ") queue", nic.queues.size() == 1 ? " " : "s ",
+                                   absl::StrJoin(nic.queues, ","),
+                                   nic.intact ? "" : absl::StrCat(", NOT bound now: ", nic.why)));
+      info.nics.push_back(std::move(nic));
+    }
+    info.landing_pool = landing_->bytes();
+    utsname kernel{};
+    uname(&kernel);
+    info.reason = absl::StrCat("device-memory TCP on ", absl::StrJoin(parts, ", "), "; landing pool of ",
+                               landing_->bytes() / kMiB, " MiB on ", std::string(device_->name()), "; kernel ", kernel.release);
+    const auto get = [](const std::atomic<uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
+    info.counters = {.device_bytes = get(counters_.device_bytes),
+                     .host_bytes = get(counters_.host_bytes),
+                     .linear_bytes = get(counters_.linear_bytes),
+                     .head_bytes = get(counters_.head_bytes),
+                     .fragments = get(counters_.fragments),
+                     .tokens_outstanding = get(counters_.tokens),
+                     .tokens_refused = get(counters_.tokens_refused),
+                     .receive_calls = get(counters_.receives),
+                     .return_calls = get(counters_.returns),
+                     .connections_steered = get(counters_.steered),
+                     .connections_fallen_back = get(counters_.fallen_back)};
+    std::lock_guard lock(mutex_);
+    info.counters.last_fall_back = last_fall_back_;
+    return info;
+  }
+
+ private:
+  struct Queue {
+    DevmemQueue stream;
+    Reserved staging{kStaging};
+    Reserved control{kControl};
+  };
+
+  static uint64_t PageSize() { return static_cast<uint64_t>(sysconf(_SC_PAGESIZE)); }
+
+  // The pool that suits the connections; where that is refused and nobody asked for so much, half of it, and so on.
+  absl::Status MakePool(const Placement& placement, size_t connections) {
+    DEVMEM_ASSIGN_OR_RETURN(const std::unique_ptr<Ethtool> ethtool, Ethtool::Open());
+    demand_ = {.connections = connections, .receive_buffer = kReceiveBuffer};
+    for (const NicPlacement& nic : placement.nics) {
+      DEVMEM_ASSIGN_OR_RETURN(const Rings rings, ethtool->GetRings(nic.interface));
+      demand_.queues += nic.queues.size();
+      demand_.ring = std::max<uint64_t>(demand_.ring, rings.rx);
+    }
+    absl::Status refused;
+    for (const uint64_t page : {uint64_t{kLargestPage}, PageSize()}) {
+      demand_.page_size = page;
+      demand_.receive_buffer = kReceiveBuffer;
+      uint64_t bytes = options_.landing_pool != 0 ? options_.landing_pool : LandingPoolSize(demand_).bytes();
+      while (true) {
+        const absl::StatusOr<uint64_t> room = ReceiveBufferFor(bytes, demand_, kLeastReceiveBuffer);
+        if (!room.ok()) {
+          if (refused.ok() || options_.landing_pool != 0) refused = room.status();
+          break;
+        }
+        refused = Allocate(bytes, page > PageSize());
+        if (refused.ok()) return absl::OkStatus();
+        if (options_.landing_pool != 0 || page > PageSize()) break;  // huge pages: those set aside or none
+        bytes /= 2;
+      }
+    }
+    return refused;
+  }
+
+  absl::Status Allocate(uint64_t bytes, bool huge_pages) {
+    DEVMEM_ASSIGN_OR_RETURN(landing_,
+                            device_->Allocate(bytes, {.name = "landing-pool", .dma_buf = true, .huge_pages = huge_pages}));
+    DEVMEM_ASSIGN_OR_RETURN(dmabuf_, landing_->ExportDmaBuf());
+    return absl::OkStatus();
+  }
+
+  absl::Status StartQueues(const WorkerOptions& workers) {
+    std::vector<BoundQueue> bound;
+    for (const auto& binding : bindings_) bound.insert(bound.end(), binding->queues().begin(), binding->queues().end());
+    for (size_t i = 0; i < bound.size(); ++i) {
+      auto queue = std::make_unique<Queue>();
+      if (queue->staging.span().empty() || queue->control.span().empty()) {
+        return MakeError(absl::StatusCode::kResourceExhausted, "cannot reserve receive buffers",
+                         {.length = kStaging + kControl});
+      }
+      queue->stream = {.device = device_.get(),
+                       .landing = landing_.get(),
+                       .steering = steering_.get(),
+                       .queue = i,
+                       .receive_buffer = demand_.receive_buffer,
+                       .max_steered = workers.connections,
+                       .counters = &counters_,
+                       .ready = [this] { return Ready(); },
+                       .fell_back = [this](const absl::Status& why) { FellBack(why); },
+                       .ours = [this](uint32_t id) { return Ours(id); },
+                       .staging = queue->staging.span(),
+                       .control = queue->control.span()};
+      queues_.push_back(std::move(queue));
+    }
+    WorkerOptions options = workers;
+    options.workers = bound.size();
+    options.backend = Reactor::Backend::kEpoll;
+    DEVMEM_RETURN_IF_ERROR(StartWorkers(options, [this](size_t worker, Reactor& loop) {
+      DevmemQueue& queue = queues_[worker]->stream;
+      queue.reactor = &loop;
+      return [&queue](ByteStream::Owner& owner) { return std::make_unique<DevmemStream>(queue, owner); };
+    }));
+    for (size_t i = 0; i < bound.size(); ++i) Pin(thread(i), bound[i]);
+    return absl::OkStatus();
+  }
+
+  // Beside the queue's interrupt: on the CPUs it may go to, where they are fewer than all.
+  static void Pin(std::thread& worker, const BoundQueue& queue) {
+    if (queue.cpus.empty()) return;
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    for (const int cpu : queue.cpus) CPU_SET(static_cast<size_t>(cpu), &set);
+    pthread_setaffinity_np(worker.native_handle(), sizeof set,
+                           &set);  // refused in a cpuset without them: then it runs anywhere
+  }
+
+  absl::Status Ready() {
+    std::lock_guard lock(mutex_);
+    return not_ready_;
+  }
+
+  bool Ours(uint32_t id) {
+    std::lock_guard lock(mutex_);
+    return ids_.contains(id);
+  }
+
+  void FellBack(const absl::Status& why) {
+    bool first = false;
+    {
+      std::lock_guard lock(mutex_);
+      first = std::exchange(last_fall_back_, Text(why)) != Text(why);
+      look_now_ = true;
+    }
+    wake_.notify_all();
+    if (first) options_.say(absl::StrCat("a connection falls back to host memory: ", Text(why)));
+  }
+
+  void Monitor() {
+    std::vector<Time> next_rebind(bindings_.size());
+    std::vector<Duration> backoff(bindings_.size(), kRebindFirst);
+    uint64_t receives = 0;
+    bool holding = false;
+    while (true) {
+      const uint64_t now_received = counters_.receives.load(std::memory_order_relaxed);
+      const bool busy = std::exchange(receives, now_received) != now_received;
+      {
+        std::unique_lock lock(mutex_);
+        wake_.wait_for(lock, busy || holding || !not_ready_.ok() ? kLookBusy : kLookIdle,
+                       [this] { return stopping_ || look_now_; });
+        if (stopping_) return;
+        look_now_ = false;
+      }
+      absl::Status broken;
+      uint64_t out = 0;
+      for (size_t i = 0; i < bindings_.size(); ++i) {
+        RxBinding& binding = *bindings_[i];
+        const absl::StatusOr<RxState> state = binding.Look();
+        if (state.ok() && state->intact) {
+          out += state->inflight * binding.page_size();
+          backoff[i] = kRebindFirst;
+          continue;
+        }
+        const std::string why = state.ok() ? state->why : Text(state.status());
+        broken = MakeError(absl::StatusCode::kFailedPrecondition,
+                           absl::StrCat("the Rx queues of ", binding.interface(), " are not bound: ", why),
+                           {.object = binding.interface(), .cause = "binding lost"});
+        if (Clock::now() < next_rebind[i]) continue;
+        const absl::Status again = binding.Rebind(dmabuf_.get());
+        if (again.ok()) {
+          std::lock_guard lock(mutex_);
+          ids_.insert(binding.dmabuf_id());
+          broken = absl::OkStatus();
+        }
+        options_.say(again.ok() ? absl::StrCat("bound ", binding.interface(), " again after: ", why)
+                                : absl::StrCat("cannot bind ", binding.interface(), " again (", why, "): ", Text(again)));
+        next_rebind[i] = Clock::now() + backoff[i];
+        backoff[i] = std::min(backoff[i] * 2, kRebindMost);
+      }
+      {
+        std::lock_guard lock(mutex_);
+        not_ready_ = broken;
+      }
+      const bool full = out > landing_->bytes() / 4 * 3;
+      if (full != holding) {
+        holding = full;
+        Hold(holding);
+      }
+    }
+  }
+
+  const DevmemOptions options_;
+  const std::shared_ptr<Device> device_;
+  DevmemCounters counters_;
+  PoolDemand demand_;
+  std::shared_ptr<DeviceMemory> landing_;
+  UniqueFd dmabuf_;
+  std::vector<std::unique_ptr<RxBinding>> bindings_;
+  std::unique_ptr<FlowSteering> steering_;
+  std::vector<std::unique_ptr<Queue>> queues_;
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  // Guarded by mutex_.
+  bool stopping_ = false;
+  bool look_now_ = false;
+  absl::Status not_ready_;
+  std::string last_fall_back_;
+  std::set<uint32_t> ids_;  // every dma-buf id the landing pool had
+  std::thread monitor_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Transport>> MakeDevmemTransport(const WorkerOptions& workers, const DevmemOptions& options,
+                                                               std::shared_ptr<Device> device) {
+  auto transport = std::make_unique<DevmemTransport>(options, std::move(device));
+  DEVMEM_RETURN_IF_ERROR(transport->SetUp(workers));
+  return std::unique_ptr<Transport>(std::move(transport));
+}
+
+}  // namespace devmem

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "net/rx/landing_pool.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+
+namespace devmem {
+namespace {
+
+constexpr uint64_t kMost = std::numeric_limits<uint64_t>::max();
+
+// No pool is ever that large, so that what overflows is as good as endless.
+uint64_t Times(uint64_t a, uint64_t b) { return a != 0 && b > kMost / a ? kMost : a * b; }
+uint64_t Plus(uint64_t a, uint64_t b) { return b > kMost - a ? kMost : a + b; }
+
+uint64_t Posted(const PoolDemand& demand) { return Times(Times(demand.queues, demand.ring), demand.page_size); }
+uint64_t Connections(const PoolDemand& demand) { return Times(demand.queues, demand.connections); }
+
+}  // namespace
+
+std::string PoolSize::ToString() const {
+  return absl::StrCat(bytes(), " bytes = ", posted, " posted to the rings + ", windows, " that unread data can pin + ", held,
+                      " received and not yet gathered");
+}
+
+PoolSize LandingPoolSize(const PoolDemand& demand) {
+  const uint64_t posted = Posted(demand);
+  // bytes() adds three numbers: each is kept so small that the sum does not wrap.
+  const uint64_t cap = kMost / 3;
+  const uint64_t windows = std::min(cap, Times(Connections(demand), demand.receive_buffer));
+  return {.posted = std::min(cap, posted), .windows = windows, .held = windows};
+}
+
+absl::StatusOr<uint64_t> ReceiveBufferFor(uint64_t pool, const PoolDemand& demand, uint64_t least) {
+  const uint64_t connections = Connections(demand);
+  if (connections == 0) {
+    return MakeError(absl::StatusCode::kInvalidArgument, "a landing pool for no queue or no connection has no size",
+                     {.object = "landing pool", .cause = "nothing to receive by", .action = "give at least one of each"});
+  }
+  const uint64_t posted = Posted(demand);
+  const uint64_t shares = Times(2, connections);  // windows, and as much again held
+  const uint64_t each = pool > posted ? (pool - posted) / shares : 0;
+  if (each >= least && each > 0) return each;
+  const uint64_t smallest = Plus(posted, Times(shares, std::max<uint64_t>(least, 1)));
+  return MakeError(
+      absl::StatusCode::kInvalidArgument,
+      absl::StrCat("a landing pool of ", pool, " bytes is too small: the smallest is ", smallest, " = ", demand.queues,
+                   " queues x ", demand.ring, " descriptors x ", demand.page_size, " bytes posted + 2 x ", demand.queues,
+                   " queues x ", demand.connections, " connections x ", std::max<uint64_t>(least, 1), " bytes of window"),
+      {.object = "landing pool", .cause = "too small", .action = "make it larger, or take fewer queues or connections"});
+}
+
+}  // namespace devmem

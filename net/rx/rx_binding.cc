@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: Apache-2.0
+// Set-up, each step in the journal before it is made:
+//
+//   1. the link is up, the queues are there and nobody's; nothing was changed yet
+//   2. ntuple on, where rules are refused without it (nic_settings.h)
+//   3. header split on, threshold 0; rx-gro-hw before it, where it is refused without
+//   4. RSS off the queues, before the bind: hashed traffic in device memory is lost to its readers
+//   5. the dma-buf is bound, with the largest rx-page-size that kernel, driver and memory take
+//   6. rules, as connections come
+//
+// Undo is put_back.cc, from the journal, also for a set-up that failed on its way.
+#include "net/rx/rx_binding.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <map>
+#include <mutex>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/error.h"
+#include "net/rx/nic_settings.h"
+#include "net/rx/put_back.h"
+#include "net/rx/queue_use.h"
+#include "net/rx/rx_binding_on.h"
+#include "net/rx/rx_journal.h"
+
+namespace devmem {
+namespace {
+
+using std::chrono::seconds;
+
+constexpr Duration kUndoPatience = seconds(10);
+
+// Our own names for rules whose location another rule of ours had before (Rebind may have to move them).
+constexpr uint32_t kMovedHandles = 0x8000'0000;
+
+struct Counters {
+  uint64_t alloc_fail = 0, packets = 0, bytes = 0;
+};
+
+absl::Status Check(const RxBindingOptions& options) {
+  const char* wrong = nullptr;
+  if (options.queues.empty() || options.queues.front() == 0 ||
+      std::adjacent_find(options.queues.begin(), options.queues.end(), std::greater_equal<>()) != options.queues.end()) {
+    wrong = "the queues must be ascending, and none 0";
+  } else if (options.dmabuf_fd < 0) {
+    wrong = "there is no dma-buf";
+  } else if ((options.page_size & (options.page_size - 1)) != 0) {
+    wrong = "rx-page-size is no power of two";
+  }
+  if (wrong == nullptr) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kInvalidArgument, wrong, {.object = options.interface, .cause = "bad binding options"});
+}
+
+std::string Joined(const std::vector<uint32_t>& queues) { return absl::StrJoin(queues, ","); }
+
+class Binding final : public RxBinding {
+ public:
+  Binding(std::unique_ptr<RxKernel> kernel, RxBindingOptions options)
+      : kernel_(std::move(kernel)), options_(std::move(options)) {}
+
+  ~Binding() override { (void)Undo(Clock::now() + kUndoPatience); }
+
+  absl::Status SetUp() {
+    DEVMEM_RETURN_IF_ERROR(Check(options_));
+    DEVMEM_ASSIGN_OR_RETURN(link_, kernel_->FindLink(options_.interface));
+    DEVMEM_RETURN_IF_ERROR(LinkIsUp(link_));
+    DEVMEM_ASSIGN_OR_RETURN(driver_, kernel_->ethtool().Driver(link_.interface));
+    DEVMEM_RETURN_IF_ERROR(QueuesAreFree());
+    DEVMEM_ASSIGN_OR_RETURN(journal_, RxJournal::Here(link_.interface, link_.ifindex));
+    journal_.queues = options_.queues;
+    DEVMEM_ASSIGN_OR_RETURN(file_, RxJournalFile::Make(options_.journal_folder, journal_));
+    const absl::Status status = ChangeNic();
+    if (status.ok()) return status;
+    const absl::Status undone = Undo(Clock::now() + kUndoPatience);
+    if (undone.ok()) return WithObject(status, link_.interface);
+    return MakeErrorVerbatim(status.code(), absl::StrCat(Text(status), "; and on the way back: ", Text(undone)),
+                             GetErrorInfo(WithObject(status, link_.interface)));
+  }
+
+  [[nodiscard]] const std::string& interface() const override { return options_.interface; }
+  [[nodiscard]] const std::string& driver() const override { return driver_; }
+  [[nodiscard]] const std::vector<BoundQueue>& queues() const override { return queues_; }
+  [[nodiscard]] uint32_t dmabuf_id() const override { return dmabuf_; }
+  [[nodiscard]] uint32_t page_size() const override {
+    return asked_page_ != 0 ? asked_page_ : static_cast<uint32_t>(sysconf(_SC_PAGESIZE));
+  }
+  [[nodiscard]] uint64_t posted() const override { return posted_; }
+  [[nodiscard]] uint64_t rule_capacity() const override { return capacity_; }
+
+  absl::StatusOr<uint32_t> AddRule(const FlowMatch& match, size_t index) override {
+    const std::scoped_lock lock(rules_mutex_);
+    if (file_ == nullptr) return Undone();
+    if (index >= options_.queues.size()) {
+      return MakeError(absl::StatusCode::kInvalidArgument, absl::StrCat("there is no bound queue number ", index),
+                       {.object = interface()});
+    }
+    const uint32_t queue = options_.queues[index];
+    journal_.rules.push_back({match, queue});
+    if (absl::Status status = file_->Write(journal_); !status.ok()) {
+      journal_.rules.pop_back();
+      return status;
+    }
+    const absl::StatusOr<uint32_t> location = kernel_->rules().Insert(link_.interface, match, queue);
+    if (!location.ok()) {
+      journal_.rules.pop_back();
+      (void)file_->Write(journal_);  // one too many there does no harm: it is looked for, and not found
+      return location.status();
+    }
+    const uint32_t handle = rules_.contains(*location) ? next_handle_++ : *location;
+    rules_[handle] = {*location, match, queue};
+    return handle;
+  }
+
+  absl::Status RemoveRule(uint32_t handle) override {
+    const std::scoped_lock lock(rules_mutex_);
+    const auto found = rules_.find(handle);
+    if (file_ == nullptr || found == rules_.end()) return absl::OkStatus();
+    const Rule rule = found->second;
+    absl::Status status = kernel_->rules().Delete(link_.interface, rule.location, rule.match, rule.queue);
+    if (status.code() == absl::StatusCode::kNotFound) status = absl::OkStatus();
+    // Any other failure: it stays, and Undo() tries again.
+    if (!status.ok() && status.code() != absl::StatusCode::kAborted) return status;
+    rules_.erase(found);
+    const absl::Status forgot = ForgetRule(journal_, *file_, rule.match, rule.queue);
+    return status.ok() ? forgot : status;
+  }
+
+  [[nodiscard]] size_t rules() const override {
+    const std::scoped_lock lock(rules_mutex_);
+    return rules_.size();
+  }
+
+  absl::StatusOr<RxState> Look() override {
+    const std::scoped_lock lock(kernel_mutex_);
+    DEVMEM_ASSIGN_OR_RETURN(const Link link, kernel_->FindLink(link_.ifindex));
+    RxState state;
+    DEVMEM_RETURN_IF_ERROR(LookAtQueues(link, state));
+    DEVMEM_RETURN_IF_ERROR(LookAtSettings(link, state));
+    LookAtPools(link, state);
+    const Counters now = Count(link);
+    state.alloc_fail = now.alloc_fail - base_.alloc_fail;
+    state.packets = now.packets - base_.packets;
+    state.bytes = now.bytes - base_.bytes;
+    state.intact = state.why.empty();
+    return state;
+  }
+
+  absl::Status Rebind(int dmabuf_fd) override {
+    const std::scoped_lock lock(kernel_mutex_, rules_mutex_);
+    if (file_ == nullptr) return Undone();
+    DEVMEM_ASSIGN_OR_RETURN(link_, kernel_->FindLink(link_.ifindex));
+    DEVMEM_RETURN_IF_ERROR(LinkIsUp(link_));
+    RxState state;
+    DEVMEM_RETURN_IF_ERROR(LookAtQueues(link_, state));
+    const bool bound = state.why.empty();
+    if (!bound) DEVMEM_RETURN_IF_ERROR(LetGo());
+    DEVMEM_ASSIGN_OR_RETURN(const Rings rings, kernel_->ethtool().GetRings(link_.interface));
+    if (!SplitIsOn(rings)) DEVMEM_RETURN_IF_ERROR(SplitHeaders(Nic()));
+    DEVMEM_RETURN_IF_ERROR(MoveRss(Nic(), options_.queues));
+    if (!bound) DEVMEM_RETURN_IF_ERROR(Bind(dmabuf_fd, asked_page_, asked_page_));
+    return InsertLostRules();
+  }
+
+  absl::Status Undo(Time deadline) override {
+    const std::scoped_lock lock(kernel_mutex_, rules_mutex_);
+    if (file_ == nullptr) return absl::OkStatus();
+    const absl::StatusOr<Link> link = kernel_->FindLink(link_.ifindex);
+    if (link.status().code() == absl::StatusCode::kNotFound) {
+      bound_.reset();
+      (void)std::exchange(file_, nullptr)->Remove();
+      return MakeError(absl::StatusCode::kNotFound, "the interface is gone, and what was set on it with it",
+                       {.object = interface(), .cause = "NIC removed while bound"});
+    }
+    if (!link.ok()) return link.status();
+    link_ = *link;
+    const PutBack result = PutNicBack(Nic(), link_, {.deadline = deadline, .bound = std::move(bound_), .await_pools = true});
+    rules_.clear();
+    // Not all put back: the journal stays, and its lock with this process, for the next start.
+    if (result.restored.failed.empty()) {
+      const absl::Status removed = std::exchange(file_, nullptr)->Remove();
+      if (!removed.ok()) return removed;
+    }
+    return Verdict(result);
+  }
+
+ private:
+  struct Rule {
+    uint32_t location = 0;
+    FlowMatch match;
+    uint32_t queue = 0;
+  };
+
+  JournalledNic Nic() { return {*kernel_, link_.interface, journal_, *file_}; }
+
+  absl::Status Undone() const {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "the binding was undone", {.object = interface()});
+  }
+
+  static absl::Status LinkIsUp(const Link& link) {
+    if (link.up) return absl::OkStatus();
+    return MakeError(absl::StatusCode::kFailedPrecondition, "the link is down",
+                     {.object = link.interface,
+                      .cause = "link down",
+                      .action = absl::StrCat("`ip link set ", link.interface, " up`: that is the operator's to decide")});
+  }
+
+  absl::Status QueuesAreFree() {
+    DEVMEM_ASSIGN_OR_RETURN(const QueueUse use, FindQueueUse(*kernel_, link_));
+    for (const uint32_t queue : options_.queues) {
+      if (queue >= use.queues) {
+        return MakeError(
+            absl::StatusCode::kInvalidArgument, absl::StrCat("there is no Rx queue ", queue, ", only 0 to ", use.queues - 1),
+            {.object = link_.interface, .cause = "no such queue", .action = "`ethtool -L` for more, or name others"});
+      }
+      const auto taken = use.taken.find(queue);
+      if (taken == use.taken.end()) continue;
+      return MakeError(absl::StatusCode::kFailedPrecondition, absl::StrCat("Rx queue ", queue, " is in use: ", taken->second),
+                       {.object = link_.interface, .cause = "queue in use", .action = "name other queues, or free it"});
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ChangeNic() {
+    DEVMEM_RETURN_IF_ERROR(AllowRules(Nic(), options_.queues.front()));
+    DEVMEM_RETURN_IF_ERROR(SplitHeaders(Nic()));
+    DEVMEM_RETURN_IF_ERROR(MoveRss(Nic(), options_.queues));
+    base_ = Count(link_);
+    const auto page = static_cast<uint32_t>(sysconf(_SC_PAGESIZE));
+    DEVMEM_RETURN_IF_ERROR(Bind(options_.dmabuf_fd, options_.page_size > page ? options_.page_size : 0, page));
+    RxState state;
+    DEVMEM_RETURN_IF_ERROR(LookAtQueues(link_, state));
+    if (!state.why.empty()) return MakeError(absl::StatusCode::kInternal, state.why, {.cause = "bound, but not so"});
+    queues_ = std::move(state.queues);
+    LookAtPools(link_, state);
+    posted_ = state.inflight;
+    const absl::StatusOr<RuleBudget> budget = kernel_->rules().Budget(link_.interface);
+    if (budget.ok() && budget->capacity > budget->used) capacity_ = budget->capacity - budget->used;
+    return absl::OkStatus();
+  }
+
+  // From `most` down by halves while larger than `least`, then (or with 0) the driver's own.
+  absl::Status Bind(int dmabuf_fd, uint32_t most, uint32_t least) {
+    for (uint32_t size = most;; size = size / 2 > least ? size / 2 : 0) {
+      absl::StatusOr<std::unique_ptr<RxKernel::Bound>> bound = kernel_->Bind(link_, dmabuf_fd, options_.queues, size);
+      if (bound.ok()) {
+        bound_ = *std::move(bound);
+        asked_page_ = size;
+        dmabuf_ = journal_.dmabuf = bound_->id();
+        return file_->Write(journal_);
+      }
+      const absl::StatusCode code = bound.status().code();
+      const bool perhaps_size = code == absl::StatusCode::kInvalidArgument || code == absl::StatusCode::kUnimplemented ||
+                                code == absl::StatusCode::kOutOfRange;
+      if (size == 0 || size == least || !perhaps_size) return bound.status();
+    }
+  }
+
+  // Before a new bind: ours must be off whatever of the queues still has it.
+  absl::Status LetGo() {
+    bound_.reset();
+    DEVMEM_ASSIGN_OR_RETURN(const std::vector<RxQueueState> states, kernel_->netdev().RxQueues(link_.ifindex));
+    for (const RxQueueState& state : states) {
+      const bool ours = std::binary_search(options_.queues.begin(), options_.queues.end(), state.queue);
+      if (!ours || (state.dmabuf == 0 && !state.io_uring && !state.xsk)) continue;
+      return MakeError(absl::StatusCode::kFailedPrecondition,
+                       absl::StrCat("Rx queue ", state.queue, " is in use by another: ",
+                                    state.dmabuf != 0 ? absl::StrCat("dma-buf ", state.dmabuf) : "io_uring or AF_XDP"),
+                       {.object = link_.interface, .cause = "queue in use", .action = "free it, or start again"});
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status InsertLostRules() {
+    if (rules_.empty()) return absl::OkStatus();
+    DEVMEM_ASSIGN_OR_RETURN(const std::vector<FlowRule> there, kernel_->rules().List(link_.interface));
+    for (auto& [handle, rule] : rules_) {
+      const bool found = std::any_of(there.begin(), there.end(), [&rule = rule](const FlowRule& each) {
+        return each.location == rule.location && each.exact && each.match == rule.match && LeadsTo(each, rule.queue);
+      });
+      if (found) continue;
+      DEVMEM_ASSIGN_OR_RETURN(rule.location, kernel_->rules().Insert(link_.interface, rule.match, rule.queue));
+    }
+    return absl::OkStatus();
+  }
+
+  // Fills `state.queues`; `why` with the first queue that our dma-buf is not on.
+  absl::Status LookAtQueues(const Link& link, RxState& state) {
+    DEVMEM_ASSIGN_OR_RETURN(const std::vector<RxQueueState> states, kernel_->netdev().RxQueues(link.ifindex));
+    for (const uint32_t queue : options_.queues) {
+      const auto found =
+          std::find_if(states.begin(), states.end(), [queue](const RxQueueState& each) { return each.queue == queue; });
+      if (found == states.end()) {
+        Note(state, absl::StrCat("Rx queue ", queue, " is gone"));
+        continue;
+      }
+      state.queues.push_back({.interface = link.interface, .ifindex = link.ifindex, .queue = queue, .napi_id = found->napi_id});
+      if (found->dmabuf == dmabuf_) continue;
+      Note(state, absl::StrCat("Rx queue ", queue, " has ",
+                               found->dmabuf == 0 ? "host memory" : absl::StrCat("dma-buf ", found->dmabuf),
+                               " instead of dma-buf ", dmabuf_.load()));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status LookAtSettings(const Link& link, RxState& state) {
+    DEVMEM_ASSIGN_OR_RETURN(const Rings rings, kernel_->ethtool().GetRings(link.interface));
+    if (!SplitIsOn(rings)) Note(state, "header split is off, or its threshold is not 0");
+    DEVMEM_ASSIGN_OR_RETURN(const RssTable table, GetRssOrNone(*kernel_, link.interface));
+    if (LeadsToAny(table.queues, options_.queues)) {
+      Note(state, absl::StrCat("the RSS table leads to bound queues (", Joined(options_.queues), ")"));
+    }
+    return absl::OkStatus();
+  }
+
+  void LookAtPools(const Link& link, RxState& state) {
+    const absl::StatusOr<std::vector<PagePoolState>> pools = kernel_->netdev().PagePools(link.ifindex);
+    if (!pools.ok()) return;
+    for (const PagePoolState& pool : *pools) {
+      if (pool.dmabuf != dmabuf_) continue;
+      state.inflight += pool.inflight;
+      state.detached += pool.detached ? 1 : 0;
+    }
+  }
+
+  // Of our queues; zeros where the driver counts nothing.
+  Counters Count(const Link& link) {
+    Counters sum;
+    const absl::StatusOr<std::vector<RxQueueStats>> stats = kernel_->netdev().RxStats(link.ifindex);
+    if (!stats.ok()) return sum;
+    for (const RxQueueStats& each : *stats) {
+      if (!std::binary_search(options_.queues.begin(), options_.queues.end(), each.queue)) continue;
+      sum.alloc_fail += each.alloc_fail;
+      sum.packets += each.packets;
+      sum.bytes += each.bytes;
+    }
+    return sum;
+  }
+
+  static void Note(RxState& state, const std::string& what) {
+    if (state.why.empty()) state.why = what;
+  }
+
+  absl::Status Verdict(const PutBack& result) const {
+    const Restored& restored = result.restored;
+    if (!restored.failed.empty()) {
+      return MakeError(absl::StatusCode::kInternal, absl::StrJoin(restored.failed, "; "),
+                       {.object = interface(), .cause = "NIC not put back", .action = "the next start tries again"});
+    }
+    if (!result.held.empty()) {
+      return MakeError(
+          absl::StatusCode::kDeadlineExceeded,
+          absl::StrCat("the NIC is put back, but somebody still holds dma-buf ", journal_.dmabuf, ": ", result.held),
+          {.object = interface(), .cause = "buffers out", .action = "close the sockets that have them"});
+    }
+    if (!restored.foreign.empty()) {
+      return MakeError(absl::StatusCode::kAborted, absl::StrJoin(restored.foreign, "; "),
+                       {.object = interface(), .cause = "changed by another meanwhile"});
+    }
+    return absl::OkStatus();
+  }
+
+  const std::unique_ptr<RxKernel> kernel_;
+  const RxBindingOptions options_;
+  std::string driver_;
+  std::vector<BoundQueue> queues_;
+  std::atomic<uint32_t> dmabuf_ = 0;
+  uint32_t asked_page_ = 0;  // rx-page-size as bound; 0: the driver's
+  uint64_t posted_ = 0;
+  uint64_t capacity_ = 0;
+  Counters base_;
+
+  std::mutex kernel_mutex_;  // netdev and ethtool, link_ for writing, bound_. Taken before:
+  mutable std::mutex rules_mutex_;
+  Link link_;  // read under either
+  std::unique_ptr<RxKernel::Bound> bound_;
+  std::map<uint32_t, Rule> rules_;  // by handle: the location it first had
+  uint32_t next_handle_ = kMovedHandles;
+  RxJournal journal_;
+  std::unique_ptr<RxJournalFile> file_;  // nullptr: nothing done, or all undone
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RxBinding>> CreateRxBinding(std::unique_ptr<RxKernel> kernel, const RxBindingOptions& options) {
+  auto binding = std::make_unique<Binding>(std::move(kernel), options);
+  DEVMEM_RETURN_IF_ERROR(binding->SetUp());
+  return binding;
+}
+
+absl::StatusOr<std::unique_ptr<RxBinding>> RxBinding::Create(const RxBindingOptions& options) {
+  DEVMEM_ASSIGN_OR_RETURN(std::unique_ptr<RxKernel> kernel, RxKernel::Open());
+  return CreateRxBinding(std::move(kernel), options);
+}
+
+}  // namespace devmem

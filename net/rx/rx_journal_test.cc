@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "net/rx/rx_journal.h"
+
+#include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "base/error.h"
+
+namespace devmem {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+std::string Folder() {
+  std::string folder = ::testing::TempDir() + "journal-XXXXXX";
+  return mkdtemp(folder.data());
+}
+
+sockaddr_storage Endpoint(const char* address, uint16_t port) {
+  sockaddr_storage storage{};
+  auto& v4 = reinterpret_cast<sockaddr_in&>(storage);
+  auto& v6 = reinterpret_cast<sockaddr_in6&>(storage);
+  if (inet_pton(AF_INET, address, &v4.sin_addr) == 1) {
+    v4.sin_family = AF_INET;
+    v4.sin_port = htons(port);
+  } else {
+    EXPECT_EQ(inet_pton(AF_INET6, address, &v6.sin6_addr), 1);
+    v6.sin6_family = AF_INET6;
+    v6.sin6_port = htons(port);
+  }
+  return storage;
+}
+
+RxJournal Full() {
+  return {.pid = 4242,
+          .start_time = 123456,
+          .boot_id = "4a1e0d2c-0000-0000-0000-000000000000",
+          .netns = 4026531840,
+          .interface = "eth0",
+          .ifindex = 7,
+          .queues = {6, 7},
+          .dmabuf = 3,
+          .features = {{"rx-gro-hw", false}},
+          .header_split = {{HeaderSplit::kOff, 256}},
+          .rss = {{{0, 1, 6, 7}, {0, 1, 0, 1}}},
+          .rules = {{{Endpoint("192.0.2.2", 80), Endpoint("192.0.2.1", 40112)}, 6},
+                    {{Endpoint("2001:db8::2", 443), Endpoint("2001:db8::1", 0)}, 7}}};
+}
+
+TEST(RxJournal, ReadsBackWhatItWrites) {
+  for (const RxJournal& journal : {Full(), RxJournal{.boot_id = "x"}}) {
+    const auto parsed = RxJournal::Parse(journal.ToJson());
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_EQ(parsed->ToJson(), journal.ToJson());
+    ASSERT_EQ(parsed->rules.size(), journal.rules.size());
+    for (size_t i = 0; i < parsed->rules.size(); ++i) EXPECT_TRUE(parsed->rules[i].match == journal.rules[i].match);
+  }
+}
+
+TEST(RxJournal, IsLegible) {
+  EXPECT_EQ(
+      Full().ToJson(),
+      R"({"boot_id":"4a1e0d2c-0000-0000-0000-000000000000","dmabuf":3,"features":[{"name":"rx-gro-hw","was":false}],)"
+      R"("header_split":{"resetting":false,"threshold_was":256,"was":"off"},"ifindex":7,"interface":"eth0","netns":4026531840,"pid":4242,)"
+      R"("queues":[6,7],"rss":{"resetting":false,"set":[0,1,0,1],"was":[0,1,6,7]},"rules":[{"destination":{"address":"192.0.2.1",)"
+      R"("port":40112},"queue":6,"source":{"address":"192.0.2.2","port":80}},{"destination":{"address":"2001:db8::1",)"
+      R"("port":0},"queue":7,"source":{"address":"2001:db8::2","port":443}}],"start_time":123456,"version":1})"
+      "\n");
+}
+
+TEST(RxJournal, NothingElseIsTakenForOne) {
+  const std::string whole = Full().ToJson();
+  // Every truncation but the last newline's.
+  for (size_t length = 0; length + 2 < whole.size(); ++length) {
+    ASSERT_EQ(RxJournal::Parse(whole.substr(0, length)).status().code(), absl::StatusCode::kDataLoss) << length;
+  }
+  for (const std::string text :
+       {"null", "[]", "{}", "{\"version\":2}", "{\"version\":\"1\"}", "\xff", "{\"version\":1,\"pid\":\"x\"}"}) {
+    EXPECT_EQ(RxJournal::Parse(text).status().code(), absl::StatusCode::kDataLoss) << text;
+  }
+}
+
+TEST(RxJournalFile, IsReplacedAsAWhole) {
+  const std::string folder = Folder() + "/made/on/demand";
+  RxJournal journal = Full();
+  auto file = RxJournalFile::Make(folder, journal);
+  ASSERT_TRUE(file.ok()) << file.status();
+  EXPECT_THAT(RxJournalFile::All(folder), ElementsAre(folder + "/rx-7-4242.json"));
+  journal.rules.clear();
+  ASSERT_TRUE((*file)->Write(journal).ok());
+  std::ostringstream text;
+  text << std::ifstream(folder + "/rx-7-4242.json").rdbuf();
+  EXPECT_EQ(text.str(), journal.ToJson());
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder), {}), 1) << "nothing is left beside it";
+  EXPECT_EQ(RxJournalFile::Make(folder, journal).status().code(), absl::StatusCode::kAlreadyExists);
+  ASSERT_TRUE((*file)->Remove().ok());
+  EXPECT_THAT(RxJournalFile::All(folder), IsEmpty());
+}
+
+TEST(RxJournalFile, AFolderThatCannotBeWrittenIsAnError) {
+  const auto file = RxJournalFile::Make("/proc/self/none", Full());
+  EXPECT_FALSE(file.ok());
+  EXPECT_THAT(Text(file.status()), HasSubstr("/proc/self/none"));
+}
+
+// A child that makes a journal, writes it again, and lives until it is killed.
+class Owner {
+ public:
+  explicit Owner(const std::string& folder) {
+    int ready[2];
+    EXPECT_EQ(pipe(ready), 0);
+    pid_ = fork();
+    if (pid_ == 0) {
+      auto file = RxJournalFile::Make(folder, Full());
+      const bool ok = file.ok() && (*file)->Write(Full()).ok();
+      if (write(ready[1], ok ? "y" : "n", 1) != 1) _exit(1);
+      while (true) pause();
+    }
+    char said = 0;
+    EXPECT_EQ(read(ready[0], &said, 1), 1);
+    EXPECT_EQ(said, 'y');
+    close(ready[0]);
+    close(ready[1]);
+  }
+  ~Owner() { Kill(); }
+  void Kill() {
+    if (pid_ <= 0) return;
+    kill(pid_, SIGKILL);
+    waitpid(std::exchange(pid_, 0), nullptr, 0);
+  }
+
+ private:
+  pid_t pid_ = 0;
+};
+
+TEST(RxJournalFile, BelongsToItsProcessUntilThatIsDead) {
+  const std::string folder = Folder();
+  Owner owner(folder);
+  const std::vector<std::string> paths = RxJournalFile::All(folder);
+  ASSERT_EQ(paths.size(), 1);
+  EXPECT_EQ(RxJournalFile::Adopt(paths[0]).status().code(), absl::StatusCode::kUnavailable);
+  owner.Kill();
+  auto file = RxJournalFile::Adopt(paths[0]);
+  ASSERT_TRUE(file.ok()) << file.status();
+  EXPECT_EQ((*file)->text(), Full().ToJson());
+  EXPECT_EQ(RxJournalFile::Adopt(paths[0]).status().code(), absl::StatusCode::kUnavailable) << "two cannot recover at once";
+  ASSERT_TRUE((*file)->Remove().ok());
+  EXPECT_EQ(RxJournalFile::Adopt(paths[0]).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(RxJournalFile, HalfWrittenOnesOfTheDeadGo) {
+  const std::string folder = Folder();
+  std::ofstream(folder + "/rx-7-1.json.new") << "{";
+  std::ofstream(folder + "/rx-7-1.txt") << "another's";
+  EXPECT_THAT(RxJournalFile::All(folder), IsEmpty());
+  EXPECT_FALSE(std::filesystem::exists(folder + "/rx-7-1.json.new"));
+  EXPECT_TRUE(std::filesystem::exists(folder + "/rx-7-1.txt"));
+}
+
+TEST(RxJournal, KnowsWhereItIs) {
+  const auto journal = RxJournal::Here("lo", 1);
+  ASSERT_TRUE(journal.ok()) << journal.status();
+  EXPECT_EQ(journal->pid, getpid());
+  EXPECT_GT(journal->start_time, 0);
+  EXPECT_EQ(journal->boot_id.size(), 36);
+  EXPECT_GT(journal->netns, 0);
+}
+
+}  // namespace
+}  // namespace devmem

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "net/rx/rx_kernel.h"
+
+#include <net/if.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <cstring>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "base/unique_fd.h"
+#include "net/rx/deferred_skbs.h"
+
+namespace devmem {
+namespace {
+
+class RealBound final : public RxKernel::Bound {
+ public:
+  explicit RealBound(DmabufBinding binding) : binding_(std::move(binding)) {}
+  [[nodiscard]] uint32_t id() const override { return binding_.id(); }
+
+ private:
+  DmabufBinding binding_;
+};
+
+class RealKernel final : public RxKernel {
+ public:
+  absl::Status Start() {
+    DEVMEM_ASSIGN_OR_RETURN(netdev_, Netdev::Open());
+    DEVMEM_ASSIGN_OR_RETURN(ethtool_, Ethtool::Open());
+    DEVMEM_ASSIGN_OR_RETURN(rules_, FlowRules::Open());
+    // Not if_nametoindex(), which makes a socket at each call, in the namespace that the caller then is in.
+    socket_ = UniqueFd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    return socket_.valid() ? absl::OkStatus() : ErrnoError(errno, "no socket to ask for interfaces");
+  }
+
+  [[nodiscard]] Netdev& netdev() override { return *netdev_; }
+  [[nodiscard]] Ethtool& ethtool() override { return *ethtool_; }
+  [[nodiscard]] FlowRules& rules() override { return *rules_; }
+
+  absl::StatusOr<Link> FindLink(const std::string& interface) override {
+    ifreq request{};
+    if (interface.empty() || interface.size() >= sizeof request.ifr_name) return NoSuch(interface);
+    std::memcpy(request.ifr_name, interface.data(), interface.size());
+    if (ioctl(socket_.get(), SIOCGIFINDEX, &request) != 0) return Failed(interface);
+    Link link{.interface = interface, .ifindex = static_cast<uint32_t>(request.ifr_ifindex)};
+    if (ioctl(socket_.get(), SIOCGIFFLAGS, &request) != 0) return Failed(interface);
+    const auto flags = static_cast<uint16_t>(request.ifr_flags);
+    link.up = (flags & IFF_UP) != 0;
+    link.carrier = link.up && (flags & IFF_RUNNING) != 0;
+    return link;
+  }
+
+  absl::StatusOr<Link> FindLink(uint32_t ifindex) override {
+    ifreq request{};
+    request.ifr_ifindex = static_cast<int>(ifindex);
+    if (ioctl(socket_.get(), SIOCGIFNAME, &request) != 0) return Failed(absl::StrCat("interface ", ifindex));
+    return FindLink(std::string(request.ifr_name, strnlen(request.ifr_name, sizeof request.ifr_name)));
+  }
+
+  absl::StatusOr<std::unique_ptr<Bound>> Bind(const Link& link, int dmabuf_fd, std::span<const uint32_t> queues,
+                                              uint32_t page_size) override {
+    DEVMEM_ASSIGN_OR_RETURN(DmabufBinding binding,
+                            DmabufBinding::Bind(link.interface, link.ifindex, dmabuf_fd, queues, page_size));
+    return std::make_unique<RealBound>(std::move(binding));
+  }
+
+  void FreeDeferred() override { FreeDeferredSkbs(); }
+  void Pause(Duration duration) override { std::this_thread::sleep_for(duration); }  // only how often we look
+
+ private:
+  static absl::Status NoSuch(const std::string& interface) {
+    return MakeError(absl::StatusCode::kNotFound, "there is no such interface",
+                     {.object = interface, .cause = "no such interface", .action = "see `ip link`"});
+  }
+  static absl::Status Failed(const std::string& interface) {
+    const int error = errno;
+    if (error == ENODEV || error == ENXIO) return NoSuch(interface);
+    return ErrnoError(error, "the interface cannot be looked at", {.object = interface});
+  }
+
+  std::unique_ptr<Netdev> netdev_;
+  std::unique_ptr<Ethtool> ethtool_;
+  std::unique_ptr<FlowRules> rules_;
+  UniqueFd socket_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<RxKernel>> RxKernel::Open() {
+  auto kernel = std::make_unique<RealKernel>();
+  DEVMEM_RETURN_IF_ERROR(kernel->Start());
+  return kernel;
+}
+
+}  // namespace devmem

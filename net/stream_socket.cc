@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "net/stream_socket.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <cstring>
+#include <string>
+
+#include "base/error.h"
+
+namespace devmem {
+
+absl::StatusOr<UniqueFd> OpenStreamSocket(int family) {
+  UniqueFd fd(::socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, IPPROTO_TCP));
+  if (!fd.valid()) {
+    const int error = errno;
+    if (error != EMFILE && error != ENFILE) return ErrnoError(error, "socket");
+    return MakeError(absl::StatusCode::kUnavailable, "no file descriptor is left for a connection",
+                     {.cause = "out of file descriptors", .action = "raise the limit (ulimit -n) or lower --connections"});
+  }
+  const int on = 1;
+  setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+  return fd;
+}
+
+absl::Status ConnectionError(int error_number, std::string_view what) {
+  return MakeError(absl::StatusCode::kUnavailable, Text(ErrnoError(error_number, what)), {.cause = strerror(error_number)});
+}
+
+absl::Status ConnectionEnded() {
+  return MakeError(absl::StatusCode::kUnavailable, "the server closed the connection", {.cause = "connection closed"});
+}
+
+void LowWater::Set(int fd, uint64_t bytes) {
+  if (bytes == bytes_) return;
+  const int mark = static_cast<int>(bytes);
+  if (setsockopt(fd, SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof mark) == 0) bytes_ = bytes;
+}
+
+}  // namespace devmem

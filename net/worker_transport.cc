@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "net/worker_transport.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+
+namespace devmem {
+
+WorkerTransport::~WorkerTransport() { StopWorkers(); }
+
+absl::Status WorkerTransport::StartWorkers(const WorkerOptions& options, const MakeFactory& make) {
+  resolver_ = std::make_unique<Resolver>();
+  for (size_t i = 0; i < options.workers; ++i) {
+    auto worker = std::make_unique<Worker>();
+    DEVMEM_ASSIGN_OR_RETURN(worker->reactor, Reactor::Create(absl::StrCat("rx-", i), options.backend));
+    Reactor& loop = *worker->reactor;
+    worker->fetcher = std::make_unique<HttpFetcher>(loop, *resolver_, make(i, loop), options.policy, options.connections);
+    worker->files = std::make_unique<FileReader>(loop);
+    worker->thread = std::thread([&loop] { loop.Run(); });
+    workers_.push_back(std::move(worker));
+  }
+  return absl::OkStatus();
+}
+
+void WorkerTransport::StopWorkers() {
+  resolver_.reset();  // its answers are posted to the loops
+  for (const auto& worker : workers_) {
+    Worker* const w = worker.get();
+    w->reactor->Post([w] { w->fetcher->Shutdown([w] { w->reactor->Stop(); }); });
+  }
+  for (const auto& worker : workers_) worker->thread.join();
+  workers_.clear();
+}
+
+void WorkerTransport::Start(size_t worker, RangeRead* read) {
+  absl::StatusOr<PayloadRequest> request = read->store->PrepareGet(read->object);
+  Worker& on = *workers_[worker];
+  if (!request.ok()) {
+    on.reactor->Post([read, status = request.status()] {
+      read->status = WithObject(status, read->object);
+      read->Done();
+    });
+  } else if (!request->file_path.empty()) {
+    on.files->Start(read, request->file_path);
+  } else {
+    on.fetcher->Start(read, *std::move(request));
+  }
+}
+
+void WorkerTransport::Cancel(size_t worker, RangeRead* read) {
+  // A store is all files or all HTTP.
+  const absl::StatusOr<PayloadRequest> request = read->store->PrepareGet(read->object);
+  if (!request.ok()) return;
+  if (!request->file_path.empty()) {
+    workers_[worker]->files->Cancel(read);
+  } else {
+    workers_[worker]->fetcher->Cancel(read);
+  }
+}
+
+void WorkerTransport::Hold(bool hold) {
+  for (const auto& worker : workers_) {
+    worker->reactor->Post([fetcher = worker->fetcher.get(), hold] { fetcher->Hold(hold); });
+  }
+}
+
+}  // namespace devmem

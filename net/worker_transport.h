@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every Transport has: one thread a worker with its loop, its HTTP connections and its files, and one resolver for all. A
+// transport differs in the streams it makes.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "net/file_reader.h"
+#include "net/http_fetcher.h"
+#include "net/resolver.h"
+#include "net/transport.h"
+
+namespace devmem {
+
+struct WorkerOptions {
+  size_t workers = 1;
+  size_t connections = 16;  // to one origin, a worker
+  Reactor::Backend backend = Reactor::Backend::kAuto;
+  ReadPolicy policy;
+};
+
+class WorkerTransport : public Transport {
+ public:
+  ~WorkerTransport() override;
+
+  [[nodiscard]] size_t workers() const final { return workers_.size(); }
+  [[nodiscard]] Reactor& reactor(size_t worker) final { return *workers_[worker]->reactor; }
+  void Start(size_t worker, RangeRead* read) final;
+  void Cancel(size_t worker, RangeRead* read) final;
+
+ protected:
+  // Makes a worker's streams; called once a worker, before its loop runs.
+  using MakeFactory = std::function<HttpFetcher::StreamFactory(size_t worker, Reactor& loop)>;
+  [[nodiscard]] absl::Status StartWorkers(const WorkerOptions& options, const MakeFactory& make);
+  // Closes all connections and joins the threads; every read must be done by then. For a destructor whose streams' surroundings
+  // go.
+  void StopWorkers();
+  [[nodiscard]] std::thread& thread(size_t worker) { return workers_[worker]->thread; }
+  // HttpFetcher::Hold on every worker. Thread-safe.
+  void Hold(bool hold);
+
+ private:
+  struct Worker {
+    std::unique_ptr<Reactor> reactor;
+    std::unique_ptr<HttpFetcher> fetcher;
+    std::unique_ptr<FileReader> files;
+    std::thread thread;
+  };
+
+  std::unique_ptr<Resolver> resolver_;
+  std::vector<std::unique_ptr<Worker>> workers_;
+};
+
+}  // namespace devmem

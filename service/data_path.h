@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// The path of a stream as trainers and operators see it.
+#pragma once
+
+#include <string_view>
+
+#include "devmem_loader/v1/loader.pb.h"
+#include "net/transport.h"
+
+namespace devmem {
+
+// The node's path.
+[[nodiscard]] devmem_loader::v1::DataPath DataPathMessage(const PathInfo& path);
+
+// That of a stream of `bucket`, which is not the node's where no NIC has a part in it: files of this host.
+[[nodiscard]] devmem_loader::v1::DataPath DataPathOf(const PathInfo& path, std::string_view bucket);
+
+}  // namespace devmem
