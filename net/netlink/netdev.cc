@@ -102,6 +102,10 @@ absl::StatusOr<std::unique_ptr<Netdev>> Netdev::Open() {
 
 absl::StatusOr<DmabufBinding> DmabufBinding::Bind(const std::string& interface, uint32_t ifindex, int dmabuf_fd,
                                                   std::span<const uint32_t> queues, uint32_t page_size) {
+  if (queues.empty()) {
+    return MakeError(absl::StatusCode::kInvalidArgument, "cannot bind device memory to no Rx queue at all",
+                     {.object = interface});
+  }
   DEVMEM_ASSIGN_OR_RETURN(GenlFamily family, GenlFamily::Open(kFamily, kNeeds));
   NetlinkRequest request = family.Request(kBindRx);
   request.PutU32(kDmabufIfindex, ifindex);

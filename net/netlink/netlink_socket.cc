@@ -158,11 +158,13 @@ bool ConsumeDatagram(std::span<const std::byte> datagram, uint32_t sequence, Net
   return true;
 }
 
-absl::Status KernelRefusal(const NetlinkSubject& subject, int error, std::string_view words) {
-  if (words.empty()) return ErrnoError(error, subject.what, {.object = subject.object, .action = ActionFor(error)});
+absl::Status KernelRefusal(const NetlinkSubject& subject, int error, std::string_view words, std::string_view detail) {
+  const std::string cause = words.empty() ? std::strerror(error) : std::string(words);
+  // What a newer kernel would take, an older one calls an invalid argument.
+  if (error == EINVAL && words == "Unknown attribute type") error = EOPNOTSUPP;
   return MakeError(absl::ErrnoToStatusCode(error),
-                   absl::StrCat(subject.what, ": ", absl::string_view(words.data(), words.size())),
-                   {.object = subject.object, .cause = std::string(words), .action = ActionFor(error)});
+                   absl::StrCat(subject.what, ": ", cause, absl::string_view(detail.data(), detail.size())),
+                   {.object = subject.object, .cause = cause, .action = ActionFor(error)});
 }
 
 NetlinkSocket::NetlinkSocket(UniqueFd fd) : fd_(std::move(fd)), buffer_(kReceive / sizeof(uint64_t)) {}
@@ -253,11 +255,7 @@ absl::StatusOr<std::vector<NetlinkAnswer>> NetlinkSocket::Exchange(NetlinkReques
     DEVMEM_RETURN_IF_ERROR(Send(request, subject));
     DEVMEM_ASSIGN_OR_RETURN(NetlinkProgress progress, Receive(request, subject));
     if (progress.refusal.error != 0) {
-      const std::string culprit = Culprit(request, progress.refusal);
-      const std::string words = progress.refusal.words.empty() && !culprit.empty()
-                                    ? std::string(std::strerror(progress.refusal.error))
-                                    : progress.refusal.words;
-      return KernelRefusal(subject, progress.refusal.error, words + culprit);
+      return KernelRefusal(subject, progress.refusal.error, progress.refusal.words, Culprit(request, progress.refusal));
     }
     if (!progress.interrupted) return std::move(progress.answers);
     if (attempt == kDumpAttempts) {

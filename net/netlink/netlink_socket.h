@@ -108,8 +108,10 @@ struct NetlinkSubject {
   std::string object;
   std::string what;
 };
-// errno and words of the kernel, from netlink or an ioctl, as a Status with what to do about it.
-[[nodiscard]] absl::Status KernelRefusal(const NetlinkSubject& subject, int error, std::string_view words = {});
+// errno and words of the kernel, from netlink or an ioctl, as a Status with what to do about it. `detail` is told and is no
+// part of the cause.
+[[nodiscard]] absl::Status KernelRefusal(const NetlinkSubject& subject, int error, std::string_view words = {},
+                                         std::string_view detail = {});
 
 class NetlinkSocket {
  public:
