@@ -234,25 +234,20 @@ TEST(NetlinkSocket, ARefusalPointsAtTheAttribute) {
 }
 
 TEST(KernelRefusal, SaysWhatToDo) {
-  const NetlinkSubject subject{"dms0", "cannot bind device memory to Rx queue 3"};
+  const NetlinkSubject subject{"dms0", "cannot bind"};
   const struct {
     int error;
-    const char* words;
     absl::StatusCode code;
+    const char* words;
     const char* text;
   } kRows[] = {
-      {EPERM, "", absl::StatusCode::kPermissionDenied,
-       "dms0: cannot bind device memory to Rx queue 3: Operation not permitted; run with CAP_NET_ADMIN in the network "
-       "namespace's "
-       "user namespace"},
-      {EEXIST, "designated queue already memory provider bound", absl::StatusCode::kAlreadyExists,
-       "dms0: cannot bind device memory to Rx queue 3: designated queue already memory provider bound; whoever has it must let "
-       "it go "
-       "first"},
-      {EINVAL, "tcp-data-split is disabled", absl::StatusCode::kInvalidArgument,
-       "dms0: cannot bind device memory to Rx queue 3: tcp-data-split is disabled"},
-      {EINVAL, "Unknown attribute type", absl::StatusCode::kUnimplemented,
-       "dms0: cannot bind device memory to Rx queue 3: Unknown attribute type; this driver or this kernel cannot do that"},
+      {EPERM, absl::StatusCode::kPermissionDenied, "",
+       "dms0: cannot bind: Operation not permitted; run with CAP_NET_ADMIN in the network namespace's user namespace"},
+      {EEXIST, absl::StatusCode::kAlreadyExists, "designated queue already memory provider bound",
+       "dms0: cannot bind: designated queue already memory provider bound; whoever has it must let it go first"},
+      {EINVAL, absl::StatusCode::kInvalidArgument, "tcp-data-split is disabled", "dms0: cannot bind: tcp-data-split is disabled"},
+      {EINVAL, absl::StatusCode::kUnimplemented, "Unknown attribute type",
+       "dms0: cannot bind: Unknown attribute type; this driver or this kernel cannot do that"},
   };
   for (const auto& row : kRows) {
     const absl::Status status = KernelRefusal(subject, row.error, row.words);
