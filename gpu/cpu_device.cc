@@ -61,6 +61,13 @@ std::optional<HostMemory> ReadHostMemory() {
   return memory;
 }
 
+// Bytes that one udmabuf may have; known before memory is touched for it.
+uint64_t LargestUdmabuf() {
+  uint64_t mib = 0;
+  std::ifstream("/sys/module/udmabuf/parameters/size_limit_mb") >> mib;
+  return mib == 0 ? UINT64_MAX : mib << 20;
+}
+
 absl::Status OutOfMemory(const AllocateOptions& options, uint64_t bytes, std::string_view cause) {
   const std::optional<HostMemory> memory = ReadHostMemory();
   std::string message = "cannot allocate " + std::to_string(bytes) + " bytes of host memory";
@@ -226,6 +233,14 @@ class CpuDevice final : public Device {
     if (bytes == 0) {
       return MakeError(absl::StatusCode::kInvalidArgument, "cannot allocate 0 bytes",
                        {.object = options.name, .cause = "empty allocation", .action = "ask for at least 1 byte"});
+    }
+    if (const uint64_t most = options.dma_buf ? LargestUdmabuf() : UINT64_MAX; bytes > most) {
+      return MakeError(absl::StatusCode::kResourceExhausted,
+                       "udmabuf makes no dma-buf of more than " + std::to_string(most) + " bytes",
+                       {.object = options.name,
+                        .length = bytes,
+                        .cause = "udmabuf limit",
+                        .action = "raise /sys/module/udmabuf/parameters/size_limit_mb, or ask for a smaller --landing-pool"});
     }
     // Linux overcommits: mmap() and ftruncate() succeed for what will never be there, and filling memory to the last
     // page wakes the OOM killer before any call fails.

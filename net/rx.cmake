@@ -23,3 +23,9 @@ devmem_unit(net_flow_steering
 devmem_unit(net_landing_pool
   HDRS rx/landing_pool.h SRCS rx/landing_pool.cc DEPS base_error
   TEST rx/landing_pool_test.cc)
+
+if(DEVMEM_TESTS)
+  # Driven by the tests in the guest (tests/guest/rx), where there are NICs.
+  add_executable(net_rx_guest_test ${PROJECT_SOURCE_DIR}/tests/guest/rx/net_rx_guest_test.cc)
+  target_link_libraries(net_rx_guest_test PRIVATE net_rx_binding net_rx_placement net_flow_steering nlohmann_json::nlohmann_json)
+endif()

@@ -138,7 +138,11 @@ class Chooser {
         nic.queues.push_back(queue);
       }
     }
-    if (nic.queues.empty()) return Unfit(name, "others use all its queues but 0", "free one, or `ethtool -L` for more");
+    if (nic.queues.empty()) {
+      return Unfit(name,
+                   absl::StrCat("others use all its queues but 0; queue ", use.queues - 1, ": ", use.taken.at(use.queues - 1)),
+                   "free one, or `ethtool -L` for more");
+    }
     std::reverse(nic.queues.begin(), nic.queues.end());
     return nic;
   }

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SIGKILL at every step of a binding's life; the next start puts the NIC back."""
+import os
+import pathlib
+import unittest
+
+import guest
+from guest import ethtool, nic, shell
+from rx import Died, Owner, state
+
+QUEUES, BOUND = 4, [2, 3]
+
+
+class Recover(unittest.TestCase):
+    maxDiff = None
+
+    def live(self, owner):
+        """A whole life: two rules come, one goes, another comes, all is undone."""
+        flow = {"source": [self.there.v4, 80]}
+        owner.create(interface=self.here.name, queues=BOUND)
+        first = owner.add_rule(destination=[self.here.v4, 40000], index=0, **flow)
+        owner.add_rule(destination=[self.here.v4, 40001], index=1, **flow)
+        owner.remove_rule(location=first)
+        owner.add_rule(destination=[self.here.v4, 40002], index=1, **flow)
+        owner.undo()
+
+    def everywhere(self, personality, prepare):
+        self.here, self.there = nic.pair(self, queues=QUEUES, personality=personality)
+        prepare()
+        before = state(self.here)
+        whole = Owner(self)
+        self.live(whole)
+        moments = whole.moments()
+        self.assertGreater(moments, 16)
+        self.assertEqual(before, state(self.here))
+        whole.end()
+        for moment in range(moments):
+            with self.subTest(personality=personality, moment=moment):
+                owner = Owner(self, dies_at=moment)
+                with self.assertRaises(Died):
+                    self.live(owner)
+                self.assertTrue(owner.killed())
+                survivor = Owner(self, journal=owner.journal)
+                lines = survivor.recover()
+                self.assertIn(f"{self.here.name} is put back", lines[-1], lines)
+                shell.until(lambda: state(self.here)["pools"] == before["pools"], "page pools are as many as before")
+                self.assertEqual(before, state(self.here), lines)
+                self.assertEqual([], os.listdir(owner.journal))
+                owner.end()
+                survivor.end()
+
+    @guest.deadline(400)
+    def test_with_the_drivers_defaults(self):
+        self.everywhere("none", lambda: None)
+
+    @guest.deadline(400)
+    def test_with_mlx5s_gro(self):
+        self.everywhere("mlx5", lambda: None)
+
+    @guest.deadline(400)
+    def test_with_bnxts_ntuple(self):
+        self.everywhere("bnxt", lambda: ethtool.feature(self.here, "ntuple", False))
+
+    @guest.deadline(400)
+    def test_with_an_operators_choices(self):
+        def choose():
+            ethtool.run("weight 1 1 1 2", self.here, "-X")
+            ethtool.header_split(self.here, True, 512 if guest.kernel() >= (6, 14) else None)
+        self.everywhere("none", choose)
+
+    def test_the_living_and_the_unknown_are_left_alone(self):
+        self.here, self.there = nic.pair(self, queues=QUEUES)
+        owner = Owner(self)
+        owner.create(interface=self.here.name, queues=BOUND)
+        bound = state(self.here)
+        other = Owner(self, journal=owner.journal)
+        self.assertEqual([], other.recover())
+        self.assertEqual(bound, state(self.here))
+        strange = pathlib.Path(owner.journal) / "rx-1-1.json"
+        strange.write_text('{"version": 1, "pid"')
+        self.assertIn("kept", other.recover()[0])
+        self.assertTrue(strange.exists())
+
+    def test_a_nic_that_came_anew_is_another(self):
+        self.here, self.there = nic.pair(self, queues=QUEUES)
+        owner = Owner(self)
+        owner.create(interface=self.here.name, queues=BOUND)
+        owner.kill()
+        nic.down()
+        self.here, self.there = nic.up(queues=QUEUES)
+        before = state(self.here)
+        lines = Owner(self, journal=owner.journal).recover()
+        self.assertIn("removed: dms0", lines[0])
+        self.assertIn("is gone", lines[0])
+        self.assertEqual(before, state(self.here))
+
+
+if __name__ == "__main__":
+    unittest.main()
