@@ -245,7 +245,8 @@ TEST(KernelRefusal, SaysWhatToDo) {
        "dms0: cannot bind: Operation not permitted; run with CAP_NET_ADMIN in the network namespace's user namespace"},
       {EEXIST, absl::StatusCode::kAlreadyExists, "designated queue already memory provider bound",
        "dms0: cannot bind: designated queue already memory provider bound; whoever has it must let it go first"},
-      {EINVAL, absl::StatusCode::kInvalidArgument, "tcp-data-split is disabled", "dms0: cannot bind: tcp-data-split is disabled"},
+      {EINVAL, absl::StatusCode::kInvalidArgument, "tcp-data-split is disabled",
+       "dms0: cannot bind: tcp-data-split is disabled"},
       {EINVAL, absl::StatusCode::kUnimplemented, "Unknown attribute type",
        "dms0: cannot bind: Unknown attribute type; this driver or this kernel cannot do that"},
   };
