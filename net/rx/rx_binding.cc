@@ -350,7 +350,7 @@ class Binding final : public RxBinding {
     const Restored& restored = result.restored;
     if (!restored.failed.empty()) {
       return MakeError(absl::StatusCode::kInternal, absl::StrJoin(restored.failed, "; "),
-                       {.object = interface(), .cause = "NIC not put back", .action = "the next start tries again"});
+                       {.cause = "NIC not put back", .action = "the next start tries again"});
     }
     if (!result.held.empty()) {
       return MakeError(
@@ -360,7 +360,7 @@ class Binding final : public RxBinding {
     }
     if (!restored.foreign.empty()) {
       return MakeError(absl::StatusCode::kAborted, absl::StrJoin(restored.foreign, "; "),
-                       {.object = interface(), .cause = "changed by another meanwhile"});
+                       {.cause = "changed by another meanwhile"});
     }
     return absl::OkStatus();
   }

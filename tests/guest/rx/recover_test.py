@@ -50,10 +50,6 @@ class Recover(unittest.TestCase):
                 survivor.end()
 
     @guest.deadline(400)
-    def test_with_the_drivers_defaults(self):
-        self.everywhere("none", lambda: None)
-
-    @guest.deadline(400)
     def test_with_mlx5s_gro(self):
         self.everywhere("mlx5", lambda: None)
 
