@@ -117,3 +117,60 @@ class Ncdevmem(Stand):
         mib = SAMPLE / cost.MIB
         user, system = all_of_it.ru_utime - nothing.ru_utime, all_of_it.ru_stime - nothing.ru_stime
         cost.tell("ncdevmem-4k", instructions_per_mib=round((user + system) * 1e9 / mib), bytes=SAMPLE)
+
+
+class Product(Stand):
+    """The daemon: HTTP, rope, gather, delivery to a trainer that looks at nothing. The trainer's own cost is told beside it."""
+    FLAGS = ("--transport", "devmem", "--interface", "dms0", "--queues", "1", "--connections", "4")
+    RAW = ("--format", "raw", "--dtype", "uint8", "--shape", 64 << 10, "--shuffle", "none")
+
+    def run_trainer(self, daemon, url, *flags):
+        run = product.loader(self, "--bucket", url, *self.RAW, "--service", daemon.service, "--require-zero-copy", *flags).wait(600)
+        self.assertEqual(0, run.status, run.text)
+        self.assertEqual(0, run.summary["bytes_copied"])
+        return run.summary
+
+    def nothing(self, daemon, url):
+        return self.run_trainer(daemon, url + "nothing/", "--batch-size", 1)
+
+    def everything(self, daemon, url):
+        summary = self.run_trainer(daemon, url + "all/", "--batch-size", 256, "--epochs", SAMPLE // FILE)
+        self.assertEqual(SAMPLE, summary["bytes"])
+        return summary
+
+    def measure(self, name):
+        page = PAGES[name]
+        larger_pages(self, page)
+        pathlib.Path("/proc/sys/vm/nr_hugepages").write_text("64" if page else "0", encoding="ascii")
+        for folder in ("all", "nothing"):
+            (self.folder / folder).mkdir()
+        os.rename(self.folder / "0000.bin", self.folder / "all/0000.bin")
+        (self.folder / "nothing/0000.bin").write_bytes(bytes(64 << 10))
+        server = serve.nginx(self, self.folder, self.there)
+        daemon = product.daemon(self, *self.FLAGS, prefix=cost.RECEIVER)
+        told = self.told(daemon)
+        self.assertEqual(page or 4096, told["nics"][0]["page_size"], told)
+        self.nothing(daemon, server.url)  # what is done once in a daemon's life
+        spent = []
+        for what in (self.nothing, self.everything):
+            before = cost.cpu_ns(daemon.pid)
+            summary = what(daemon, server.url)
+            spent.append(cost.cpu_ns(daemon.pid) - before)
+        fragments = self.told(daemon)["counters"]["fragments"] - told["counters"]["fragments"]
+        calls = []
+        for what in (self.nothing, self.everything):
+            with cost.system_calls(daemon.pid) as count:
+                what(daemon, server.url)
+                calls.append(count())
+        mib = SAMPLE / cost.MIB
+        cost.tell(f"product-{name}", instructions_per_mib=round((spent[1] - spent[0]) / mib), calls_per_mib=round((calls[1] - calls[0]) / mib, 3),
+                  trainer_instructions_per_mib=round(summary["cpu_s"] * 1e9 / mib), fragment_bytes=round(SAMPLE / fragments), bytes=SAMPLE)
+
+    def told(self, daemon):
+        return product.status(self, daemon)["paths"][0]["devmem"]
+
+    def test_pages_of_4_kib(self):
+        self.measure("4k")
+
+    def test_pages_of_64_kib(self):
+        self.measure("64k")

@@ -2,6 +2,7 @@
 """What these tests have in common: a pair of NICs, nginx on the far one, a data set, a daemon here, trainers that read from it."""
 import json
 import pathlib
+import re
 import signal
 import tempfile
 import unittest
@@ -14,7 +15,8 @@ SAMPLE = 16384  # bytes of a raw sample
 RAW = ("--format", "raw", "--dtype", "uint8", "--shape", SAMPLE, "--batch-size", "8", "--shuffle", "none")
 # Faults of the network are found in seconds: the wire is short, though the CPU is emulated.
 QUICK = ("--connect-timeout", "3s", "--first-byte-timeout", "8s", "--stall-timeout", "4s", "--read-timeout", "60s")
-DEVMEM = ("--transport", "devmem", "--interface", "dms0", "--queues", "1", "--workers", "1", *QUICK)
+QUEUE = 3  # the highest of four: what a daemon takes that is given one
+DEVMEM = ("--transport", "devmem", "--interface", "dms0", "--queues", "1", *QUICK)
 
 
 def state(here):
@@ -34,6 +36,19 @@ def bound_queues(here):
     return {queue["id"]: queue["dmabuf"] for queue in netdev.queues(here.ifindex) if "dmabuf" in queue}
 
 
+def rules(here):
+    """{local port: queue} of the rules for one local port, as the NIC tells them."""
+    text = ethtool.run("", here, "-n").stdout
+    found = re.findall(r"^Filter: \d+$(.*?)(?=^Filter:|\Z)", text, re.M | re.S)
+    pairs = [(re.search(r"Dest port: (\d+) mask: 0x0$", rule, re.M), re.search(r"Direct to queue (\d+)", rule)) for rule in found]
+    return {int(port[1]): int(queue[1]) for port, queue in pairs if port and queue}
+
+
+def inflight(here):
+    """Buffers that are out of the pools on dma-bufs."""
+    return sum(pool["inflight"] for pool in netdev.bound_pools(here.ifindex))
+
+
 class Stand(unittest.TestCase):
     QUEUES = 4
     PERSONALITY = {}  # of the NICs
@@ -47,9 +62,27 @@ class Stand(unittest.TestCase):
     def serve(self, **more):
         return serve.nginx(self, self.bucket, self.there, **more)
 
+    def daemon(self, *flags, **more):
+        """A daemon that receives into device memory, or does not start."""
+        return product.daemon(self, *DEVMEM, *flags, **more)
+
+    def refused(self, *flags):
+        """What a daemon says that has to receive into device memory and cannot."""
+        daemon = product.daemon(self, *DEVMEM, *flags, ready=False)
+        run = daemon.wait(40)
+        self.assertEqual(1, run.status, run.text)
+        return run.text
+
+    def devmem(self, daemon):
+        """What a daemon says of its devmem path."""
+        (path,) = product.status(self, daemon)["paths"]
+        self.assertEqual("devmem", path["name"], path)
+        return path["devmem"]
+
     def trainers(self, daemon, url, *flags, world=2):
         """As many trainers as the world has, at once: their summaries and their digests."""
-        digests = [self.work / f"rank{rank}.jsonl" for rank in range(world)]
+        folder = pathlib.Path(tempfile.mkdtemp(dir=self.work))
+        digests = [folder / f"rank{rank}.jsonl" for rank in range(world)]
         runs = [product.loader(self, "--bucket", url, *flags, "--service", daemon.service, "--rank", rank, "--world-size", world, digest=digest)
                 for rank, digest in enumerate(digests)]
         summaries = []
@@ -102,26 +135,29 @@ class Endless:
             raise AssertionError(f"{e}\ntrainer:\n{self.program.stderr()[-2000:]}\ndaemon:\n{self.daemon.stderr()[-4000:]}") from e
 
     def check(self):
-        """That what was delivered is the files' samples in their order. Returns how many."""
+        """That what was delivered is the files' samples in their order, none left out, none twice. Returns how many have other bytes
+        than the file's."""
         order = sorted(self.rows)
-        lines = [json.loads(line) for line in self.digest.read_text().splitlines()]
-        for place, line in enumerate(lines):
+        spoilt = 0
+        for place, line in enumerate(map(json.loads, self.digest.read_text().splitlines())):
             epoch, at = divmod(place, len(order))
-            self.test.assertEqual((epoch, *order[at], self.rows[order[at]]),
-                                  (line["epoch"], line["object"], line["offset"], line["bytes"], line["sha256"]), f"delivery {place}")
-        return len(lines)
+            self.test.assertEqual((epoch, *order[at]), (line["epoch"], line["object"], line["offset"], line["bytes"]), f"delivery {place}")
+            spoilt += line["sha256"] != self.rows[order[at]]
+        return spoilt
 
-    def stop(self):
-        """Ends it, checks what it was given, and returns its summary."""
+    def stop(self, spoilt=0):
+        """Ends it, checks what it was given, and returns its summary. `spoilt`: samples with other bytes than the file's, at most."""
         self.program.kill(signal.SIGINT)
         run = self.program.wait(60)
         self.test.assertEqual(130, run.status, run.text)
-        self.check()
+        found = self.check()
+        self.test.assertLessEqual(found, spoilt, "samples with the wrong bytes")
+        self.test.assertEqual(found > 0, spoilt > 0, "samples with the wrong bytes")
         return run.summary
 
     def failed(self, seconds=60.0):
         """Waits for it to fail, checks what it was given until then, and returns its error."""
         run = self.program.wait(seconds)
         self.test.assertEqual(1, run.status, run.text)
-        self.check()
+        self.test.assertEqual(0, self.check(), "samples with the wrong bytes")
         return run.error

@@ -108,7 +108,10 @@ def loader(test, *flags, digest=None, **more):
     return made
 
 
-def path(summary):
-    """How the bytes came: {"name", "reason", ...} with the counters of that path."""
-    told = summary["path"]
-    return told if isinstance(told, dict) else {"name": told, "reason": summary["path_reason"]}
+def status(test, served):
+    """What a daemon says of itself: devmem-loader status."""
+    made = Program("devmem-loader", "status", "--service", served.service, "--output", "json")
+    test.addCleanup(made.kill)
+    run = made.wait(30)
+    test.assertEqual(0, run.status, run.text)
+    return run.summary

@@ -12,7 +12,7 @@ CONFIG = """
 daemon off; worker_processes 1; pid {work}/pid; error_log {work}/error.log; user root;
 events {{ worker_connections 1024; }}
 http {{
-  log_format short '$remote_addr:$remote_port $request_method $uri $http_range $status'; access_log {work}/access.log short;
+  log_format short '$remote_port $request_method $uri $http_range $status $bytes_sent $body_bytes_sent'; access_log {work}/access.log short;
   client_body_temp_path {work}/t1; proxy_temp_path {work}/t2; fastcgi_temp_path {work}/t3; uwsgi_temp_path {work}/t4; scgi_temp_path {work}/t5;
   sendfile on; tcp_nopush on; keepalive_requests 1000000; keepalive_timeout 75; types {{ }} default_type application/octet-stream;
   server {{
@@ -47,8 +47,10 @@ class Nginx:
             return probe.connect_ex((self.there.v4, self.port)) == 0
 
     def requests(self):
-        """What was answered so far, a line each: peer, method, path, range, status."""
-        return (self.work / "access.log").read_text().splitlines()
+        """What was answered so far: {"port", "method", "path", "range", "status", "sent", "body"}; sent is the body with its head, in bytes."""
+        names = ("port", "method", "path", "range", "status", "sent", "body")
+        lines = (line.split() for line in (self.work / "access.log").read_text().splitlines())
+        return [dict(zip(names, [int(word) if word.isdigit() else word for word in words])) for words in lines]
 
     def stop(self):
         """At once, connections in mid-answer broken off."""

@@ -1,0 +1,78 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""./dev bench guest: what the devmem path costs a receiver, in instructions and system calls per MiB, as a table and as JSON.
+
+In a guest whose clock counts instructions (tests/guest/bench), 512 MiB each, a run of no bytes taken off:
+
+  floor     a silent loop: recvmsg with 1 MiB, every token given back by itself, 128 a call
+  ncdevmem  upstream's receiver, which prints a line a fragment: for information
+  product   devmem-loaderd: HTTP, rope, gather, delivery to a trainer. What the CPU spends on the gather is a device's work
+            (the CPU stands in for a GPU), measured by itself and taken off
+"""
+import argparse
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# (product, floor, at most so many times it): fewer and larger fragments have to show against the loop on the same pages.
+MUST = [("product-4k", "floor-4k", 0.75), ("product-64k", "floor-64k", 0.3)]
+CALLS = ("product-64k", 4)  # fewer system calls a MiB than this
+
+
+def run(kernel):
+    """The suite's figures: {case: {...}}; None if it failed."""
+    done = subprocess.run([ROOT / "dev", "guest", "bench", "--kernel", kernel], check=False)
+    if done.returncode != 0:
+        return None
+    report = ElementTree.parse(ROOT / f"build/test-results/guest-{kernel}.xml")
+    texts = [node.text or "" for node in report.iter("system-out")]
+    told = [json.loads(line) for text in texts for line in re.findall(r"^RESULT (\{.*\})$", text, re.M)]
+    return {each.pop("case"): each for each in told}
+
+
+def judged(cases):
+    """Adds the product's figures without the gather, and says what is held and what is not."""
+    verdicts = []
+    for name, case in cases.items():
+        size = name.split("-")[1]
+        if name.startswith("product-"):
+            case["gather_instructions_per_mib"] = cases[f"gather-{size}"]["instructions_per_mib"]
+            case["net_instructions_per_mib"] = case["instructions_per_mib"] - case["gather_instructions_per_mib"]
+    for ours, floor, most in MUST:
+        ratio = cases[ours]["net_instructions_per_mib"] / cases[floor]["instructions_per_mib"]
+        verdicts.append({"what": f"{ours} / {floor}", "value": round(ratio, 3), "most": most, "held": ratio <= most})
+    calls = cases[CALLS[0]]["calls_per_mib"]
+    verdicts.append({"what": f"system calls a MiB, {CALLS[0]}", "value": calls, "most": CALLS[1], "held": calls < CALLS[1]})
+    return verdicts
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kernel", default="7.3")
+    parser.add_argument("--work", type=pathlib.Path, default=ROOT / "build/bench")
+    args = parser.parse_args()
+    cases = run(args.kernel)
+    if cases is None:
+        print("bench guest: the guest's suite `bench` did not pass (above)", file=sys.stderr)
+        return 1
+    verdicts = judged(cases)
+    print(f"{'':14}{'instructions/MiB':>18}{'of it gather':>14}{'calls/MiB':>11}{'fragment':>10}")
+    for name, case in sorted(cases.items()):
+        if not name.startswith("gather"):
+            print(f"{name:14}{case['instructions_per_mib']:18,}{case.get('gather_instructions_per_mib', 0):14,}"
+                  f"{case.get('calls_per_mib', float('nan')):11.2f}{case.get('fragment_bytes', 0):10,}")
+    for verdict in verdicts:
+        print(f"{'held' if verdict['held'] else 'MISSED':8}{verdict['what']}: {verdict['value']} (at most {verdict['most']})")
+    result = {"kernel": args.kernel, "cases": cases, "verdicts": verdicts}
+    args.work.mkdir(parents=True, exist_ok=True)
+    (args.work / "guest.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(result))
+    return 0 if all(verdict["held"] for verdict in verdicts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
