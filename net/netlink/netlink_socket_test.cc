@@ -6,8 +6,8 @@
 #include <linux/genetlink.h>
 #include <linux/netlink.h>
 
+#include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <initializer_list>
 #include <string>
 #include <vector>
@@ -73,7 +73,7 @@ Bytes Error(int error, uint32_t request_length) {
 // In memory of exactly its size, so that a sanitizer sees what is read beyond.
 bool Consume(const Bytes& bytes, NetlinkProgress& progress) {
   std::vector<std::byte> exact(bytes.size());
-  std::memcpy(exact.data(), bytes.data(), bytes.size());
+  std::transform(bytes.begin(), bytes.end(), exact.begin(), [](char byte) { return static_cast<std::byte>(byte); });
   return ConsumeDatagram(exact, kSequence, progress);
 }
 
