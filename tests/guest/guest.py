@@ -116,11 +116,10 @@ def run_suite(machine, suite, tests, result):
                     log.write("".join(f"{text}\n" for text in event.get("dmesg", [])))
                     if event["event"] == "hello":
                         cache.say(f"{suite} on {event['release']}, up after {time.monotonic() - start:.1f} s")
-                        second_try = False
                         if event["splats"]:
                             result.add(line, report.Result(f"{suite}/boot", "failed", event["splats"][0], "", 0))
                     elif event["event"] == "start":
-                        running = event["test"]
+                        running, second_try = event["test"], False
                         start = time.monotonic()
                         log.write(f"=== {running}\n")
                     elif event["event"] == "end":
