@@ -15,7 +15,8 @@ devmem_unit(net_rx_binding
   TEST rx/rx_binding_test.cc)
 devmem_unit(net_rx_placement
   HDRS rx/placement.h rx/placement_on.h SRCS rx/placement.cc
-  DEPS net_rx_kernel net_rx_queue_use net_route)
+  DEPS net_rx_kernel net_rx_queue_use net_route
+  TEST rx/placement_test.cc)
 devmem_unit(net_flow_steering
   HDRS rx/flow_steering.h rx/flow_steering_on.h SRCS rx/flow_steering.cc
   DEPS net_rx_binding net_route

@@ -204,7 +204,8 @@ const struct ethtool_ops dms_ethtool_ops = {
 	,
 	.supported_coalesce_params = ETHTOOL_COALESCE_RX_USECS,
 #ifdef DMS_HAVE_OP_NEEDS_RTNL
-	.op_needs_rtnl = ETHTOOL_OP_NEEDS_RTNL_SCHANNELS,	/* netif_set_real_num_tx_queues() */
+	.op_needs_rtnl = ETHTOOL_OP_NEEDS_RTNL_SCHANNELS |	/* netif_set_real_num_tx_queues() */
+			 ETHTOOL_OP_NEEDS_RTNL_GLINK,		/* ethtool_op_get_link() */
 #endif
 	.rxfh_indir_space = DMS_RSS_TABLE,
 	.rxfh_key_space = DMS_RSS_KEY,

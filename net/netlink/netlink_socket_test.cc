@@ -6,8 +6,8 @@
 #include <linux/genetlink.h>
 #include <linux/netlink.h>
 
+#include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <initializer_list>
 #include <string>
 #include <vector>
@@ -73,7 +73,7 @@ Bytes Error(int error, uint32_t request_length) {
 // In memory of exactly its size, so that a sanitizer sees what is read beyond.
 bool Consume(const Bytes& bytes, NetlinkProgress& progress) {
   std::vector<std::byte> exact(bytes.size());
-  std::memcpy(exact.data(), bytes.data(), bytes.size());
+  std::transform(bytes.begin(), bytes.end(), exact.begin(), [](char byte) { return static_cast<std::byte>(byte); });
   return ConsumeDatagram(exact, kSequence, progress);
 }
 
@@ -245,7 +245,8 @@ TEST(KernelRefusal, SaysWhatToDo) {
        "dms0: cannot bind: Operation not permitted; run with CAP_NET_ADMIN in the network namespace's user namespace"},
       {EEXIST, absl::StatusCode::kAlreadyExists, "designated queue already memory provider bound",
        "dms0: cannot bind: designated queue already memory provider bound; whoever has it must let it go first"},
-      {EINVAL, absl::StatusCode::kInvalidArgument, "tcp-data-split is disabled", "dms0: cannot bind: tcp-data-split is disabled"},
+      {EINVAL, absl::StatusCode::kInvalidArgument, "tcp-data-split is disabled",
+       "dms0: cannot bind: tcp-data-split is disabled"},
       {EINVAL, absl::StatusCode::kUnimplemented, "Unknown attribute type",
        "dms0: cannot bind: Unknown attribute type; this driver or this kernel cannot do that"},
   };

@@ -120,6 +120,20 @@ absl::Status PutRssBack(const JournalledNic& nic, const RxJournal::RssChange& ch
   return table.queues == change.was ? absl::OkStatus() : absl::InternalError("another table reads back");
 }
 
+// Who else has device memory on this NIC (ours is off it by now), and so needs header split and what goes with it; empty:
+// nobody.
+std::string OthersMemory(const JournalledNic& nic) {
+  const absl::StatusOr<Link> link = nic.kernel.FindLink(nic.interface);
+  if (!link.ok()) return "";
+  const absl::StatusOr<std::vector<RxQueueState>> states = nic.kernel.netdev().RxQueues(link->ifindex);
+  if (!states.ok()) return "";
+  for (const RxQueueState& state : *states) {
+    if (state.io_uring) return absl::StrCat("io_uring on queue ", state.queue);
+    if (state.dmabuf != 0) return absl::StrCat("dma-buf ", state.dmabuf, " on queue ", state.queue);
+  }
+  return "";
+}
+
 // Rules of others that turning ntuple off would flush.
 absl::StatusOr<size_t> RulesThere(const JournalledNic& nic) {
   DEVMEM_ASSIGN_OR_RETURN(const std::vector<FlowRule> rules, nic.kernel.rules().List(nic.interface));
@@ -147,6 +161,10 @@ void RestoreFeature(const JournalledNic& nic, const RxJournal::FeatureChange& ch
       restored.foreign.push_back(absl::StrCat(what, " stays on: ", *rules, " rules of others need it"));
       return;
     }
+  }
+  if (const std::string others = OthersMemory(nic); change.name == kGroHw && !others.empty()) {
+    restored.foreign.push_back(absl::StrCat(what, " stays on: ", others, " needs it"));
+    return;
   }
   const absl::Status status = nic.kernel.ethtool().SetFeature(nic.interface, change.name, change.was);
   if (status.ok()) {
@@ -265,6 +283,16 @@ void RestoreHeaderSplit(const JournalledNic& nic, Restored& restored) {
       restored.done.push_back(absl::StrCat(nic.interface, ": header split is as it was"));
     } else {
       restored.foreign.push_back(absl::StrCat(nic.interface, ": ", Describe(*now), " was set by another and stays so"));
+    }
+    CrossOut(nic, nic.journal.header_split);
+    return;
+  }
+  if (const std::string others = OthersMemory(nic); now.ok() && !others.empty()) {
+    const std::string what = absl::StrCat(nic.interface, ": header split stays on");
+    if (change.was == HeaderSplit::kOn && change.threshold_was.value_or(0) == 0) {
+      restored.done.push_back(absl::StrCat(what, ", as it was"));
+    } else {
+      restored.foreign.push_back(absl::StrCat(what, ": ", others, " needs it"));
     }
     CrossOut(nic, nic.journal.header_split);
     return;

@@ -88,7 +88,8 @@ class Binding final : public RxBinding {
   [[nodiscard]] const std::vector<BoundQueue>& queues() const override { return queues_; }
   [[nodiscard]] uint32_t dmabuf_id() const override { return dmabuf_; }
   [[nodiscard]] uint32_t page_size() const override {
-    return asked_page_ != 0 ? asked_page_ : static_cast<uint32_t>(sysconf(_SC_PAGESIZE));
+    const uint32_t asked = asked_page_;
+    return asked != 0 ? asked : static_cast<uint32_t>(sysconf(_SC_PAGESIZE));
   }
   [[nodiscard]] uint64_t posted() const override { return posted_; }
   [[nodiscard]] uint64_t rule_capacity() const override { return capacity_; }
@@ -350,7 +351,7 @@ class Binding final : public RxBinding {
     const Restored& restored = result.restored;
     if (!restored.failed.empty()) {
       return MakeError(absl::StatusCode::kInternal, absl::StrJoin(restored.failed, "; "),
-                       {.object = interface(), .cause = "NIC not put back", .action = "the next start tries again"});
+                       {.cause = "NIC not put back", .action = "the next start tries again"});
     }
     if (!result.held.empty()) {
       return MakeError(
@@ -360,7 +361,7 @@ class Binding final : public RxBinding {
     }
     if (!restored.foreign.empty()) {
       return MakeError(absl::StatusCode::kAborted, absl::StrJoin(restored.foreign, "; "),
-                       {.object = interface(), .cause = "changed by another meanwhile"});
+                       {.cause = "changed by another meanwhile"});
     }
     return absl::OkStatus();
   }
@@ -370,7 +371,7 @@ class Binding final : public RxBinding {
   std::string driver_;
   std::vector<BoundQueue> queues_;
   std::atomic<uint32_t> dmabuf_ = 0;
-  uint32_t asked_page_ = 0;  // rx-page-size as bound; 0: the driver's
+  std::atomic<uint32_t> asked_page_ = 0;  // rx-page-size as bound; 0: the driver's
   uint64_t posted_ = 0;
   uint64_t capacity_ = 0;
   Counters base_;

@@ -525,6 +525,27 @@ TEST_F(RxBindingTest, NtupleStaysOnWhileRulesOfOthersNeedIt) {
   EXPECT_THAT(nic_.rule_table, SizeIs(1));
 }
 
+TEST_F(RxBindingTest, WhatAnothersDeviceMemoryNeedsStays) {
+  nic_.split_wants_gro_hw = true;
+  auto binding = Bind();
+  nic_.queues[3].dmabuf = 42;  // on another queue, since then
+  const absl::Status status = binding->Undo(Soon());
+  EXPECT_EQ(status.code(), absl::StatusCode::kAborted);
+  EXPECT_THAT(Text(status), HasSubstr("header split stays on: dma-buf 42 on queue 3 needs it"));
+  EXPECT_THAT(Text(status), HasSubstr("rx-gro-hw stays on: dma-buf 42 on queue 3 needs it"));
+  EXPECT_EQ(nic_.Split(), HeaderSplit::kOn);
+  EXPECT_TRUE(fs::is_empty(folder_));
+}
+
+TEST_F(RxBindingTest, WhoComesSecondLeavesHeaderSplitToTheFirst) {
+  nic_.queues[3].dmabuf = 42;
+  nic_.split_set = HeaderSplit::kOn;
+  auto binding = Bind();
+  nic_.calls.clear();
+  EXPECT_TRUE(binding->Undo(Soon()).ok());
+  EXPECT_THAT(nic_.calls, ElementsAre("Unbind", "ResetRss"));
+}
+
 TEST_F(RxBindingTest, WhatCannotBePutBackKeepsTheJournal) {
   auto binding = Bind();
   nic_.fail["ResetRss"] = absl::InternalError("the firmware says no");

@@ -8,18 +8,22 @@ long ones. Exit status: 0 passed, 1 something failed, 77 everything was skipped,
 import argparse
 import itertools
 import pathlib
+import queue
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import traceback
 
-from host import boot, cache, choose, fetch, image, kernels, modules, report
+from host import boot, cache, choose, fetch, image, kernels, modules, report, toolchain
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "guest"
 LOGS = ROOT / "build" / "logs" / "guest"
 RESULTS = ROOT / "build" / "test-results"
+ROOM = 3 << 30  # of the host's memory, for each guest
 PROGRAMS = ROOT / "build" / "release" / "bin"
 
 
@@ -63,6 +67,11 @@ class Machine:
         """What a suite wants, or what this kernel needs for its own books if that is more."""
         return max(wanted, kernels.MEMORY.get(self.kernel["line"], wanted), key=lambda text: int(text.removesuffix("G")))
 
+    def runs(self, suite):
+        """Whether this kernel is new enough for a suite."""
+        wanted = choose.settings(HERE, suite)["kernel"]
+        return wanted is None or numbers(self.kernel["release"]) >= numbers(wanted)
+
     def payload(self, target, tests, needs):
         image.payload(target, HERE, self.modules, [PROGRAMS / name for name in needs["programs"]], {"tests": tests})
 
@@ -76,17 +85,22 @@ def build_programs(tests):
         raise cache.Broken(f"{PROGRAMS.relative_to(ROOT)} holds no {', '.join(lost)}, which a suite.json names")
 
 
+def numbers(version):
+    """"7.3.4+deb13" as (7, 3)."""
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
 def deadline_of(event, patience):
     """How long the guest may be silent after this event. A test's own deadline is the agent's business, and it is told at the start."""
     return event.get("deadline", 0) + boot.SILENT_SECONDS * patience
 
 
 def run_suite(machine, suite, tests, result):
-    """Runs one suite's tests in one guest, or in as many as it takes when tests kill theirs."""
+    """Runs one suite's tests in one guest, or in as many as it takes when tests kill theirs. On any thread."""
     line, needs = machine.kernel["line"], choose.settings(HERE, suite)
     remaining, second_try = list(tests), False
     for number in itertools.count(1):
-        if not remaining:
+        if not remaining or boot.stopping.is_set():
             return
         console = LOGS / line / f"{suite}-{number}.console"
         dmesg = console.with_suffix(".dmesg")
@@ -105,7 +119,7 @@ def run_suite(machine, suite, tests, result):
                         if event["splats"]:
                             result.add(line, report.Result(f"{suite}/boot", "failed", event["splats"][0], "", 0))
                     elif event["event"] == "start":
-                        running = event["test"]
+                        running, second_try = event["test"], False
                         start = time.monotonic()
                         log.write(f"=== {running}\n")
                     elif event["event"] == "end":
@@ -114,12 +128,50 @@ def run_suite(machine, suite, tests, result):
                         result.add(line, report.Result(event["test"], event["outcome"], told(event), event["output"],
                                                        time.monotonic() - start))
             except boot.Died as e:
+                if boot.stopping.is_set():
+                    return
                 if running is None and boot.retry_worthwhile(console) and not second_try:
                     cache.say(f"the guest tripped over its own start ({boot.EARLY_OOPS.pattern}): booting it again")
                     second_try = True
                     continue
                 test = remaining.pop(0)  # if none was running, the one that would have been: or this would never end
                 result.add(line, report.Result(test["id"], "failed", f"{e}", "", time.monotonic() - start))
+
+
+def free_memory():
+    """Of the host, in bytes."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable:"))
+
+
+def side_by_side(jobs, result):
+    """Runs jobs (machine, suite, tests) as many at once as there are cores and memory: a guest keeps one CPU busy, and a bit."""
+    waiting = queue.SimpleQueue()
+    for job in jobs:
+        waiting.put(job)
+
+    def work():
+        while True:
+            try:
+                machine, suite, tests = waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                run_suite(machine, suite, tests, result)
+            except Exception as e:  # pylint: disable=broad-except
+                result.add(machine.kernel["line"], report.Result(f"{suite}/harness", "failed", f"{e}", traceback.format_exc(), 0))
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(max(1, min(toolchain.JOBS, len(jobs), free_memory() // ROOM)))]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt:
+        boot.stop()
+        for thread in threads:
+            thread.join()
+        raise
 
 
 def told(event):
@@ -161,6 +213,8 @@ def main():
     except cache.Broken as e:
         print(f"guest: {e}", file=sys.stderr)
         return 1
+    jobs = []
+    suites = [(suite, list(group)) for suite, group in itertools.groupby(tests, key=lambda test: test["suite"])]
     for line in lines:
         try:
             machine = Machine(line)
@@ -170,8 +224,13 @@ def main():
             for test in tests if outcome == "skipped" else tests[:1]:
                 result.add(line, report.Result(test["id"], outcome, f"kernel {line}: {e}", "", 0))
             continue
-        for suite, group in itertools.groupby(tests, key=lambda test: test["suite"]):
-            run_suite(machine, suite, list(group), result)
+        for suite, group in suites:
+            if machine.runs(suite):
+                jobs.append((machine, suite, group))
+            elif len(lines) == 1:  # asked for by name, so an answer is due
+                for test in group:
+                    result.add(line, report.Result(test["id"], "skipped", f"the suite is for newer kernels than {line}", "", 0))
+    side_by_side(sorted(jobs, key=lambda job: job[1]), result)
     return result.close(RESULTS)
 
 

@@ -11,7 +11,6 @@ import selftest
 DEVMEM_QUICK = ["check_rx", "check_tx", "check_tx_chunks"]
 
 
-@unittest.skipIf(guest.kernel() < (7, 3), "the selftests are 7.3's, and test what 7.3 does")
 class Quick(unittest.TestCase):
     deadline = 900  # of the guest's clock; the host waits as long, and a little more
 
@@ -22,9 +21,6 @@ class Quick(unittest.TestCase):
     # once it lags behind the sender. Hardware GRO gives it few, large fragments.
     def test_iou_zcrx(self):
         selftest.run(self, "hw/iou-zcrx.py", gro_hw=True)
-
-    def test_nk_qlease(self):
-        selftest.run(self, "hw/nk_qlease.py", gro_hw=True)
 
     def test_rss_api(self):
         selftest.run(self, "hw/rss_api.py")
@@ -46,13 +42,15 @@ class Quick(unittest.TestCase):
         selftest.run(self, "napi_id.py")
 
 
-@unittest.skipIf(guest.kernel() < (7, 3), "the selftests are 7.3's, and test what 7.3 does")
 class Long(unittest.TestCase):
     LONG = True
     deadline = 900
 
     def test_devmem_sizes(self):
         selftest.run(self, "hw/devmem.py", but=DEVMEM_QUICK)
+
+    def test_nk_qlease(self):
+        selftest.run(self, "hw/nk_qlease.py", gro_hw=True)
 
     def test_nk_devmem(self):
         selftest.run(self, "hw/nk_devmem.py")

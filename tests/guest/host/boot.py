@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 
 from . import cache
@@ -22,12 +23,24 @@ SILENT_SECONDS = 150  # beyond a test's own deadline, before the guest is taken 
 EARLY_OOPS = re.compile(r"Oops: int3")
 
 # No cx16: QEMU 7.2 loses the flags after cmpxchg16b (a guest whose allocator uses it, as that of 6.12 does, soon dies of it).
-CPU = "max,-cx16"
+# No erms: it has the kernel copy and clear by `rep movsb`, which is emulated byte by byte.
+CPU = "max,-cx16,-erms"
 CMDLINE = ["console=ttyS0", "loglevel=5", "panic=-1", "oops=panic", "mitigations=off", "lpj=10000000",
            "cryptomgr.notests",  # lpj: what calibration would find; together they save seconds
            "net.ifnames=0", "random.trust_cpu=on",
            # an emulated CPU on a busy machine may stand still for a while
            "watchdog_thresh=60", "rcupdate.rcu_cpu_stall_timeout=180", "hung_task_timeout_secs=120", "tsc=reliable"]
+
+
+stopping = threading.Event()
+_running = set()
+
+
+def stop():
+    """Ends every guest of this process: whoever waits for one gets Died."""
+    stopping.set()
+    for process in list(_running):
+        process.kill()
 
 
 class Died(Exception):
@@ -71,12 +84,16 @@ def events(kernel, root, payload, console, memory="2G", cpus=2, deadline=lambda 
         words = command(kernel, root, payload, f"file:{console}", scratch / "port", memory, cpus, [f"guest.patience={patience}"], icount)
         process = subprocess.Popen(list(map(str, words)), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                    stderr=open(scratch / "err", "wb"))
+        _running.add(process)
+        if stopping.is_set():
+            raise Died("told to stop")
         if not select.select([listener], [], [], 20)[0]:
             raise Died(f"qemu did not start: {(scratch / 'err').read_text(errors='replace').strip()}")
         port = listener.accept()[0]
         yield from conversation(port, process, console, deadline, patience)
         with_deadline(process, 20)
     finally:
+        _running.discard(process)
         if process is not None and process.poll() is None:
             process.kill()
             process.wait()

@@ -32,7 +32,7 @@ def folder():
 
 
 def say(text):
-    print(f"-- {text}", flush=True)
+    print(f"-- {text}\n", end="", flush=True)  # in one piece, whatever other threads print
 
 
 def digest(*parts):

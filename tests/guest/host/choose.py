@@ -6,6 +6,7 @@ A suite is a folder of tests/guest with *_test.py files. Its suite.json may say 
   programs          names of our programs (build/release/bin) that come along, built first
   long              true: runs only when named, and in ./dev test --long
   icount            the guest's clock counts instructions (host/boot.py)
+  kernel            the oldest that it is for: "7.3"
 A class with LONG = True in it is long by itself.
 """
 import ast
@@ -17,7 +18,7 @@ NO_SUITES = ("host", "lib")
 def settings(folder, suite):
     path = folder / suite / "suite.json"
     said = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return {"memory": "2G", "cpus": 2, "programs": [], "long": False, "icount": None} | said
+    return {"memory": "2G", "cpus": 2, "programs": [], "long": False, "icount": None, "kernel": None} | said
 
 
 def every(folder):

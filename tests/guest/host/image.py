@@ -23,13 +23,13 @@ EARLY_MODULES = ["virtio_blk", "squashfs", "overlay"]
 # Big blocks and no compression: the guest's CPU is emulated, the host's page cache is not.
 SQUASHFS = ["-noappend", "-quiet", "-no-progress", "-no-xattrs", "-noI", "-noD", "-noF", "-noX", "-all-root", "-b", "131072"]
 
-# yaml.safe_load of x.yaml takes x.json when there is one: upstream's ynl parses specifications that take seconds under emulation.
+# yaml.load of x.yaml takes x.json when there is one: upstream's ynl parses specifications that take seconds under emulation.
 YAML_SHORTCUT = '''
 
-_slow_safe_load = safe_load
+_slow_load = load
 
 
-def safe_load(stream):
+def load(stream, Loader):
     name = getattr(stream, "name", None)
     if isinstance(name, str) and name.endswith(".yaml"):
         import json
@@ -38,7 +38,7 @@ def safe_load(stream):
                 return json.load(ready)
         except FileNotFoundError:
             pass
-    return _slow_safe_load(stream)
+    return _slow_load(stream, Loader)
 '''
 
 INIT = """#!/bin/busybox sh

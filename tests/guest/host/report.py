@@ -2,6 +2,7 @@
 """What came of the tests: a line for each as it ends, JUnit for tests/summarize.py, and the closing line."""
 import collections
 import re
+import threading
 import xml.etree.ElementTree as ElementTree
 
 Result = collections.namedtuple("Result", "test outcome why output seconds")
@@ -12,17 +13,19 @@ class Report:
 
     def __init__(self):
         self.results = {}  # kernel line -> [Result]
+        self.lock = threading.Lock()
 
     def add(self, line, result):
-        self.results.setdefault(line, []).append(result)
+        """Notes a result and tells it, from any thread: what belongs together stays together."""
         first = next((text for text in reversed(result.why.strip().splitlines()) if text.strip()), "")
+        said = f"{result.outcome.upper() if result.outcome == 'failed' else result.outcome:7} {line:5} {result.test}  {result.seconds:.1f} s"
         if result.outcome == "failed":
-            print(f"FAILED  {line:5} {result.test}  {result.seconds:.1f} s", flush=True)
-            for text in (result.output + "\n" + result.why).strip().splitlines():
-                print(f"        | {text}", flush=True)
-        else:
-            note = f": {first}" if first else ""
-            print(f"{result.outcome:7} {line:5} {result.test}  {result.seconds:.1f} s{note}", flush=True)
+            said = "\n        | ".join([said, *(result.output + "\n" + result.why).strip().splitlines()])
+        elif first:
+            said += f": {first}"
+        with self.lock:
+            self.results.setdefault(line, []).append(result)
+            print(f"{said}\n", end="", flush=True)
 
     def counts(self):
         every = collections.Counter(result.outcome for results in self.results.values() for result in results)

@@ -5,11 +5,10 @@ import unittest
 
 import guest
 from guest import devmem, ethtool, netdev, nic, shell
-from rx import LARGE_PAGES, Owner, Refused, state
+from rx import DEBUGFS, LARGE_PAGES, Owner, Refused, drivers, state
 
 QUEUES, BOUND = 4, [2, 3]
 PERSONALITIES = ("none", "mlx5", "bnxt", "gve", "fbnic")
-KNOBS = "/sys/kernel/debug/devmemsim/pair0-a"
 
 
 class Rx(unittest.TestCase):
@@ -94,8 +93,7 @@ class Plain(Rx):
         ethtool.unsteer(self.here, second)  # by another: that is found at removal
         owner.remove_rule(location=second)
         self.assertEqual(0, owner.look()["rules"])
-        with open(f"{KNOBS}/refuse_rules", "w", encoding="ascii") as file:
-            file.write("1")
+        (DEBUGFS / "pair0-a/refuse_rules").write_text("1", encoding="ascii")
         with self.assertRaises(Refused):
             self.rule(owner, 0, 40000)
         self.assertEqual(0, owner.look()["rules"])
@@ -184,22 +182,6 @@ class Plain(Rx):
 class Changed(Rx):
     """Someone else is at the NIC too."""
 
-    def test_survives_a_reset_and_reads_napi_ids_again(self):
-        for personality in PERSONALITIES:
-            with self.subTest(personality):
-                nic.down()
-                self.here, self.there = nic.up(queues=QUEUES, personality=personality)
-                owner = Owner(self)
-                made = self.create(owner)
-                with open(f"{KNOBS}/queue3/reset", "w", encoding="ascii") as file:
-                    file.write("1")
-                look = owner.look()
-                self.assertTrue(look["intact"], look)
-                self.assertEqual(made["queues"] != look["queues"], personality == "gve")
-                owner.rebind()
-                self.assertEqual(made["dmabuf"], owner.look()["dmabuf"], "nothing was lost, so nothing is bound anew")
-                owner.undo()
-
     def test_rss_restored_by_another_is_seen_and_mended_once(self):
         before = state(self.here)
         owner = Owner(self)
@@ -252,34 +234,58 @@ class Changed(Rx):
 class Drivers(Rx):
     """The same with every driver's quirks."""
 
+    def setUp(self):  # no pair of the usual kind
+        self.there = nic.Nic("none", "192.0.2.2", "2001:db8::2")
+
+    @guest.deadline(300)
     def test_leaves_no_trace(self):
-        for personality in PERSONALITIES:
-            for ntuple in (True, False):
-                with self.subTest(personality=personality, ntuple=ntuple):
-                    nic.down()
-                    self.here, self.there = nic.up(queues=QUEUES, personality=personality)
-                    ethtool.feature(self.here, "ntuple", ntuple)
-                    before = state(self.here)
+        with drivers(*PERSONALITIES) as nics:
+            for personality, self.here in nics.items():
+                for ntuple in (True, False):
+                    with self.subTest(personality=personality, ntuple=ntuple):
+                        self.leaves_no_trace(personality, ntuple)
+
+    def leaves_no_trace(self, personality, ntuple):
+        ethtool.feature(self.here, "ntuple", ntuple)
+        before = state(self.here)
+        owner = Owner(self)
+        self.create(owner)
+        now = ethtool.features(self.here)
+        self.assertEqual(personality == "mlx5", now["rx-gro-hw"])
+        self.assertEqual(ntuple or personality in ("bnxt", "gve"), now["ntuple-filters"])
+        self.rule(owner, 1, 40000)
+        self.assertTrue(owner.look()["intact"])
+        owner.undo()
+        self.await_state(before)
+        owner.end()
+
+    @guest.deadline(300)
+    def test_survives_a_reset_and_reads_napi_ids_again(self):
+        with drivers(*PERSONALITIES) as nics:
+            for number, (personality, self.here) in enumerate(nics.items()):
+                with self.subTest(personality):
                     owner = Owner(self)
-                    self.create(owner)
-                    now = ethtool.features(self.here)
-                    self.assertEqual(personality == "mlx5", now["rx-gro-hw"])
-                    self.assertEqual(ntuple or personality in ("bnxt", "gve"), now["ntuple-filters"])
-                    self.rule(owner, 1, 40000)
-                    self.assertTrue(owner.look()["intact"])
+                    made = self.create(owner)
+                    (DEBUGFS / f"pair{number}-a/queue3/reset").write_text("1", encoding="ascii")
+                    look = owner.look()
+                    self.assertTrue(look["intact"], look)
+                    self.assertEqual(made["queues"] != look["queues"], personality == "gve")
+                    owner.rebind()
+                    self.assertEqual(made["dmabuf"], owner.look()["dmabuf"], "nothing was lost, so nothing is bound anew")
                     owner.undo()
-                    self.await_state(before)
                     owner.end()
 
+    @guest.deadline(300)
     @unittest.skipUnless(LARGE_PAGES, "rx-page-size came after 6.19")
     def test_the_largest_page_is_found(self):
-        for personality, largest in (("none", 1 << 20), ("mlx5", 128 << 10), ("bnxt", 32 << 10), ("gve", 4096), ("fbnic", 4096)):
-            with self.subTest(personality):
-                nic.down()
-                self.here, self.there = nic.up(queues=QUEUES, personality=personality)
-                owner = Owner(self)
-                self.assertEqual(largest, self.create(owner, page_size=1 << 20, bytes=32 << 20, huge=True)["page-size"])
-                owner.end()
+        largest = {"none": 1 << 20, "mlx5": 128 << 10, "bnxt": 32 << 10, "gve": 4096, "fbnic": 4096}
+        with drivers(*largest) as nics:
+            for personality, self.here in nics.items():
+                with self.subTest(personality):
+                    owner = Owner(self)
+                    self.assertEqual(largest[personality],
+                                     self.create(owner, page_size=1 << 20, bytes=32 << 20, huge=True)["page-size"])
+                    owner.end()
 
 
 if __name__ == "__main__":

@@ -49,19 +49,15 @@ class Recover(unittest.TestCase):
                 owner.end()
                 survivor.end()
 
-    @guest.deadline(400)
-    def test_with_the_drivers_defaults(self):
-        self.everywhere("none", lambda: None)
-
-    @guest.deadline(400)
+    @guest.deadline(600)
     def test_with_mlx5s_gro(self):
         self.everywhere("mlx5", lambda: None)
 
-    @guest.deadline(400)
+    @guest.deadline(600)
     def test_with_bnxts_ntuple(self):
         self.everywhere("bnxt", lambda: ethtool.feature(self.here, "ntuple", False))
 
-    @guest.deadline(400)
+    @guest.deadline(600)
     def test_with_an_operators_choices(self):
         def choose():
             ethtool.run("weight 1 1 1 2", self.here, "-X")

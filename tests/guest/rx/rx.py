@@ -5,14 +5,16 @@
     owner.create(interface="dms0", queues=[2, 3])        # the journal's folder is the test's own
     with self.assertRaises(Refused) as caught: ...       # caught.exception.code, str(caught.exception)
 """
+import contextlib
 import json
+import pathlib
 import select
 import signal
 import subprocess
 import tempfile
 
 import guest
-from guest import Bad, ethtool, netdev, nic, patience, program
+from guest import Bad, ethtool, modules, netdev, nic, patience, program, shell
 
 SECONDS = 40.0
 
@@ -85,13 +87,31 @@ class Owner:
 
 def state(nic_):
     """All that a binding may change, as ethtool and ynl tell it, to be compared byte by byte."""
-    with nic.namespace(nic_.netns):
-        told = {option: ethtool.run("", nic_, option).stdout for option in ("-g", "-k", "-l", "-x", "-n")}
+    told = {option: ethtool.run("", nic_, option).stdout for option in ("-g", "-k", "-l", "-x", "-n")}
+    if nic_.netns is None:  # ynl's sockets are of the test's own namespace
         told["rings"] = ethtool.rings(nic_)
         told["dmabufs"] = [queue.get("dmabuf") for queue in netdev.queues(nic_.ifindex)]
         told["pools"] = len(netdev.pools(nic_.ifindex))
     return told
 
 
-THRESHOLD = guest.kernel() >= (6, 14)
+@contextlib.contextmanager
+def drivers(*names, queues=4):
+    """Personality -> its NIC, link up, no addresses; all on one load of the module."""
+    modules.load("devmemsim", pairs=0)
+    try:
+        nics = {}
+        for number, name in enumerate(names):
+            (DEBUGFS / "new_pair").write_text(f"{queues} {name}", encoding="ascii")
+            nics[name] = nic.Nic(f"dms{2 * number}", "192.0.2.1", "2001:db8::1")
+            for end in (nics[name], nic.Nic(f"dms{2 * number + 1}", "", "")):
+                end.up()
+        for each in nics.values():
+            shell.until(each.carrier, f"a carrier on {each.name}")
+        yield nics
+    finally:
+        modules.unload("devmemsim")
+
+
+DEBUGFS = pathlib.Path("/sys/kernel/debug/devmemsim")
 LARGE_PAGES = guest.kernel() >= (6, 20)

@@ -20,7 +20,7 @@ class Steering(unittest.TestCase):
     def serve(self, family=socket.AF_INET):
         """A server there that sends BYTES to whoever connects."""
         with nic.namespace(self.there.netns):
-            listener = socket.create_server(("", PORT), family=family)
+            listener = socket.create_server(("", PORT), family=family, dualstack_ipv6=family == socket.AF_INET6)
         self.addCleanup(listener.close)
 
         def run():

@@ -212,7 +212,7 @@ def main():
     if "--prepare" in sys.argv:
         print("devmemsim: python3 -c 'from guest import nic; nic.up()'   tests: /payload   upstream: /opt/linux", flush=True)
         return
-    netdev.prepare("netdev")
+    netdev.prepare("netdev", "ethtool")
     log, port = Log(), Port()
     early = log.lines()
     port.tell("hello", release=os.uname().release, dmesg=early, splats=log.splats(early))

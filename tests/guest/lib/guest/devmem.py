@@ -295,7 +295,7 @@ def transfer(test, here, there, memory, total, queue=None, family=4, seconds=40.
     """Sends `total` bytes from there to here over a connection steered to a bound queue (or to `queue`); returns Received."""
     with listen(here, 0, family) as listener:
         port = listener.getsockname()[1]
-        location = ethtool.steer(here, memory.queues[0] if queue is None else queue, f"tcp{family}", dst_port=port)
+        location = ethtool.steer_port(here, memory.queues[0] if queue is None else queue, port, family)
         try:
             out = connect(there, listener)
             listener.settimeout(10 * patience())
@@ -305,7 +305,7 @@ def transfer(test, here, there, memory, total, queue=None, family=4, seconds=40.
                 received = receive_all(into, memory, total, seconds, **options)
                 sender.join()
         finally:
-            ethtool.unsteer(here, location)
+            ethtool.delete_rule(here, location)
     if exact:
         test.assertIsNone(received.first_difference, f"contents differ at {received.first_difference}: {received}")
         test.assertEqual(total, received.total, received)

@@ -9,9 +9,10 @@ import struct
 from . import Bad, netdev, shell
 
 SIOCETHTOOL = 0x8946
+GLINK = 0x0A
 GRXCLSRLCNT, GRXCLSRULE, GRXCLSRLALL, SRXCLSRLDEL, SRXCLSRLINS = 0x2E, 0x2F, 0x30, 0x31, 0x32
 LOC_SPECIAL, LOC_ANY = 0x80000000, 0xFFFFFFFF
-TCP_V4_FLOW, FLOW_RSS = 0x01, 0x20000000
+TCP_FLOW = {4: 0x01, 6: 0x05}
 SPLIT = {False: 1, True: 2, None: 0}  # tcp-data-split: disabled, enabled, unknown (the driver's default)
 
 
@@ -90,22 +91,46 @@ RXNFC = struct.Struct(f"=II Q {FLOW_SPEC.size}s I 4x")
 
 def rule_count(nic):
     """(rules there are, rules there is room for, whether the driver takes RX_CLS_LOC_ANY), by ioctl."""
-    data, count = _rxnfc(nic, GRXCLSRLCNT)
+    data, _, count = _rxnfc(nic, GRXCLSRLCNT)
     return count, data & ~LOC_SPECIAL, bool(data & LOC_SPECIAL)
 
 
-def _rxnfc(nic, command, flow=b"\0" * FLOW_SPEC.size):
-    buffer = ctypes.create_string_buffer(RXNFC.pack(command, 0, 0, flow, 0), RXNFC.size)
+def _ioctl(nic, data):
+    """The kernel's answer to an ethtool ioctl where the NIC is."""
+    buffer = ctypes.create_string_buffer(data, len(data))
     request = struct.pack("16sP", nic.name.encode(), ctypes.addressof(buffer)).ljust(40, b"\0")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    with shell.namespace(nic.netns), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         fcntl.ioctl(sock, SIOCETHTOOL, request)
-    _, _, data, _, count = RXNFC.unpack(buffer.raw)
-    return data, count
+    return buffer.raw
 
 
-def insert_rule(nic, location, queue, src=("0.0.0.0", 0), dst=("0.0.0.0", 0)):
-    """Adds a TCP over IPv4 rule at a location (or LOC_ANY) by ioctl, as a program would: what is zero is not matched."""
-    key = socket.inet_aton(src[0]) + socket.inet_aton(dst[0]) + struct.pack(">HH", src[1], dst[1])
-    mask = bytes(255 if any(key[a:b]) else 0 for a, b in ((0, 4), (4, 8), (8, 10), (10, 12)) for _ in range(a, b))
-    flow = FLOW_SPEC.pack(TCP_V4_FLOW, key.ljust(52, b"\0"), b"", mask.ljust(52, b"\0"), b"", queue, location)
-    _rxnfc(nic, SRXCLSRLINS, flow)
+def link(nic):
+    """Whether the NIC is up and has a carrier."""
+    return bool(struct.unpack("=II", _ioctl(nic, struct.pack("=II", GLINK, 0)))[1])
+
+
+def _rxnfc(nic, command, flow=b"\0" * FLOW_SPEC.size):
+    """(data, flow, count) of the answer."""
+    _, _, data, flow, count = RXNFC.unpack(_ioctl(nic, RXNFC.pack(command, 0, 0, flow, 0)))
+    return data, flow, count
+
+
+def insert_rule(nic, location, queue, src=(None, 0), dst=(None, 0), family=4):
+    """Adds a rule for TCP at a location (or LOC_ANY) by ioctl, as a program would: what is None or 0 is not matched. Returns its
+    location."""
+    kind, none = (socket.AF_INET6, "::") if family == 6 else (socket.AF_INET, "0.0.0.0")
+    fields = [*(socket.inet_pton(kind, address or none) for address, _ in (src, dst)), *(struct.pack(">H", port) for _, port in (src, dst))]
+    mask = b"".join((b"\xff" if any(field) else b"\0") * len(field) for field in fields)
+    flow = FLOW_SPEC.pack(TCP_FLOW[family], b"".join(fields), b"", mask, b"", queue, location)
+    return FLOW_SPEC.unpack(_rxnfc(nic, SRXCLSRLINS, flow)[1])[-1]
+
+
+def delete_rule(nic, location):
+    _rxnfc(nic, SRXCLSRLDEL, FLOW_SPEC.pack(0, b"", b"", b"", b"", 0, location))
+
+
+def steer_port(nic, queue, port, family=4):
+    """Adds a rule that steers TCP to a port, where there is room. Returns its location."""
+    if not rule_count(nic)[2]:  # the user is to choose where, and ethtool knows how
+        return steer(nic, queue, f"tcp{family}", dst_port=port)
+    return insert_rule(nic, LOC_ANY, queue, dst=(None, port), family=family)

@@ -38,8 +38,17 @@ def ethtool_stats(nic):
 
 def tcp(name, netns=None):
     """A counter of /proc/net/netstat or snmp, as nstat names it: TcpRetransSegs, TcpExtTCPOFOQueue."""
-    for line in shell.run("nstat -asz", netns).stdout.splitlines():
-        words = line.split()
-        if words and words[0] == name:
-            return int(words[1])
+    for protocol, counters in _counters(netns):
+        if name.startswith(protocol) and name.removeprefix(protocol) in counters:
+            return counters[name.removeprefix(protocol)]
     raise KeyError(name)
+
+
+def _counters(netns):
+    """(protocol, {counter: value}) of netstat and snmp: each has a line of names, then one of values."""
+    for file in ("netstat", "snmp"):
+        with shell.namespace(netns):
+            lines = pathlib.Path(f"/proc/thread-self/net/{file}").read_text(encoding="ascii").splitlines()
+        for names, values in zip(lines[::2], lines[1::2]):
+            protocol, _, names = names.partition(":")
+            yield protocol, dict(zip(names.split(), map(int, values.split()[1:])))

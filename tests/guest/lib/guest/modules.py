@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loading and unloading modules: the kernel's own, and ours in /payload/modules."""
+import ctypes
+import os
 import pathlib
+import re
 
 from . import Bad, shell
 
 OURS = pathlib.Path("/payload/modules")
+SYS_DELETE_MODULE, SYS_FINIT_MODULE = 176, 313  # of x86-64
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def loaded(name):
@@ -18,18 +23,19 @@ def load(name, **parameters):
     if not ours.exists():
         shell.run(["modprobe", name, *words])
         return
-    needs = shell.run(["modinfo", "-F", "depends", ours]).stdout.strip()
-    for need in filter(None, needs.split(",")):
+    depends = re.search(rb"\0depends=([^\0]*)\0", ours.read_bytes())
+    for need in filter(None, depends[1].decode().split(",") if depends else ()):
         load(need)
-    done = shell.run(["insmod", ours, *words], ok=False)
-    if done.returncode != 0:
-        raise Bad(f"insmod {name} {' '.join(words)}: {done.stderr.strip()}; the kernel log says why")
+    with open(ours, "rb") as file:
+        failed = _libc.syscall(SYS_FINIT_MODULE, file.fileno(), " ".join(words).encode(), 0)
+    if failed:
+        raise Bad(f"loading {name} {' '.join(words)}: {os.strerror(ctypes.get_errno())}; the kernel log says why")
 
 
 def unload(name):
-    """Unloads a module; does nothing if it is not loaded. rmmod waits in the kernel, so a deadline cannot free us: the agent's does."""
-    if loaded(name):
-        shell.run(["rmmod", name])
+    """Unloads a module; does nothing if it is not loaded. Waits in the kernel, so a deadline cannot free us: the agent's does."""
+    if loaded(name) and _libc.syscall(SYS_DELETE_MODULE, name.encode(), os.O_NONBLOCK):
+        raise Bad(f"unloading {name}: {os.strerror(ctypes.get_errno())}; lsmod tells who uses it")
 
 
 def unload_ours():

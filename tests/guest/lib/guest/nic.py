@@ -4,14 +4,11 @@
     here, there = nic.pair(self, queues=4)      # module loaded, addresses set, link up; undone when the test ends
     here.v4, here.v6, here.ifindex, here.name; there.netns == "peer"
 """
-import contextlib
 import dataclasses
-import os
-import pathlib
 import socket
-import threading
 
-from . import modules, shell
+from . import ethtool, modules, shell
+from .shell import namespace
 
 PEER = shell.PEER
 
@@ -39,23 +36,7 @@ class Nic:
         self.ip(f"link set {self.name} mtu {size}")
 
     def carrier(self):
-        with namespace(self.netns):
-            # /sys/class/net is the mounting process's; ask the kernel by socket instead
-            return "LOWER_UP" in shell.run(f"ip link show {self.name}").stdout
-
-
-@contextlib.contextmanager
-def namespace(name):
-    """This thread is in the named namespace within; sockets made there stay there. None: nothing changes."""
-    if name is None:
-        yield
-        return
-    with open(f"/proc/self/task/{threading.get_native_id()}/ns/net", "rb") as home, open(f"/run/netns/{name}", "rb") as there:
-        os.setns(there.fileno(), os.CLONE_NEWNET)
-        try:
-            yield
-        finally:
-            os.setns(home.fileno(), os.CLONE_NEWNET)
+        return ethtool.link(self)
 
 
 def pair(test, mtu=None, **parameters):
@@ -68,23 +49,21 @@ def pair(test, mtu=None, **parameters):
 def up(mtu=None, **parameters):
     """The same by hand, for a shell."""
     modules.load("devmemsim", **parameters)
-    shell.run(f"ip netns add {PEER}")
-    shell.run(f"ip link set dms1 netns {PEER}")
     nics = Nic("dms0", "192.0.2.1", "2001:db8::1"), Nic("dms1", "192.0.2.2", "2001:db8::2", PEER)
-    for nic in nics:
-        if mtu is not None:
-            nic.mtu(mtu)
-        nic.ip(f"addr add {nic.v4}/24 dev {nic.name}")
-        nic.ip(f"-6 addr add {nic.v6}/64 dev {nic.name} nodad")
-        nic.up()
-    shell.run("ip link set lo up", PEER)
+    shell.ip([f"netns add {PEER}", f"link set dms1 netns {PEER}", *_setup(nics[0], mtu)])
+    shell.ip(["link set lo up", *_setup(nics[1], mtu)], PEER)
     for nic in nics:
         shell.until(nic.carrier, f"a carrier on {nic.name}")
     return nics
 
 
+def _setup(nic, mtu):
+    """What brings a NIC up, with its addresses, as `ip` wants it."""
+    return [*([f"link set {nic.name} mtu {mtu}"] if mtu is not None else []), f"addr add {nic.v4}/24 dev {nic.name}",
+            f"addr add {nic.v6}/64 dev {nic.name} nodad", f"link set {nic.name} up"]
+
+
 def down():
     """Unloads the module and deletes the namespace. Does nothing about what is not there."""
     modules.unload("devmemsim")
-    if pathlib.Path(f"/run/netns/{PEER}").exists():
-        shell.run(f"ip netns delete {PEER}")
+    shell.delete_namespace(PEER)
