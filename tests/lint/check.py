@@ -94,7 +94,7 @@ def check_docs():
 def tests_in(pattern):
     """module.Class.test of every unittest method in the files that match."""
     found = set()
-    for path in sorted((ROOT / "tests" / "e2e").glob(pattern)):
+    for path in sorted(path for folder in ("tests/e2e", "tests/guest/e2e") for path in (ROOT / folder).glob(pattern)):
         cls = None
         for line in path.read_text(encoding="utf-8").splitlines():
             if match := re.match(r"class (\w+)", line):
@@ -109,7 +109,7 @@ def check_faults():
     named = set(re.findall(r"`(\w+_test\.\w+\.test_\w+)`", table))
     exist = tests_in("*_test.py")
     bad = [f"docs/faults.md: names {test}, which does not exist" for test in sorted(named - exist)]
-    faults = {test for test in exist if test.split(".")[0].endswith(("faults_test", "input_test"))}
+    faults = {test for test in exist if test.split(".")[0].endswith(("faults_test", "input_test", "recovery_test"))}
     bad += [f"docs/faults.md: {test} is a test of a fault and has no row" for test in sorted(faults - named)]
     if not named:
         bad.append("docs/faults.md: names no test at all")
