@@ -4,14 +4,13 @@
 The guest's clock counts instructions (suite.json: icount 0, one nanosecond each), and it has one CPU: so a process's CPU time is
 the number of instructions executed for it, by itself and by the kernel on its behalf. Two CPUs would share that clock, and each
 would be charged for what the other did meanwhile. The NIC's NAPI runs in threads of its own: what the software NIC copies, and what
-the stack does for a packet before it reaches the socket, is charged to them, as is the sender to itself. The receiver runs as soon as
-it has something to do, as it would on a CPU of its own: ahead of all others (RECEIVER).
+the stack does for a packet before it reaches the socket, is charged to them, as is the sender to itself. All have the same priority:
+a receiver ahead of the others would have to do the softirqs that they left.
 """
 import contextlib
 import ctypes
 import json
 import os
-import pathlib
 import struct
 import time
 
@@ -19,7 +18,7 @@ from guest import ethtool, shell
 
 MIB = 1 << 20
 # glibc copies what is large by `rep movsb`, which an emulated CPU counts as an instruction a byte: never here.
-RECEIVER = ["env", f"GLIBC_TUNABLES=glibc.cpu.x86_rep_movsb_threshold={1 << 40}", "chrt", "--fifo", "1"]
+RECEIVER = ["env", f"GLIBC_TUNABLES=glibc.cpu.x86_rep_movsb_threshold={1 << 40}"]
 
 
 def quiet(*nics):
@@ -28,7 +27,6 @@ def quiet(*nics):
         each.mtu(9000)
         ethtool.feature(each, "rx-gro-hw", True)
         shell.run(["sh", "-c", f"echo 1 > /sys/class/net/{each.name}/threaded"], each.netns)
-    pathlib.Path("/proc/sys/kernel/sched_rt_runtime_us").write_text("-1", encoding="ascii")
 
 
 def cpu_ns(pid):

@@ -3,7 +3,7 @@
 import guest
 from guest import dataset, knobs, product
 
-from stand import NPY, QUICK, TOKENS, Endless, Stand
+from stand import NPY, QUICK, TOKENS, UNHURRIED, Endless, Stand
 
 
 class Copy(Stand):
@@ -29,7 +29,7 @@ class Copy(Stand):
     @guest.deadline(240)
     def test_an_endless_trainer_survives_a_restart_of_the_server(self):
         rows = dataset.raw(self.bucket, samples=256)
-        server = self.serve()
+        server = self.serve(extra=UNHURRIED)
         trainer = Endless(self, self.daemon, server.url, rows)
         trainer.more()
         server.stop()

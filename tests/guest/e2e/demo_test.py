@@ -12,8 +12,8 @@ class Demo(Stand):
     deadline = 300
 
     def test_two_trainers_then_one(self):
-        npy = dataset.npy(self.bucket / "npy", samples=1600)
-        tokens = dataset.safetensors(self.bucket / "safetensors", samples=2400)
+        npy = dataset.npy(self.bucket / "npy", samples=600)
+        tokens = dataset.safetensors(self.bucket / "safetensors", samples=1500)
         server, daemon = self.serve(), self.daemon("--queues", "2")
         bound = bound_queues(self.here)
         pair, digests = self.trainers(daemon, server.url + "npy/", *NPY)

@@ -40,7 +40,7 @@ class Devmem(Stand):
             self.assertEqual(posted, inflight(self.here), "buffers in flight, as just after the bind")
 
     def test_npy_pairs_to_two_trainers(self):
-        rows = dataset.npy(self.bucket, samples=800)
+        rows = dataset.npy(self.bucket, samples=400)
         server, daemon = self.serve(), self.daemon()
         summaries, digests = self.trainers(daemon, server.url, *NPY)
         self.assert_delivered(rows, digests)
@@ -49,7 +49,7 @@ class Devmem(Stand):
         self.assert_as_found()
 
     def test_safetensors_to_two_trainers_over_ipv6(self):
-        rows = dataset.safetensors(self.bucket, samples=2000)
+        rows = dataset.safetensors(self.bucket, samples=1000)
         server, daemon = self.serve(), self.daemon()
         summaries, digests = self.trainers(daemon, server.url6, *TOKENS)
         self.assert_delivered(rows, digests)
@@ -58,7 +58,7 @@ class Devmem(Stand):
         self.assert_as_found()
 
     def test_nic_and_kernel_count_what_the_daemon_counts(self):
-        rows = dataset.raw(self.bucket, samples=1024)
+        rows = dataset.raw(self.bucket, samples=512)
         server, daemon = self.serve(), self.daemon()
         retransmitted = knobs.tcp("TcpRetransSegs", self.there.netns)
         (nic,) = self.devmem(daemon)["nics"]
@@ -109,7 +109,7 @@ class Devmem(Stand):
         self.assert_as_found()
 
     def test_on_every_queue_it_may_have(self):
-        rows = dataset.raw(self.bucket, samples=1024)
+        rows = dataset.raw(self.bucket, samples=512)
         server, daemon = self.serve(), self.daemon("--queues", "3")
         summaries, digests = self.trainers(daemon, server.url, *RAW)
         self.assert_delivered(rows, digests)

@@ -6,7 +6,7 @@ import time
 import guest
 from guest import dataset, product, shell
 
-from stand import DEVMEM, QUEUE, Endless, Stand, bound_queues, state
+from stand import DEVMEM, QUEUE, UNHURRIED, Endless, Stand, bound_queues, state
 
 STARTING, STREAMING = 10, 10
 
@@ -34,7 +34,8 @@ class Killed(Stand):
         seen = []
         for point in range(STARTING):
             daemon = self.start(path, ready=False)
-            shell.until(lambda daemon=daemon, point=point: not daemon.running() or cpu(daemon.pid) >= seconds * point / STARTING, "so far", every=0.001)
+            wanted = seconds * point / STARTING
+            shell.until(lambda: not daemon.running() or cpu(daemon.pid) >= wanted, "it has come so far", every=0.001)  # pylint: disable=cell-var-from-loop
             daemon.kill()
             self.unbound()
             seen.append(state(self.here) != self.found)
@@ -45,13 +46,13 @@ class Killed(Stand):
         self.assert_as_found()
 
     def test_while_it_streams(self):
-        rows = dataset.raw(self.bucket, samples=512)
-        server = self.serve()
+        rows = dataset.raw(self.bucket, samples=192)
+        server = self.serve(extra=UNHURRIED)
         path = str(self.work / "loader.sock")
         daemon = self.start(path)
         trainer = Endless(self, daemon, server.url, rows)
         for point in range(STREAMING):
-            trainer.more(50 + 37 * point)
+            trainer.more(20 + 17 * point)
             daemon.kill()
             self.unbound()
             self.assertNotEqual(self.found, state(self.here), "the kernel puts back neither RSS nor header split")

@@ -12,11 +12,13 @@ from guest import dataset, ethtool, netdev, nic, product, serve, shell
 NPY = ("--tensor", "image=images/*.npy", "--tensor", "label=labels/*.npy", "--batch-size", "8", "--tail", "uneven")
 TOKENS = ("--batch-size", "16", "--tail", "uneven")
 SAMPLE = 16384  # bytes of a raw sample
+UNHURRIED = "limit_rate 1m;"  # nginx's, a connection: what reads without end leaves the emulated CPU to others
 RAW = ("--format", "raw", "--dtype", "uint8", "--shape", SAMPLE, "--batch-size", "8", "--shuffle", "none")
 # Faults of the network are found in seconds: the wire is short, though the CPU is emulated.
 QUICK = ("--connect-timeout", "3s", "--first-byte-timeout", "8s", "--stall-timeout", "4s", "--read-timeout", "60s")
 QUEUE = 3  # the highest of four: what a daemon takes that is given one
-DEVMEM = ("--transport", "devmem", "--interface", "dms0", "--queues", "1", *QUICK)
+# A small pool, because an emulated CPU takes its time to clear memory; test_auto has the one that a daemon chooses.
+DEVMEM = ("--transport", "devmem", "--interface", "dms0", "--queues", "1", "--connections", "4", "--landing-pool", "24MiB", *QUICK)
 
 
 def state(here):
@@ -115,13 +117,14 @@ class Endless:
         self.digest = test.work / "endless.jsonl"
         self.digest.touch()
         self.daemon = daemon
-        self.program = product.loader(test, "--bucket", url, *RAW, "--epochs", 1000000, "--service", daemon.service, *flags, digest=self.digest)
+        self.program = product.loader(test, "--bucket", url, *RAW, "--epochs", 1000000, "--service", daemon.service, "--drain-timeout", "30s",
+                                      *flags, digest=self.digest)
 
     def delivered(self):
         """Samples so far, as far as they are written down."""
         return self.digest.read_bytes().count(b"\n")
 
-    def more(self, samples=400, seconds=60.0):
+    def more(self, samples=120, seconds=60.0):
         """Waits until so many more samples were delivered than now."""
         wanted = self.delivered() + samples
 
