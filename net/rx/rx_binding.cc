@@ -76,7 +76,7 @@ class Binding final : public RxBinding {
     DEVMEM_ASSIGN_OR_RETURN(journal_, RxJournal::Here(link_.interface, link_.ifindex));
     journal_.queues = options_.queues;
     DEVMEM_ASSIGN_OR_RETURN(file_, RxJournalFile::Make(options_.journal_folder, journal_));
-    const absl::Status status = ChangeNic();
+    absl::Status status = ChangeNic();
     if (status.ok()) return status;
     const absl::Status undone = Undo(Clock::now() + kUndoPatience);
     if (undone.ok()) return WithObject(status, link_.interface);
@@ -185,7 +185,7 @@ class Binding final : public RxBinding {
     rules_.clear();
     // Not all put back: the journal stays, and its lock with this process, for the next start.
     if (result.restored.failed.empty()) {
-      const absl::Status removed = std::exchange(file_, nullptr)->Remove();
+      absl::Status removed = std::exchange(file_, nullptr)->Remove();
       if (!removed.ok()) return removed;
     }
     return Verdict(result);
