@@ -101,13 +101,12 @@ class DevmemTransport final : public WorkerTransport {
       bindings_.push_back(std::move(binding));
     }
     // A NIC may have taken smaller buffers than asked for: then the rings hold less, and connections may have more.
-    uint64_t posted = 0;
-    for (const auto& binding : bindings_) posted += binding->posted() * binding->page_size();
+    for (const auto& binding : bindings_) posted_ += binding->posted() * binding->page_size();
     demand_.page_size = bindings_.front()->page_size();
     DEVMEM_ASSIGN_OR_RETURN(const uint64_t room, ReceiveBufferFor(landing_->bytes(), demand_, kLeastReceiveBuffer));
     demand_.receive_buffer = std::min(room, kReceiveBuffer);
     options_.say(absl::StrCat("landing pool: ", landing_->bytes(), " bytes for ", LandingPoolSize(demand_).ToString(),
-                              "; the rings hold ", posted, " bytes"));
+                              "; the rings hold ", posted_, " bytes"));
     std::vector<RxBinding*> raw;
     for (const auto& binding : bindings_) raw.push_back(binding.get());
     DEVMEM_ASSIGN_OR_RETURN(steering_, FlowSteering::Create(raw, options_.steering));
@@ -299,7 +298,9 @@ class DevmemTransport final : public WorkerTransport {
         RxBinding& binding = *bindings_[i];
         const absl::StatusOr<RxState> state = binding.Look();
         if (state.ok() && state->intact) {
-          out += state->inflight * binding.page_size();
+          // Buffers that page pools keep for reuse count as inflight, and are as good as free.
+          const uint64_t kept = binding.posted() + MostKept({.queues = binding.queues().size(), .ring = demand_.ring});
+          out += (state->inflight - std::min(state->inflight, kept)) * binding.page_size();
           backoff[i] = kRebindFirst;
           continue;
         }
@@ -323,7 +324,7 @@ class DevmemTransport final : public WorkerTransport {
         std::lock_guard lock(mutex_);
         not_ready_ = broken;
       }
-      const bool full = out > landing_->bytes() / 4 * 3;
+      const bool full = out > (landing_->bytes() - posted_) / 4 * 3;
       if (full != holding) {
         holding = full;
         Hold(holding);
@@ -335,6 +336,7 @@ class DevmemTransport final : public WorkerTransport {
   const std::shared_ptr<Device> device_;
   DevmemCounters counters_;
   PoolDemand demand_;
+  uint64_t posted_ = 0;  // bytes the rings held just after the bind
   std::shared_ptr<DeviceMemory> landing_;
   UniqueFd dmabuf_;
   std::vector<std::unique_ptr<RxBinding>> bindings_;

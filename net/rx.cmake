@@ -8,10 +8,11 @@ devmem_unit(net_rx_journal
   DEPS base_error base_unique_fd net_ethtool net_flow_rules nlohmann_json::nlohmann_json
   TEST rx/rx_journal_test.cc)
 devmem_unit(net_rx_queue_use HDRS rx/queue_use.h SRCS rx/queue_use.cc DEPS net_rx_kernel)
+devmem_unit(net_rx_irq_cpus HDRS rx/irq_cpus.h SRCS rx/irq_cpus.cc DEPS absl::strings TEST rx/irq_cpus_test.cc)
 devmem_unit(net_rx_binding
   HDRS rx/rx_binding.h rx/rx_binding_on.h rx/nic_settings.h rx/put_back.h
   SRCS rx/rx_binding.cc rx/recover.cc rx/nic_settings.cc rx/put_back.cc
-  DEPS net_rx_journal net_rx_kernel net_rx_queue_use
+  DEPS net_rx_irq_cpus net_rx_journal net_rx_kernel net_rx_queue_use
   TEST rx/rx_binding_test.cc)
 devmem_unit(net_rx_placement
   HDRS rx/placement.h rx/placement_on.h SRCS rx/placement.cc

@@ -161,7 +161,7 @@ class IoctlFlowRules : public FlowRules {
   }
 
   [[nodiscard]] static NetlinkSubject Inserting(const std::string& interface, const FlowMatch& match, uint64_t queue) {
-    return {interface, absl::StrCat("cannot steer ", match.ToString(), " to queue ", queue)};
+    return {interface, absl::StrCat("no rule for ", match.ToString(), " to queue ", queue)};
   }
 
   // How drivers say that nothing stands at a location.

@@ -50,6 +50,14 @@ class NetlinkNetdev : public Netdev {
     return queues;
   }
 
+  absl::StatusOr<uint32_t> NapiIrq(uint32_t napi_id) override {
+    NetlinkRequest request = family_.Request(kNapiGet);
+    request.PutU32(kNapiId, napi_id);
+    DEVMEM_ASSIGN_OR_RETURN(const auto answers,
+                            family_.Exchange(request, {absl::StrCat("NAPI ", napi_id), "cannot read its interrupt"}));
+    return answers.empty() ? 0 : GenlAttributes(answers.front()).U32(kNapiIrq).value_or(0);
+  }
+
   absl::StatusOr<std::vector<PagePoolState>> PagePools(uint32_t ifindex) override {
     NetlinkRequest request = family_.Request(kPagePoolGet, NLM_F_DUMP);  // takes no filter
     DEVMEM_ASSIGN_OR_RETURN(const auto answers, family_.Exchange(request, {Name(ifindex), "cannot list its page pools"}));

@@ -50,6 +50,8 @@ class Netdev {
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Netdev>> Open();
   virtual ~Netdev() = default;
   [[nodiscard]] virtual absl::StatusOr<std::vector<RxQueueState>> RxQueues(uint32_t ifindex) = 0;
+  // The interrupt of a NAPI; 0: it has none, or the driver does not say.
+  [[nodiscard]] virtual absl::StatusOr<uint32_t> NapiIrq(uint32_t napi_id) = 0;
   [[nodiscard]] virtual absl::StatusOr<std::vector<PagePoolState>> PagePools(uint32_t ifindex) = 0;  // 0: of all
   [[nodiscard]] virtual absl::StatusOr<std::vector<RxQueueStats>> RxStats(uint32_t ifindex) = 0;     // queues that report any
 };

@@ -9,7 +9,7 @@ namespace devmem::netdev_abi {
 
 inline constexpr char kFamily[] = "netdev";
 
-enum Command : uint8_t { kPagePoolGet = 5, kQueueGet = 10, kQstatsGet = 12, kBindRx = 13 };
+enum Command : uint8_t { kPagePoolGet = 5, kQueueGet = 10, kNapiGet = 11, kQstatsGet = 12, kBindRx = 13 };
 
 enum QueueType : uint32_t { kRx = 0, kTx = 1 };
 
@@ -21,6 +21,12 @@ enum QueueAttribute : uint16_t {
   kQueueDmabuf = 5,
   kQueueIoUring = 6,  // nest; 6.15
   kQueueXsk = 7,      // nest; 6.15
+};
+
+enum NapiAttribute : uint16_t {
+  kNapiIfindex = 1,
+  kNapiId = 2,
+  kNapiIrq = 3,
 };
 
 enum PagePoolAttribute : uint16_t {

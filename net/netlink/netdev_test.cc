@@ -58,6 +58,13 @@ TEST_F(NetdevTest, NamesAnInterfaceThatIsNotThere) {
   EXPECT_THAT(Text(status), HasSubstr("interface 2147483632: cannot list its Rx queues: No such device"));
 }
 
+TEST_F(NetdevTest, SaysThatThereIsNoSuchNapi) {
+  const absl::StatusOr<uint32_t> irq = netdev_->NapiIrq(4'000'000'000);
+  if (absl::IsUnimplemented(irq.status())) GTEST_SKIP() << Text(irq.status());
+  EXPECT_EQ(irq.status().code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(Text(irq.status()), HasSubstr("NAPI 4000000000: cannot read its interrupt"));
+}
+
 TEST_F(NetdevTest, AskedAgainAndAgain) {
   for (int i = 0; i < 100; ++i) {
     ASSERT_TRUE(netdev_->PagePools(0).ok());

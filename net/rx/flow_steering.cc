@@ -167,6 +167,7 @@ class Steering final : public FlowSteering {
     if (Has(napi_id, queues)) return absl::OkStatus();
     const std::scoped_lock lock(mutex_);
     std::vector<std::string> wanted;
+    wanted.reserve(queues.size());
     for (const size_t queue : queues) wanted.push_back(absl::StrCat(Describe(queue), " (NAPI ", napi_[queue], ")"));
     return MakeError(
         absl::StatusCode::kUnavailable,

@@ -17,21 +17,33 @@ uint64_t Times(uint64_t a, uint64_t b) { return a != 0 && b > kMost / a ? kMost 
 uint64_t Plus(uint64_t a, uint64_t b) { return b > kMost - a ? kMost : a + b; }
 
 uint64_t Posted(const PoolDemand& demand) { return Times(Times(demand.queues, demand.ring), demand.page_size); }
+// Of one queue, no other needs anything.
+uint64_t Kept(const PoolDemand& demand) { return demand.queues < 2 ? 0 : Times(MostKept(demand), demand.page_size); }
 uint64_t Connections(const PoolDemand& demand) { return Times(demand.queues, demand.connections); }
 
 }  // namespace
 
+uint64_t MostKept(const PoolDemand& demand) {
+  constexpr uint64_t kRing = 16384, kCache = 128;
+  return Times(demand.queues, std::min(demand.ring, kRing) + kCache);
+}
+
 std::string PoolSize::ToString() const {
   return absl::StrCat(bytes(), " bytes = ", posted, " posted to the rings + ", windows, " that unread data can pin + ", held,
-                      " received and not yet gathered");
+                      " received and not yet gathered", kept == 0 ? "" : absl::StrCat(" + ", kept, " kept by page pools"));
 }
 
 PoolSize LandingPoolSize(const PoolDemand& demand) {
   const uint64_t posted = Posted(demand);
-  // bytes() adds three numbers: each is kept so small that the sum does not wrap.
-  const uint64_t cap = kMost / 3;
+  // bytes() adds four numbers: each is kept so small that the sum does not wrap.
+  const uint64_t cap = kMost / 4;
   const uint64_t windows = std::min(cap, Times(Connections(demand), demand.receive_buffer));
-  return {.posted = std::min(cap, posted), .windows = windows, .held = windows};
+  // What a pool keeps, its queue uses before anything else: only what goes beyond is needed besides.
+  const uint64_t kept = std::min(cap, Kept(demand));
+  return {.posted = std::min(cap, posted),
+          .windows = windows,
+          .held = windows,
+          .kept = kept > 2 * windows ? kept - 2 * windows : 0};
 }
 
 absl::StatusOr<uint64_t> ReceiveBufferFor(uint64_t pool, const PoolDemand& demand, uint64_t least) {
@@ -43,13 +55,14 @@ absl::StatusOr<uint64_t> ReceiveBufferFor(uint64_t pool, const PoolDemand& deman
   const uint64_t posted = Posted(demand);
   const uint64_t shares = Times(2, connections);  // windows, and as much again held
   const uint64_t each = pool > posted ? (pool - posted) / shares : 0;
-  if (each >= least && each > 0) return each;
-  const uint64_t smallest = Plus(posted, Times(shares, std::max<uint64_t>(least, 1)));
+  if (each >= least && each > 0 && pool - posted >= Kept(demand)) return each;
+  const uint64_t smallest = Plus(posted, std::max(Kept(demand), Times(shares, std::max<uint64_t>(least, 1))));
   return MakeError(
       absl::StatusCode::kInvalidArgument,
       absl::StrCat("a landing pool of ", pool, " bytes is too small: the smallest is ", smallest, " = ", demand.queues,
                    " queues x ", demand.ring, " descriptors x ", demand.page_size, " bytes posted + 2 x ", demand.queues,
-                   " queues x ", demand.connections, " connections x ", std::max<uint64_t>(least, 1), " bytes of window"),
+                   " queues x ", demand.connections, " connections x ", std::max<uint64_t>(least, 1), " bytes of window, or ",
+                   Kept(demand), " that page pools keep if that is more"),
       {.object = "landing pool", .cause = "too small", .action = "make it larger, or take fewer queues or connections"});
 }
 

@@ -21,9 +21,14 @@ struct PoolSize {
   uint64_t posted = 0;   // bytes the rings hold
   uint64_t windows = 0;  // bytes that unread data can pin in the worst packing: the receive buffers count truesize
   uint64_t held = 0;     // bytes received and not yet gathered: as much again
-  [[nodiscard]] uint64_t bytes() const { return posted + windows + held; }
+  uint64_t kept = 0;     // what page pools keep for reuse beyond that, where another queue could need it
+  [[nodiscard]] uint64_t bytes() const { return posted + windows + held + kept; }
   [[nodiscard]] std::string ToString() const;  // the formula with numbers, for the log
 };
+
+// Buffers that page pools keep for reuse, at most, all queues together: a recycling ring as large as the Rx ring
+// (net/core/page_pool.c caps it at 16,384) and a cache of 128. They count as inflight, and serve their own queue only.
+[[nodiscard]] uint64_t MostKept(const PoolDemand& demand);
 
 [[nodiscard]] PoolSize LandingPoolSize(const PoolDemand& demand);
 

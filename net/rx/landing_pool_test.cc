@@ -22,8 +22,9 @@ TEST(LandingPool, SizeIsPostedAndTwiceTheWindows) {
     uint64_t posted, windows, bytes;
   } const table[] = {
       {"one queue, pages", {1, 256, 4096, 1, kMiB}, kMiB, kMiB, 3 * kMiB},
-      {"two queues of four connections, 64 KiB buffers", {2, 1024, 65536, 4, 2 * kMiB}, 128 * kMiB, 16 * kMiB, 160 * kMiB},
-      {"no connection yet: the rings alone", {4, 512, 4096, 0, kMiB}, 8 * kMiB, 0, 8 * kMiB},
+      {"two queues of forty connections, 64 KiB buffers", {2, 1024, 65536, 40, 2 * kMiB}, 128 * kMiB, 160 * kMiB, 448 * kMiB},
+      {"no connection yet: the rings, and what pools keep", {4, 512, 4096, 0, kMiB}, 8 * kMiB, 0, 18 * kMiB},
+      {"small windows: pools keep more than they need", {2, 1024, 4096, 1, kMiB}, 8 * kMiB, 2 * kMiB, 17 * kMiB},
       {"no queue", {}, 0, 0, 0},
   };
   for (const auto& row : table) {
@@ -50,7 +51,7 @@ TEST(LandingPool, TheFormulaIsToldWithItsNumbers) {
 }
 
 TEST(LandingPool, ReceiveBufferIsTheInverse) {
-  PoolDemand demand{2, 1024, 65536, 4, 2 * kMiB};
+  PoolDemand demand{2, 1024, 65536, 40, 2 * kMiB};
   const uint64_t pool = LandingPoolSize(demand).bytes();
   EXPECT_EQ(*ReceiveBufferFor(pool, demand, 4096), 2 * kMiB);
   // A byte less of pool is a byte less of buffer, and what it gives fits again.
@@ -60,15 +61,15 @@ TEST(LandingPool, ReceiveBufferIsTheInverse) {
 }
 
 TEST(LandingPool, TheSmallestLegalPoolIsNamedAndIsLegal) {
-  const PoolDemand demand{2, 256, 4096, 4, 0};
+  const PoolDemand demand{2, 256, 4096, 32, 0};
   const uint64_t least = 64 << 10;
-  const uint64_t smallest = 2 * 256 * 4096 + 2 * 2 * 4 * least;  // 3,145,728
+  const uint64_t smallest = 2 * 256 * 4096 + 2 * 2 * 32 * least;  // 10,485,760
   EXPECT_EQ(*ReceiveBufferFor(smallest, demand, least), least);
   for (const uint64_t pool : {smallest - 1, uint64_t{2 * 256 * 4096}, uint64_t{1}, uint64_t{0}}) {
     const auto result = ReceiveBufferFor(pool, demand, least);
     ASSERT_EQ(result.status().code(), absl::StatusCode::kInvalidArgument) << pool;
-    EXPECT_THAT(Text(result.status()), HasSubstr("the smallest is 3145728 = 2 queues x 256 descriptors x 4096 bytes posted + "
-                                                 "2 x 2 queues x 4 connections x 65536 bytes of window"));
+    EXPECT_THAT(Text(result.status()), HasSubstr("the smallest is 10485760 = 2 queues x 256 descriptors x 4096 bytes posted + "
+                                                 "2 x 2 queues x 32 connections x 65536 bytes of window"));
   }
 }
 

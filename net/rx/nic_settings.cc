@@ -212,7 +212,7 @@ absl::Status SplitHeaders(const JournalledNic& nic) {
   // Set also where it reads on: the kernel wants it chosen, and some drivers report on without anybody's choice.
   nic.journal.header_split = {rings.header_split, rings.threshold};
   DEVMEM_RETURN_IF_ERROR(nic.file.Write(nic.journal));
-  const absl::Status first = SetSplit(nic);
+  absl::Status first = SetSplit(nic);
   if (first.ok()) return first;
   DEVMEM_ASSIGN_OR_RETURN(const bool could, CouldTurnOn(nic, kGroHw));
   if (!could) return first;

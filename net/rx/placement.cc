@@ -35,7 +35,9 @@ std::vector<std::string> AllInterfaces() {
 struct Distance {
   size_t steps = 0;
   bool other_node = false;
-  auto operator<=>(const Distance&) const = default;
+  bool operator<(const Distance& other) const {
+    return std::pair(steps, other_node) < std::pair(other.steps, other.other_node);
+  }
 };
 
 class Chooser {

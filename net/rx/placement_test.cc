@@ -59,6 +59,7 @@ class ManyNics final : public RxKernel, private Netdev, private Ethtool, private
     ADD_FAILURE() << "placement changes nothing";
     return absl::InternalError("placement changes nothing");
   }
+  absl::StatusOr<uint32_t> NapiIrq(uint32_t) override { return 0; }
   absl::StatusOr<std::vector<RxQueueState>> RxQueues(uint32_t i) override { return At(i).netdev().RxQueues(i); }
   absl::StatusOr<std::vector<PagePoolState>> PagePools(uint32_t i) override { return At(i).netdev().PagePools(i); }
   absl::StatusOr<std::vector<RxQueueStats>> RxStats(uint32_t i) override { return At(i).netdev().RxStats(i); }

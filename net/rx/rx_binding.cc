@@ -23,6 +23,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/error.h"
+#include "net/rx/irq_cpus.h"
 #include "net/rx/nic_settings.h"
 #include "net/rx/put_back.h"
 #include "net/rx/queue_use.h"
@@ -75,7 +76,7 @@ class Binding final : public RxBinding {
     DEVMEM_ASSIGN_OR_RETURN(journal_, RxJournal::Here(link_.interface, link_.ifindex));
     journal_.queues = options_.queues;
     DEVMEM_ASSIGN_OR_RETURN(file_, RxJournalFile::Make(options_.journal_folder, journal_));
-    const absl::Status status = ChangeNic();
+    absl::Status status = ChangeNic();
     if (status.ok()) return status;
     const absl::Status undone = Undo(Clock::now() + kUndoPatience);
     if (undone.ok()) return WithObject(status, link_.interface);
@@ -184,7 +185,7 @@ class Binding final : public RxBinding {
     rules_.clear();
     // Not all put back: the journal stays, and its lock with this process, for the next start.
     if (result.restored.failed.empty()) {
-      const absl::Status removed = std::exchange(file_, nullptr)->Remove();
+      absl::Status removed = std::exchange(file_, nullptr)->Remove();
       if (!removed.ok()) return removed;
     }
     return Verdict(result);
@@ -238,6 +239,10 @@ class Binding final : public RxBinding {
     DEVMEM_RETURN_IF_ERROR(LookAtQueues(link_, state));
     if (!state.why.empty()) return MakeError(absl::StatusCode::kInternal, state.why, {.cause = "bound, but not so"});
     queues_ = std::move(state.queues);
+    for (BoundQueue& queue : queues_) {
+      const absl::StatusOr<uint32_t> irq = kernel_->netdev().NapiIrq(queue.napi_id);
+      if (irq.ok() && *irq != 0) queue.cpus = IrqCpus(*irq);
+    }
     LookAtPools(link_, state);
     posted_ = state.inflight;
     const absl::StatusOr<RuleBudget> budget = kernel_->rules().Budget(link_.interface);

@@ -98,7 +98,7 @@ RxJournal FromJson(const Json& json) {
   for (const Json& each : json.at("features")) journal.features.push_back({each.at("name"), each.at("was").get<bool>()});
   if (json.contains("header_split")) {
     const Json& split = json["header_split"];
-    journal.header_split.emplace().was = SplitFromJson(split.at("was"));
+    journal.header_split = RxJournal::SplitChange{.was = SplitFromJson(split.at("was"))};
     if (split.contains("threshold_was")) journal.header_split->threshold_was = split["threshold_was"].get<uint32_t>();
     split.at("resetting").get_to(journal.header_split->resetting);
   }
@@ -277,7 +277,7 @@ absl::Status RxJournalFile::Replace(const std::string& text) {
   }
   if (fsync(fd.get()) != 0) return JournalError(errno, "the journal cannot be synced", half);
   if (rename(half.c_str(), path_.c_str()) != 0) return JournalError(errno, "the journal cannot be put in place", path_);
-  const absl::Status synced = SyncFolder(path_);
+  absl::Status synced = SyncFolder(path_);
   locked_ = std::move(fd);
   return synced;
 }
@@ -291,7 +291,7 @@ absl::Status RxJournalFile::Write(const RxJournal& journal) {
 
 absl::Status RxJournalFile::Remove() {
   if (unlink(path_.c_str()) != 0 && errno != ENOENT) return JournalError(errno, "the journal cannot be removed", path_);
-  const absl::Status synced = SyncFolder(path_);
+  absl::Status synced = SyncFolder(path_);
   locked_.Reset();
   return synced;
 }

@@ -156,6 +156,7 @@ class FakeKernel final : public RxKernel, private Netdev, private Ethtool, priva
   absl::Status Check(const std::string& interface) { return FindLink(interface).status(); }
 
   absl::StatusOr<std::vector<RxQueueState>> RxQueues(uint32_t) override { return nic_.queues; }
+  absl::StatusOr<uint32_t> NapiIrq(uint32_t) override { return 0; }
   absl::StatusOr<std::vector<PagePoolState>> PagePools(uint32_t) override { return nic_.pools; }
   absl::StatusOr<std::vector<RxQueueStats>> RxStats(uint32_t) override { return nic_.stats; }
 

@@ -4,7 +4,7 @@ import socket
 import threading
 import unittest
 
-from guest import ethtool, nic, shell
+from guest import ethtool, netdev, nic, shell
 from rx import Owner, Refused
 
 QUEUES, BOUND = 4, [2, 3]
@@ -61,7 +61,10 @@ class Steering(unittest.TestCase):
                 self.assertEqual((0, 1), (after["alloc-fail"], after["rules"]))
                 owner.hang_up()
                 self.assertEqual([], ethtool.locations(self.here))
-        shell.until(lambda: owner.look()["inflight"] <= self.made["posted"] + 2 * 17, "buffers are back")
+        def back():
+            netdev.flush_deferred()
+            return owner.look()["inflight"] <= self.made["posted"] + 2 * 17
+        shell.until(back, "buffers are back")
 
     def test_a_connection_that_is_not_steered_is_told(self):
         owner = self.bound()
