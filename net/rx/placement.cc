@@ -89,7 +89,7 @@ class Chooser {
       if (!under.ok() || *under != std::vector<std::string>{name}) continue;  // not physical itself
       const absl::StatusOr<NicPlacement> nic = Fit(name);
       if (!nic.ok()) {
-        Note(name, Text(nic.status()));
+        notes_.push_back(Text(nic.status()));  // names it
         continue;
       }
       const Distance distance = gpu ? DistanceTo(name, *gpu) : Distance{};
@@ -103,7 +103,7 @@ class Chooser {
       return MakeError(absl::StatusCode::kFailedPrecondition,
                        absl::StrCat("no NIC can receive into device memory: ",
                                     notes_.empty() ? "there is no physical one" : absl::StrJoin(notes_, "; ")),
-                       {.object = "placement", .cause = "no fit NIC", .action = "name one with --interface to see why not"});
+                       {.cause = "no fit NIC", .action = "name one with --interface to see why not"});
     }
     Note(best->second.interface, gpu ? "chosen: the nearest" : "chosen: the first that is fit");
     return Placement{{best->second}, std::move(notes_)};

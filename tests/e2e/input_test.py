@@ -170,6 +170,16 @@ class InputTest(harness.TestCase):
         self.assertIn(run.status, (1, 2), run.text)
         self.assertIn("rank", run.text)
 
+    def test_devmem_where_no_nic_can(self):
+        url = self.nginx(self.raw_bucket()).url
+        run = self.loader("--bucket", url, *RAW, "--transport", "devmem", "--interface", "lo")
+        self.assertEqual(run.status, 1, run.text)
+        self.assertEqual((run.error["code"], run.error["object"]), ("FAILED_PRECONDITION", "lo"))
+        self.assertIn("no physical device", run.error["message"])
+        run = self.loader("--bucket", url, *RAW, "--transport", "auto", "--interface", "lo")
+        self.assertEqual((run.status, run.summary["path"], run.summary["bytes_copied"]), (0, "copy", run.summary["bytes"]), run.text)
+        self.assertIn("no physical device", run.summary["path_reason"])
+
     def test_zero_copy_required(self):
         run = self.loader("--bucket", self.nginx(self.raw_bucket()).url, *RAW, "--require-zero-copy")
         self.assertEqual(run.status, 3, run.text)

@@ -188,10 +188,9 @@ def main():
     if lost:
         print(f"guest: no suite or test is called {', '.join(lost)}: see ./dev guest --list", file=sys.stderr)
         return 1
-    if not args.words and not args.long:
-        tests = [test for test in tests if not test["long"]]
+    every = args.words or args.long
     if args.list:
-        print("\n".join(test["id"] for test in tests))
+        print("\n".join(test["id"] for test in tests if every or not choose.is_long(test, lines[0])))
         return 0
     tests = [test for test in tests for _ in range(args.repeat)]
     BUILD.mkdir(parents=True, exist_ok=True)
@@ -214,17 +213,18 @@ def main():
         print(f"guest: {e}", file=sys.stderr)
         return 1
     jobs = []
-    suites = [(suite, list(group)) for suite, group in itertools.groupby(tests, key=lambda test: test["suite"])]
     for line in lines:
+        mine = [test for test in tests if every or not choose.is_long(test, line)]
         try:
             machine = Machine(line)
         except (cache.Missing, cache.Broken) as e:
             outcome = "skipped" if isinstance(e, cache.Missing) else "failed"
             print(f"guest: {e}", file=sys.stderr)
-            for test in tests if outcome == "skipped" else tests[:1]:
+            for test in mine if outcome == "skipped" else mine[:1]:
                 result.add(line, report.Result(test["id"], outcome, f"kernel {line}: {e}", "", 0))
             continue
-        for suite, group in suites:
+        for suite, group in itertools.groupby(mine, key=lambda test: test["suite"]):
+            group = list(group)
             if machine.runs(suite):
                 jobs.append((machine, suite, group))
             elif len(lines) == 1:  # asked for by name, so an answer is due

@@ -26,7 +26,9 @@ def quiet(*nics):
     for each in nics:
         each.mtu(9000)
         ethtool.feature(each, "rx-gro-hw", True)
-        shell.run(["sh", "-c", f"echo 1 > /sys/class/net/{each.name}/threaded"], each.netns)
+        # `ip netns exec` has the /sys of that namespace.
+        within = ["ip", "netns", "exec", each.netns] if each.netns else []
+        shell.run([*within, "sh", "-c", f"echo 1 > /sys/class/net/{each.name}/threaded"])
 
 
 def cpu_ns(pid):

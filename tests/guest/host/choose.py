@@ -7,7 +7,7 @@ A suite is a folder of tests/guest with *_test.py files. Its suite.json may say 
   long              true: runs only when named, and in ./dev test --long
   icount            the guest's clock counts instructions (host/boot.py)
   kernel            the oldest that it is for: "7.3"
-A class with LONG = True in it is long by itself.
+A class with LONG = True in it is long by itself, one with LONG = ("6.12",) on these kernels.
 """
 import ast
 import json
@@ -35,12 +35,19 @@ def every(folder):
             for function in cls.body:
                 if isinstance(function, ast.FunctionDef) and function.name.startswith("test_"):
                     tests.append({"id": f"{suite}/{path.stem}.{cls.name}.{function.name}", "suite": suite, "module": path.stem,
-                                  "class": cls.name, "name": function.name, "long": long or is_long(cls)})
+                                  "class": cls.name, "name": function.name, "long": long or long_on(cls)})
     return tests
 
 
-def is_long(cls):
-    return any(isinstance(each, ast.Assign) and ast.unparse(each) == "LONG = True" for each in cls.body)
+def long_on(cls):
+    """What a class says of itself: True, kernels, or nothing."""
+    said = [ast.literal_eval(each.value) for each in cls.body if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "LONG"]
+    return said[0] if said else False
+
+
+def is_long(test, line):
+    """Whether a test is long on a kernel."""
+    return test["long"] is True or bool(test["long"]) and line in test["long"]
 
 
 def chosen(tests, words):
