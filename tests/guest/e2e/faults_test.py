@@ -46,6 +46,7 @@ class Live(Stand):
 
 class Knobs(Live):
     """Each of devmemsim's, and what is seen of it."""
+    LONG = ("6.12",)
 
     def strike(self, knob, count, **settings):
         knobs.strike(QUEUE, knob, count, skip=5, **settings)
@@ -91,7 +92,7 @@ class Knobs(Live):
         self.said("falls back")
         counters = self.counters()
         self.assertGreater(counters["connections_fallen_back"], 0)
-        self.assertRegex(counters["last_fall_back"], "dms0: cannot steer .* to queue 3: Input/output error")
+        self.assertRegex(counters["last_fall_back"], "dms0: no rule for .* to queue 3: Input/output error")
         run = product.loader(self, "--bucket", self.server.url, *RAW, "--service", self.served.service, "--require-zero-copy").wait(60)
         self.assertEqual(3, run.status, run.text)
         self.assertRegex(run.text, "(?i)zero.copy")
@@ -100,6 +101,8 @@ class Knobs(Live):
 
 
 class Wire(Live):
+    LONG = ("6.12",)
+
     def flap(self, end):
         end.up(False)
         shell.until(lambda: not self.here.carrier(), "no carrier")
@@ -169,6 +172,8 @@ class Wire(Live):
 
 
 class Unplugged(Live):
+    LONG = ("6.12",)
+
     @guest.deadline(240)
     def test_module_removed(self):
         self.live()
@@ -211,6 +216,7 @@ class Unplugged(Live):
 
 
 class Gve(Live):
+    LONG = ("6.12",)
     PERSONALITY = {"personality": "gve"}
 
     def test_reset_that_renews_the_napi(self):
@@ -225,6 +231,7 @@ class Gve(Live):
 
 
 class FewRules(Live):
+    LONG = ("6.12",)
     PERSONALITY = {"personality": "fbnic"}  # 48 rules
 
     def fill(self, leave):
@@ -265,6 +272,7 @@ class FewRules(Live):
 
 class Pool(Live):
     """A landing pool of the smallest size it takes."""
+    LONG = ("6.12",)
     FEW = ("--connections", "2")
 
     def smallest(self):

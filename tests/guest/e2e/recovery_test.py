@@ -17,6 +17,7 @@ def cpu(pid):
 
 
 class Killed(Stand):
+    LONG = ("6.12",)
     deadline = 500
 
     def start(self, path, ready=True):
