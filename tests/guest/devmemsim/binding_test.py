@@ -178,6 +178,7 @@ class Binding(Case):
             error, _ = self.refused(QUEUE, rx_page_size=size)
             self.assertIn(abs(error), (errno.EINVAL, errno.ERANGE), size)
 
+    @guest.deadline(200)
     def test_a_hundred_times(self):
         self.cycles(50, 50, allowed=8 << 10)  # a ring's worth of pages each would be 50 MB
 
@@ -185,7 +186,7 @@ class Binding(Case):
 class BindingLong(Case):
     LONG = True
 
-    @guest.deadline(400)
+    @guest.deadline(900)
     def test_a_thousand_times(self):
         self.cycles(100, 900, allowed=8 << 10)
 
