@@ -14,6 +14,7 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr uint64_t kMiB = 1 << 20;
+constexpr uint64_t kDeferred = 8912896;  // of a queue: 128 skbs of 17 pages
 
 TEST(LandingPool, SizeIsPostedAndTwiceTheWindows) {
   struct {
@@ -33,7 +34,7 @@ TEST(LandingPool, SizeIsPostedAndTwiceTheWindows) {
     EXPECT_EQ(size.posted, row.posted);
     EXPECT_EQ(size.windows, row.windows);
     EXPECT_EQ(size.held, row.windows);
-    EXPECT_EQ(size.bytes(), row.bytes);
+    EXPECT_EQ(size.bytes(), row.bytes + row.demand.queues * kDeferred);
   }
 }
 
@@ -46,8 +47,8 @@ TEST(LandingPool, SizeDoesNotWrap) {
 
 TEST(LandingPool, TheFormulaIsToldWithItsNumbers) {
   EXPECT_EQ(LandingPoolSize({1, 256, 4096, 1, kMiB}).ToString(),
-            "3145728 bytes = 1048576 posted to the rings + 1048576 that unread data can pin + 1048576 received and not yet "
-            "gathered");
+            "12058624 bytes = 1048576 posted to the rings + 1048576 that unread data can pin + 1048576 received and not yet "
+            "gathered + 8912896 in skbs to be freed");
 }
 
 TEST(LandingPool, ReceiveBufferIsTheInverse) {
@@ -63,13 +64,14 @@ TEST(LandingPool, ReceiveBufferIsTheInverse) {
 TEST(LandingPool, TheSmallestLegalPoolIsNamedAndIsLegal) {
   const PoolDemand demand{2, 256, 4096, 32, 0};
   const uint64_t least = 64 << 10;
-  const uint64_t smallest = 2 * 256 * 4096 + 2 * 2 * 32 * least;  // 10,485,760
+  const uint64_t smallest = 2 * 256 * 4096 + 2 * kDeferred + 2 * 2 * 32 * least;  // 28,311,552
   EXPECT_EQ(*ReceiveBufferFor(smallest, demand, least), least);
   for (const uint64_t pool : {smallest - 1, uint64_t{2 * 256 * 4096}, uint64_t{1}, uint64_t{0}}) {
     const auto result = ReceiveBufferFor(pool, demand, least);
     ASSERT_EQ(result.status().code(), absl::StatusCode::kInvalidArgument) << pool;
-    EXPECT_THAT(Text(result.status()), HasSubstr("the smallest is 10485760 = 2 queues x 256 descriptors x 4096 bytes posted + "
-                                                 "2 x 2 queues x 32 connections x 65536 bytes of window"));
+    EXPECT_THAT(Text(result.status()),
+                HasSubstr("the smallest is 28311552 = 2 queues x 256 descriptors x 4096 bytes posted + "
+                          "17825792 in skbs to be freed + 2 x 2 queues x 32 connections x 65536 bytes of window"));
   }
 }
 

@@ -130,41 +130,41 @@ class Product(Stand):
         self.assertEqual(0, run.summary["bytes_copied"])
         return run.summary
 
-    def nothing(self, daemon, url):
-        return self.run_trainer(daemon, url + "nothing/", "--batch-size", 1)
+    def read(self, daemon, url, epochs):
+        summary = self.run_trainer(daemon, url, "--batch-size", 256, "--epochs", epochs)
+        self.assertEqual(epochs * FILE, summary["bytes"])
+        return summary
+
+    def little(self, daemon, url):
+        """What a stream costs once: its slabs, above all, which are touched page by page."""
+        return self.read(daemon, url, 2)
 
     def everything(self, daemon, url):
-        summary = self.run_trainer(daemon, url + "all/", "--batch-size", 256, "--epochs", SAMPLE // FILE)
-        self.assertEqual(SAMPLE, summary["bytes"])
-        return summary
+        return self.read(daemon, url, 2 + SAMPLE // FILE)
 
     def measure(self, name):
         page = PAGES[name]
         larger_pages(self, page)
         pathlib.Path("/proc/sys/vm/nr_hugepages").write_text("64" if page else "0", encoding="ascii")
-        for folder in ("all", "nothing"):
-            (self.folder / folder).mkdir()
-        os.rename(self.folder / "0000.bin", self.folder / "all/0000.bin")
-        (self.folder / "nothing/0000.bin").write_bytes(bytes(64 << 10))
         server = serve.nginx(self, self.folder, self.there)
         daemon = product.daemon(self, *self.FLAGS, prefix=cost.RECEIVER)
         told = self.told(daemon)
         self.assertEqual(page or 4096, told["nics"][0]["page_size"], told)
-        self.nothing(daemon, server.url)  # what is done once in a daemon's life
+        self.little(daemon, server.url)  # what is done once in a daemon's life
         spent = []
-        for what in (self.nothing, self.everything):
+        for what in (self.little, self.everything):
             before = cost.cpu_ns(daemon.pid)
             summary = what(daemon, server.url)
             spent.append(cost.cpu_ns(daemon.pid) - before)
-        fragments = self.told(daemon)["counters"]["fragments"] - told["counters"]["fragments"]
+        counters = self.told(daemon)["counters"]
         calls = []
-        for what in (self.nothing, self.everything):
+        for what in (self.little, self.everything):
             with cost.system_calls(daemon.pid) as count:
                 what(daemon, server.url)
                 calls.append(count())
         mib = SAMPLE / cost.MIB
         cost.tell(f"product-{name}", instructions_per_mib=round((spent[1] - spent[0]) / mib), calls_per_mib=round((calls[1] - calls[0]) / mib, 3),
-                  trainer_instructions_per_mib=round(summary["cpu_s"] * 1e9 / mib), fragment_bytes=round(SAMPLE / fragments), bytes=SAMPLE)
+                  trainer_instructions_per_mib=round(summary["cpu_s"] * 1e9 / mib), fragment_bytes=round(counters["device_bytes"] / counters["fragments"]), bytes=SAMPLE)
 
     def told(self, daemon):
         return product.status(self, daemon)["paths"][0]["devmem"]

@@ -18,7 +18,7 @@ RAW = ("--format", "raw", "--dtype", "uint8", "--shape", SAMPLE, "--batch-size",
 QUICK = ("--connect-timeout", "3s", "--first-byte-timeout", "8s", "--stall-timeout", "4s", "--read-timeout", "60s")
 QUEUE = 3  # the highest of four: what a daemon takes that is given one
 # A small pool, because an emulated CPU takes its time to clear memory; test_auto has the one that a daemon chooses.
-DEVMEM = ("--transport", "devmem", "--interface", "dms0", "--queues", "1", "--connections", "4", "--landing-pool", "24MiB", *QUICK)
+DEVMEM = ("--transport", "devmem", "--interface", "dms0", "--queues", "1", "--connections", "4", "--landing-pool", "48MiB", *QUICK)
 
 
 def state(here):
