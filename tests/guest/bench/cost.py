@@ -5,7 +5,7 @@ The guest's clock counts instructions (suite.json: icount 0, one nanosecond each
 the number of instructions executed for it, by itself and by the kernel on its behalf. Two CPUs would share that clock, and each
 would be charged for what the other did meanwhile. The NIC's NAPI runs in threads of its own: what the software NIC copies, and what
 the stack does for a packet before it reaches the socket, is charged to them, as is the sender to itself. All have the same priority:
-a receiver ahead of the others would have to do the softirqs that they left.
+a receiver ahead of the others was charged more, most likely for softirqs that they left.
 """
 import contextlib
 import ctypes

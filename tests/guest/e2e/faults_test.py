@@ -46,7 +46,7 @@ class Live(Stand):
 
 class Knobs(Live):
     """Each of devmemsim's, and what is seen of it."""
-    LONG = ("6.12",)
+    LONG = True
 
     def strike(self, knob, count, **settings):
         knobs.strike(QUEUE, knob, count, skip=5, **settings)
@@ -101,7 +101,7 @@ class Knobs(Live):
 
 
 class Wire(Live):
-    LONG = ("6.12",)
+    LONG = True
 
     def flap(self, end):
         end.up(False)
@@ -172,7 +172,7 @@ class Wire(Live):
 
 
 class Unplugged(Live):
-    LONG = ("6.12",)
+    LONG = True
 
     @guest.deadline(240)
     def test_module_removed(self):
@@ -216,7 +216,7 @@ class Unplugged(Live):
 
 
 class Gve(Live):
-    LONG = ("6.12",)
+    LONG = True
     PERSONALITY = {"personality": "gve"}
 
     def test_reset_that_renews_the_napi(self):
@@ -231,7 +231,7 @@ class Gve(Live):
 
 
 class FewRules(Live):
-    LONG = ("6.12",)
+    LONG = True
     PERSONALITY = {"personality": "fbnic"}  # 48 rules
 
     def fill(self, leave):
@@ -273,7 +273,7 @@ class FewRules(Live):
 
 class Pool(Live):
     """A landing pool of the smallest size it takes."""
-    LONG = ("6.12",)
+    LONG = True
     FEW = ("--connections", "2")
 
     def smallest(self):

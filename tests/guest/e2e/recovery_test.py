@@ -17,7 +17,7 @@ def cpu(pid):
 
 
 class Killed(Stand):
-    LONG = ("6.12",)
+    LONG = True
     deadline = 500
 
     def start(self, path, ready=True):
