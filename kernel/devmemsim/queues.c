@@ -223,13 +223,20 @@ static void dms_pause_others(struct dms_port *port, int but, bool pause)
 	}
 }
 
-static int dms_mem_alloc(struct net_device *dev, void *mem, int index, u32 page_size)
+static int dms_mem_alloc(struct net_device *dev, void *queue_mem, int index, u32 page_size)
 {
 	struct dms_port *port = dms_port(dev);
+	struct dms_rx_mem *mem = queue_mem;
+	int err;
 
 	if (port->personality->unbind_down_errno && !netif_running(dev))
 		return port->personality->unbind_down_errno;
-	return dms_rx_mem_alloc(&port->rxq[index], mem, &port->config, page_size, false);
+	err = dms_rx_mem_alloc(&port->rxq[index], mem, &port->config, page_size, true);
+	if (!err && !mem->head && dms_pool_unreadable(mem->pool)) {	/* to bind what has not one buffer is no use */
+		dms_rx_mem_free(mem);
+		err = -ENOMEM;
+	}
+	return err;
 }
 
 static int dms_start(struct net_device *dev, void *mem, int index)

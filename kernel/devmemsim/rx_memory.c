@@ -43,9 +43,10 @@ static void dms_retire(struct dms_rx_mem *mem, bool direct)
 
 /*
  * Posts as many buffers as the pool has. config->ring counts 4 KiB; larger buffers are posted in proportion, or a ring
- * of 2 MiB buffers would swallow any pool. Fails if not even one buffer can be had; unless it @replaces a ring that may
- * hold the whole of the same device memory, and lets go of it before this one is run. Process context, under the port's
- * lock.
+ * of 2 MiB buffers would swallow any pool. Fails if not even one buffer can be had; unless it @replaces a ring. That one
+ * may hold the whole of the same device memory, and lets go of it before this one is run; and a core that unbinds memory
+ * could only warn of a failure, while a ring that starts empty is refilled as frames come. Process context, under the
+ * port's lock.
  */
 int dms_rx_mem_alloc(struct dms_rxq *rxq, struct dms_rx_mem *mem, const struct dms_rx_config *config, u32 page_size,
 		     bool replaces)
@@ -89,7 +90,7 @@ int dms_rx_mem_alloc(struct dms_rxq *rxq, struct dms_rx_mem *mem, const struct d
 	}
 	while (mem->head < mem->size && dms_post(mem, GFP_KERNEL))
 		;
-	if (!mem->head && !(replaces && dms_pool_unreadable(mem->pool))) {
+	if (!mem->head && !replaces) {
 		dms_rx_mem_free(mem);
 		return -ENOMEM;
 	}

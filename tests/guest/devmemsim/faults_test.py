@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every fault knob, as a receiver of device memory sees it: what the stack repairs, what it reports, and what nobody can."""
+import pathlib
 import unittest
 
 import guest
 from guest import devmem, ethtool, knobs, nic, shell
 
 QUEUE, TOTAL = 3, 1 << 20
+FAIL_FUNCTION = pathlib.Path("/sys/kernel/debug/fail_function")
 
 
 class Faults(unittest.TestCase):
@@ -115,6 +117,30 @@ class Faults(unittest.TestCase):
                 (knobs.ROOT / knobs.HERE / "queue0" / "drop").write_text(text or "\n")
         with self.assertRaises(OSError):
             (knobs.ROOT / knobs.HERE / "queue0" / "reset").write_text("2")
+
+
+@unittest.skipUnless(FAIL_FUNCTION.is_dir(), "this kernel has no function error injection: the debug kernel has")
+class FaultInjection(unittest.TestCase):
+    """Page pools that get no memory, by the kernel's own error injection: what upstream's pp_alloc_fail.py does, less its demand for
+    4,000 frames a second, which an emulated kernel that checks itself is far from."""
+
+    def setUp(self):
+        self.here, self.there = nic.pair(self, queues=4)
+
+    def inject(self, **settings):
+        for name, value in settings.items():
+            (FAIL_FUNCTION / name).write_text(f"{value}\n", encoding="ascii")
+
+    def test_every_fourth_allocation_fails(self):
+        with devmem.bound(self.here, [QUEUE]) as memory:
+            self.inject(inject="page_pool_alloc_netmems")
+            self.addCleanup(self.inject, probability=0, times=0, inject="")
+            self.inject(verbose=0, interval=4, probability=100, times=-1)
+            for ring in (256, 64):
+                ethtool.run(f"rx {ring}", self.here, "-G", ok=False)  # may get no memory, and has then changed nothing
+                received = devmem.transfer(self, self.here, self.there, memory, TOTAL)
+                self.assertEqual(TOTAL, received.device)
+            self.assertGreater(knobs.rx(self.here, QUEUE)["alloc-fail"], 0)
 
 
 class Receive(unittest.TestCase):
