@@ -33,7 +33,7 @@ namespace devmem {
 namespace {
 
 constexpr uint64_t kMiB = uint64_t{1} << 20;
-constexpr uint64_t kReceiveBuffer = 4 * kMiB;        // of a connection, where the pool has room for it
+constexpr uint64_t kReceiveBuffer = 8 * kMiB;        // of a connection, where the pool has room for it
 constexpr uint64_t kLeastReceiveBuffer = 128 << 10;  // below this a connection crawls
 constexpr uint32_t kLargestPage = 64 << 10;
 constexpr size_t kStaging = 8 * kMiB;

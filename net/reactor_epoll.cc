@@ -137,17 +137,19 @@ class EpollReactor final : public ReactorBase {
   }
 
   void WaitFor(int fd, uint32_t direction, Operation* operation) {
-    const bool known = waiters_.contains(fd);
     Waiters& waiting = waiters_[fd];
     (direction == EPOLLIN ? waiting.in : waiting.out) = operation;
-    Register(fd, waiting, known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD);
+    Register(fd, waiting);
   }
 
-  void Register(int fd, const Waiters& waiting, int how) {
+  // A descriptor stays registered, disarmed, between its operations: that is one call an operation. The kernel forgets it when
+  // it is closed, and we find that out when a new one has its number.
+  void Register(int fd, const Waiters& waiting) {
     epoll_event event{.events = EPOLLONESHOT, .data = {.fd = fd}};
     if (waiting.in != nullptr) event.events |= EPOLLIN;
     if (waiting.out != nullptr) event.events |= EPOLLOUT;
-    if (epoll_ctl(epoll_.get(), how, fd, &event) == 0) return;
+    if (epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event) == 0) return;
+    if (errno == ENOENT && epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0) return;
     const int error = errno;
     const Waiters failed = waiting;
     waiters_.erase(fd);
@@ -167,13 +169,7 @@ class EpollReactor final : public ReactorBase {
       if (result == -EAGAIN) continue;
       Finish(std::exchange(*slot, nullptr), result);
     }
-    if (entry->second.in != nullptr || entry->second.out != nullptr) {
-      Register(fd, entry->second, EPOLL_CTL_MOD);
-    } else {
-      // Forgotten here and in the kernel: the next operation may be on a new socket of the same number.
-      waiters_.erase(entry);
-      epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
-    }
+    if (entry->second.in != nullptr || entry->second.out != nullptr) Register(fd, entry->second);
   }
 
   int WaitMilliseconds() {

@@ -144,6 +144,24 @@ TEST_P(ReactorTest, WaitReadableTakesNothingAndSaysWhen) {
   EXPECT_EQ(end.Wait(), 0);
 }
 
+TEST_P(ReactorTest, ANewDescriptorMayHaveTheNumberOfAnOldOne) {
+  for (int round = 0; round < 3; ++round) {
+    Recorder waiting;
+    OnLoop([&] { reactor_->WaitReadable(near_.get(), &waiting); });
+    ASSERT_EQ(::send(far_.get(), "a", 1, 0), 1);
+    EXPECT_EQ(waiting.Wait(), 0);
+    const int number = near_.get();
+    int pair[2];
+    OnLoop([&] {
+      near_.Reset();
+      ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
+    });
+    ASSERT_EQ(pair[0], number);
+    near_ = UniqueFd(pair[0]);
+    far_ = UniqueFd(pair[1]);
+  }
+}
+
 TEST_P(ReactorTest, SendAndReceiveOfOneDescriptorAtOnce) {
   char byte = 0;
   iovec piece{&byte, 1};
