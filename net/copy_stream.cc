@@ -90,7 +90,7 @@ void CopyStream::MoveTo(Scatter& scatter) {
     reactor_.Post([this, alive = alive_, placed, count = ready.size()] {
       if (!*alive || closing_) return;
       if (count > 0) owner_.OnProgress(count, count);
-      owner_.OnMoved(placed);
+      if (!closing_) owner_.OnMoved(placed);
     });
     return;
   }

@@ -340,6 +340,24 @@ TEST_P(CopyTransportServerTest, ABodyThatDribblesEndsAtTheDeadlineOfTheRead) {
   EXPECT_EQ(info.offset + info.length, 2'900'100u);
 }
 
+TEST_P(CopyTransportServerTest, RequiredZeroCopyIsRefusedHoweverLittleWasCopied) {
+  for (const uint64_t bytes : {uint64_t{10}, uint64_t{1'000'000}}) {
+    auto read = std::make_unique<Waiter>();
+    read->store = store_.get();
+    read->object = "object.bin";
+    read->validator = listing_[0].validator;
+    read->object_size = listing_[0].size;
+    read->length = bytes;
+    read->destinations = {{memory_.get(), 0, bytes}};
+    read->require_zero_copy = true;
+    transport_->reactor(0).Post([this, raw = read.get()] { transport_->Start(0, raw); });
+    ASSERT_TRUE(read->Wait());
+    EXPECT_EQ(read->status.code(), absl::StatusCode::kFailedPrecondition) << bytes << ": " << read->status;
+    EXPECT_EQ(GetErrorInfo(read->status).cause, "no zero copy");
+    EXPECT_EQ(read->requests, 1u);
+  }
+}
+
 constexpr Backend kHttpIoUring{Reactor::Backend::kIoUring, false, "HttpIoUring"};
 constexpr Backend kHttpEpoll{Reactor::Backend::kEpoll, false, "HttpEpoll"};
 constexpr Backend kFileIoUring{Reactor::Backend::kIoUring, true, "FileIoUring"};

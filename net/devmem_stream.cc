@@ -324,7 +324,7 @@ void DevmemStream::ContinueMove() {
 
 void DevmemStream::OnMoveDone(int result) {
   if (FinishClose()) return;
-  if (result < 0) return owner_.OnMoved(ConnectionError(-result, "receive"));
+  if (result < 0) return Moved(ConnectionError(-result, "receive"));
   // Host bytes may come again where they came before: then straight to their place, if the CPU can write there.
   size_t count = 0;
   if (host_seen_) {
@@ -340,7 +340,7 @@ void DevmemStream::OnMoveDone(int result) {
   }
   const std::span<iovec> into = std::span(iovecs_).first(count);
   const absl::StatusOr<uint64_t> got = Receive(into);
-  if (!got.ok()) return owner_.OnMoved(got.status());
+  if (!got.ok()) return Moved(got.status());
   if (*got == 0) return ContinueMove();
   nudged_ = false;
   const bool all_host = pieces_.size() == 1 && !pieces_[0].device && pieces_[0].size == *got;
@@ -455,6 +455,7 @@ void DevmemStream::WatchWave(Wave& wave) {
 }
 
 void DevmemStream::FinishWaves() {
+  if (scatter_ == nullptr) return;  // a device that was done meanwhile asked first
   while (!waves_.empty() && waves_.front()->left == 0) {
     std::unique_ptr<Wave> wave = std::move(waves_.front());
     waves_.pop_front();
@@ -464,14 +465,19 @@ void DevmemStream::FinishWaves() {
     absl::Status status = std::move(wave->status);
     wave->Clear();
     spare_.push_back(std::move(wave));
-    if (!status.ok()) return owner_.OnMoved(std::move(status));
+    if (!status.ok()) return Moved(std::move(status));
     Add(queue_.counters->device_bytes, bytes - copied);
     Add(queue_.counters->host_bytes, copied);
     if (bytes > 0) owner_.OnProgress(bytes, copied);
     if (closing_) return;
   }
   if (!moved_) return ContinueMove();
-  if (waves_.empty()) owner_.OnMoved(absl::OkStatus());
+  if (waves_.empty()) Moved(absl::OkStatus());
+}
+
+void DevmemStream::Moved(absl::Status status) {
+  scatter_ = nullptr;
+  owner_.OnMoved(std::move(status));
 }
 
 void DevmemStream::ReturnTokens(std::vector<uint32_t>& tokens) {

@@ -131,6 +131,7 @@ class DevmemStream final : public ByteStream {
   void GatherRun(DeviceMemory* destination, Wave& wave);
   void PlaceHost(DeviceSpan to, std::span<const std::byte> bytes, Wave& wave);
   void FinishWaves();
+  void Moved(absl::Status status);
   void ReturnTokens(std::vector<uint32_t>& tokens);
   bool FinishClose();
 
@@ -149,8 +150,8 @@ class DevmemStream final : public ByteStream {
   std::vector<uint32_t> loose_;  // tokens of what was skipped, to go back with the next
   std::string_view sending_;
 
-  Scatter* scatter_ = nullptr;
-  bool moved_ = false;  // the scatter has all its bytes launched
+  Scatter* scatter_ = nullptr;  // null when its end was told
+  bool moved_ = false;          // the scatter has all its bytes launched
   bool nudged_ = false;
   bool host_seen_ = false;  // the last receive was all host bytes: the next may be as well
   uint64_t launched_ = 0;   // bytes in waves

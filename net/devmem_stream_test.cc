@@ -278,6 +278,45 @@ class LateDevice final : public Device {
   std::thread thread_;
 };
 
+// Is done between being asked whether it is and being told whom to tell: the callback comes inside the call.
+class MeanwhileDevice final : public Device {
+ public:
+  std::string_view name() const override { return "meanwhile"; }
+  std::string_view uuid() const override { return "meanwhile"; }
+  absl::StatusOr<std::shared_ptr<DeviceMemory>> Allocate(uint64_t bytes, const AllocateOptions& options) override {
+    return cpu_->Allocate(bytes, options);
+  }
+  absl::StatusOr<Event> Gather(DeviceMemory& to, DeviceMemory& from, std::span<const Fragment> fragments) override {
+    return Meanwhile(cpu_->Gather(to, from, fragments));
+  }
+  absl::StatusOr<Event> Cast(DeviceSpan to, DeviceSpan from, const CastSpec& spec) override {
+    return cpu_->Cast(to, from, spec);
+  }
+  absl::StatusOr<Event> Peek(std::span<std::byte> to, DeviceSpan from) override { return Meanwhile(cpu_->Peek(to, from)); }
+  absl::StatusOr<Event> Poke(DeviceSpan to, std::span<const std::byte> from) override {
+    return Meanwhile(cpu_->Poke(to, from));
+  }
+
+ private:
+  struct Ended final : Event::Impl {
+    bool Done() override { return false; }
+    absl::Status Wait(Time) override { return absl::OkStatus(); }
+    void WhenDone(std::function<void(absl::Status)> call) override { call(absl::OkStatus()); }
+  };
+  static absl::StatusOr<Event> Meanwhile(const absl::StatusOr<Event>& done) {
+    if (!done.ok()) return done;
+    return Event(std::make_shared<Ended>());
+  }
+  std::unique_ptr<Device> cpu_ = MakeCpuDevice();
+};
+
+enum class When { kAtOnce, kLate, kMeanwhile };
+
+const char* NameOf(When when) {
+  constexpr std::array kNames = {"AtOnce", "Late", "Meanwhile"};
+  return kNames[static_cast<size_t>(when)];
+}
+
 class Anywhere final : public FlowSteering {
  public:
   class Somewhere final : public Lease {
@@ -297,14 +336,19 @@ class Anywhere final : public FlowSteering {
 };
 
 // One connection to a listener that sends a byte and holds still: the socket is readable for ever, and what is read is played.
-class DevmemStreamTest : public testing::TestWithParam<bool>, public ByteStream::Owner {
+class DevmemStreamTest : public testing::TestWithParam<When>, public ByteStream::Owner {
  protected:
   void SetUp() override {
     kernel = &kernel_;
-    if (GetParam()) {
-      device_ = std::make_unique<LateDevice>();
-    } else {
-      device_ = MakeCpuDevice();
+    switch (GetParam()) {
+      case When::kAtOnce:
+        device_ = MakeCpuDevice();
+        break;
+      case When::kLate:
+        device_ = std::make_unique<LateDevice>();
+        break;
+      case When::kMeanwhile:
+        device_ = std::make_unique<MeanwhileDevice>();
     }
     pool_ = *device_->Allocate(kPool, {.name = "pool"});
     slab_ = *device_->Allocate(kPool, {.name = "slab"});
@@ -505,6 +549,33 @@ TEST_P(DevmemStreamTest, EveryByteInItsPlaceWhateverWayItCame) {
   EXPECT_GT(counters_.host_bytes.load(), 0u);
 }
 
+// What a head brought along may be all there is; a device that is done at once or later must not report it twice.
+TEST_P(DevmemStreamTest, BodiesThatCameWithTheirHeads) {
+  constexpr uint64_t kHead = 100, kBody = 200;
+  const int fd = SocketOfStream();
+  for (int i = 0; i < 300; ++i) {
+    kernel_.Play(fd, pool_.get(), {{{.device = true, .at = 0, .size = kHead + kBody}}});
+    while (true) {
+      OnLoop([&] { stream_->Peek(); });
+      ASSERT_TRUE(Next("peek").ok()) << i;
+      bool enough = false;
+      OnLoop([&] { enough = stream_->held().size() == kHead + kBody; });
+      if (enough) break;
+    }
+    const std::vector<DeviceSpan> places{{.memory = slab_.get(), .offset = 7, .bytes = kBody}};
+    Scatter scatter(places, 0);
+    OnLoop([&] {
+      stream_->Skip(kHead);
+      stream_->MoveTo(scatter);
+    });
+    ASSERT_TRUE(Next("moved").ok()) << i;
+    OnLoop([] {});
+    OnLoop([] {});
+    std::lock_guard lock(mutex_);
+    ASSERT_TRUE(said_.empty()) << "'" << said_.front().first << "' was said again in round " << i;
+  }
+}
+
 TEST_P(DevmemStreamTest, OnlyFragmentsMeansNoCopy) {
   std::minstd_rand rng(5);
   kernel_.Play(SocketOfStream(), pool_.get(), Skbs(200'000, 0, rng));
@@ -581,8 +652,8 @@ TEST_P(DevmemStreamTest, NoLeaseMeansAnOrdinaryConnection) {
   EXPECT_EQ(stream_->why_copied(), "no rule left");
 }
 
-INSTANTIATE_TEST_SUITE_P(Devices, DevmemStreamTest, testing::Bool(),
-                         [](const auto& param) { return param.param ? "Late" : "AtOnce"; });
+INSTANTIATE_TEST_SUITE_P(Devices, DevmemStreamTest, testing::Values(When::kAtOnce, When::kLate, When::kMeanwhile),
+                         [](const auto& param) { return NameOf(param.param); });
 
 }  // namespace
 }  // namespace devmem
