@@ -147,6 +147,7 @@ void CopyStream::Close() {
 bool CopyStream::FinishClose() {
   if (!closing_) return false;
   if (connect_.busy || send_.busy || peek_.busy || move_.busy) return true;
+  if (fd_.valid()) reactor_.Forget(fd_.get());
   fd_.Reset();
   owner_.OnClosed();
   return true;

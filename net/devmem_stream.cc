@@ -310,14 +310,14 @@ void DevmemStream::MoveTo(Scatter& scatter) {
   if (!moved_) return ContinueMove();
   // All of it was at hand: told from the next round.
   queue_.reactor->Post([this, alive = alive_] {
-    if (*alive && !closing_) FinishWaves();
+    if (*alive && !closing_) OnWavesDone();
   });
 }
 
 void DevmemStream::ContinueMove() {
-  // What the device has not yet moved pins the landing pool: no more than a receive buffer of it.
-  if (move_.busy || (launched_ > 0 && launched_ >= queue_.receive_buffer)) return;
-  low_water_.Set(fd_.get(), nudged_ ? 1 : std::min(batch_, scatter_->remaining()));
+  if (move_.busy || Full()) return;
+  awaited_ = nudged_ ? 1 : std::min(batch_, scatter_->remaining());
+  low_water_.Set(fd_.get(), awaited_);
   move_.busy = true;
   queue_.reactor->WaitReadable(fd_.get(), &move_);
 }
@@ -325,6 +325,18 @@ void DevmemStream::ContinueMove() {
 void DevmemStream::OnMoveDone(int result) {
   if (FinishClose()) return;
   if (result < 0) return Moved(ConnectionError(-result, "receive"));
+  for (uint64_t due = awaited_; due > 0 && !Full();) {
+    const absl::StatusOr<uint64_t> got = ReceiveBody();
+    if (!got.ok()) return Moved(got.status());
+    if (*got == 0) break;
+    nudged_ = false;
+    if (!FinishWaves()) return;
+    due -= std::min(due, *got);
+  }
+  ContinueMove();
+}
+
+absl::StatusOr<uint64_t> DevmemStream::ReceiveBody() {
   // Host bytes may come again where they came before: then straight to their place, if the CPU can write there.
   size_t count = 0;
   if (host_seen_) {
@@ -340,9 +352,7 @@ void DevmemStream::OnMoveDone(int result) {
   }
   const std::span<iovec> into = std::span(iovecs_).first(count);
   const absl::StatusOr<uint64_t> got = Receive(into);
-  if (!got.ok()) return Moved(got.status());
-  if (*got == 0) return ContinueMove();
-  nudged_ = false;
+  if (!got.ok() || *got == 0) return got;
   const bool all_host = pieces_.size() == 1 && !pieces_[0].device && pieces_[0].size == *got;
   host_seen_ = all_host;
   if (all_host && in_place) {
@@ -366,7 +376,7 @@ void DevmemStream::OnMoveDone(int result) {
   } else {
     Launch(pieces_, queue_.staging);
   }
-  FinishWaves();
+  return got;
 }
 
 void DevmemStream::Launch(std::span<const Piece> pieces, std::span<const std::byte> host) {
@@ -448,14 +458,14 @@ void DevmemStream::WatchWave(Wave& wave) {
         if (!*alive) return;
         if (!status.ok()) wave.status = status;
         if (--wave.left > 0) return;
-        if (!FinishClose()) FinishWaves();
+        if (!FinishClose()) OnWavesDone();
       });
     });
   }
 }
 
-void DevmemStream::FinishWaves() {
-  if (scatter_ == nullptr) return;  // a device that was done meanwhile asked first
+bool DevmemStream::FinishWaves() {
+  if (scatter_ == nullptr) return false;  // a device that was done meanwhile asked first
   while (!waves_.empty() && waves_.front()->left == 0) {
     std::unique_ptr<Wave> wave = std::move(waves_.front());
     waves_.pop_front();
@@ -465,14 +475,22 @@ void DevmemStream::FinishWaves() {
     absl::Status status = std::move(wave->status);
     wave->Clear();
     spare_.push_back(std::move(wave));
-    if (!status.ok()) return Moved(std::move(status));
+    if (!status.ok()) {
+      Moved(std::move(status));
+      return false;
+    }
     Add(queue_.counters->device_bytes, bytes - copied);
     Add(queue_.counters->host_bytes, copied);
     if (bytes > 0) owner_.OnProgress(bytes, copied);
-    if (closing_) return;
+    if (closing_) return false;
   }
-  if (!moved_) return ContinueMove();
+  if (!moved_) return true;
   if (waves_.empty()) Moved(absl::OkStatus());
+  return false;
+}
+
+void DevmemStream::OnWavesDone() {
+  if (FinishWaves()) ContinueMove();
 }
 
 void DevmemStream::Moved(absl::Status status) {
@@ -534,6 +552,7 @@ bool DevmemStream::FinishClose() {
   if (connect_.busy || send_.busy || peek_.busy || move_.busy || peeks_ > 0 || std::ranges::any_of(waves_, moving)) return true;
   // The kernel takes every token back with the socket; the rule goes after it, or its last packets would meet a queue of
   // strangers.
+  if (fd_.valid()) queue_.reactor->Forget(fd_.get());
   fd_.Reset();
   queue_.counters->tokens.fetch_sub(std::exchange(tokens_, 0), std::memory_order_relaxed);
   if (lease_ != nullptr) {

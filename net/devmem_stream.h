@@ -120,17 +120,23 @@ class DevmemStream final : public ByteStream {
   void OnPeekDone(int result);
   void OnPeeked(absl::Status status);
   void OnMoveDone(int result);
+  void OnWavesDone();
   // One recvmsg: the bytes, 0 when there are none now. Fills pieces_; host bytes lie in `into` one after another.
   absl::StatusOr<uint64_t> Receive(std::span<iovec> into);
   absl::Status TakePieces(msghdr& message, uint64_t bytes);
+  // What the device has not yet moved pins the landing pool: no more than a receive buffer of it.
+  [[nodiscard]] bool Full() const { return launched_ > 0 && launched_ >= queue_.receive_buffer; }
   void ContinueMove();
+  // One receive of the body, sent on its way: the bytes, 0 when there are none now.
+  absl::StatusOr<uint64_t> ReceiveBody();
   // Sends pieces on their way to the scatter: fragments by the device, host bytes out of `host`.
   void Launch(std::span<const Piece> pieces, std::span<const std::byte> host);
   [[nodiscard]] Wave& NewWave();
   void WatchWave(Wave& wave);
   void GatherRun(DeviceMemory* destination, Wave& wave);
   void PlaceHost(DeviceSpan to, std::span<const std::byte> bytes, Wave& wave);
-  void FinishWaves();
+  // Reports and clears away the waves that are done; true while the move goes on.
+  bool FinishWaves();
   void Moved(absl::Status status);
   void ReturnTokens(std::vector<uint32_t>& tokens);
   bool FinishClose();
@@ -153,6 +159,7 @@ class DevmemStream final : public ByteStream {
   Scatter* scatter_ = nullptr;  // null when its end was told
   bool moved_ = false;          // the scatter has all its bytes launched
   bool nudged_ = false;
+  uint64_t awaited_ = 0;    // bytes that a wake-up promises
   bool host_seen_ = false;  // the last receive was all host bytes: the next may be as well
   uint64_t launched_ = 0;   // bytes in waves
   std::deque<std::unique_ptr<Wave>> waves_;

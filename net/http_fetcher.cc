@@ -213,7 +213,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
   void OnProgress(uint64_t bytes, uint64_t copied) override {
     if (task_ == nullptr) return;
     RangeRead& read = *task_->read;
-    waiting_since_ = Clock::now();
+    waiting_since_ = fetcher_.reactor_.Now();
     nudged_ = false;
     if (read.first_byte == Time{}) read.first_byte = waiting_since_;
     read.received += bytes;
@@ -280,7 +280,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
   void ExpectWithin(Duration limit, std::string_view what) {
     awaited_ = what;
     limit_ = limit;
-    waiting_since_ = Clock::now();
+    waiting_since_ = fetcher_.reactor_.Now();
     nudged_ = false;
     SetTimer();
   }

@@ -31,6 +31,7 @@ absl::StatusOr<std::unique_ptr<Reactor>> Reactor::Create(std::string_view name, 
 void ReactorBase::EnterLoop() {
   loop_thread_.store(std::this_thread::get_id(), std::memory_order_release);
   pthread_setname_np(pthread_self(), name_.substr(0, 15).c_str());
+  Woke();
 }
 
 void ReactorBase::Post(std::function<void()> task) {
@@ -135,9 +136,7 @@ std::optional<Time> ReactorBase::NextTimer() const {
 }
 
 void ReactorBase::FireTimers() {
-  if (heap_.empty()) return;
-  const Time now = Clock::now();
-  while (!heap_.empty() && heap_.front()->when <= now) {
+  while (!heap_.empty() && heap_.front()->when <= woke_) {
     Timer* const timer = heap_.front();
     Disarm(timer);
     timer->Fire();

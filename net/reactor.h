@@ -75,6 +75,11 @@ class Reactor {
   // Makes every operation under way on `fd` complete soon with -ECANCELED. Must be followed by waiting for them
   // before the fd is closed.
   virtual void Cancel(int fd) = 0;
+  // To be called before a descriptor is closed that operations were started on; none may be under way.
+  virtual void Forget(int fd) = 0;
+
+  // When the loop last woke up: a stamp that costs no clock's reading, and is early by what this round took so far.
+  [[nodiscard]] virtual Time Now() const = 0;
 
   virtual void Arm(Timer* timer, Time when) = 0;
   virtual void Disarm(Timer* timer) = 0;

@@ -27,14 +27,16 @@ class ReactorBase : public Reactor {
   }
   void Arm(Timer* timer, Time when) override;
   void Disarm(Timer* timer) override;
+  [[nodiscard]] Time Now() const override { return woke_; }
 
  protected:
   ReactorBase(std::string_view name, std::string reason, UniqueFd wake)
       : name_(name), reason_(std::move(reason)), wake_(std::move(wake)) {}
 
-  void EnterLoop();   // names and remembers the thread
+  void EnterLoop();  // names and remembers the thread
+  void Woke() { woke_ = Clock::now(); }
   void RunPosted();   // what was posted until now
-  void FireTimers();  // those that are due
+  void FireTimers();  // those that were due when the loop woke up
   [[nodiscard]] std::optional<Time> NextTimer() const;
   [[nodiscard]] bool HasPosted();
   [[nodiscard]] bool stopped() const { return stopped_.load(std::memory_order_acquire); }
@@ -57,6 +59,7 @@ class ReactorBase : public Reactor {
   std::vector<std::function<void()>> running_;  // loop thread
 
   std::vector<Timer*> heap_;  // loop thread; earliest first
+  Time woke_{};
 };
 
 absl::StatusOr<std::unique_ptr<Reactor>> CreateUringReactor(std::string_view name, std::string reason);

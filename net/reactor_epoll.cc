@@ -37,6 +37,7 @@ class EpollReactor final : public ReactorBase {
       CompleteFinished();
       if (stopped()) return;
       const int ready = epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), WaitMilliseconds());
+      Woke();
       for (int i = 0; i < ready; ++i) {
         const int fd = events[static_cast<size_t>(i)].data.fd;
         if (fd == wake_fd()) {
@@ -86,18 +87,29 @@ class EpollReactor final : public ReactorBase {
   void Cancel(int fd) override {
     const auto entry = waiters_.find(fd);
     if (entry == waiters_.end()) return;
-    const Waiters waiting = entry->second;
-    waiters_.erase(entry);
-    epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
-    for (Operation* operation : {waiting.in, waiting.out}) {
-      if (operation != nullptr) Finish(operation, -ECANCELED);
+    for (Operation** slot : {&entry->second.in, &entry->second.out}) {
+      if (*slot != nullptr) Finish(std::exchange(*slot, nullptr), -ECANCELED);
     }
   }
 
+  void Forget(int fd) override {
+    const auto entry = waiters_.find(fd);
+    if (entry == waiters_.end()) return;
+    // Closing it would do as much, if nobody else had the socket.
+    if (entry->second.told != 0) epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+    waiters_.erase(entry);
+  }
+
  private:
+  // What waits on a descriptor, and what the kernel was told to look for: which may be more, see WaitFor().
   struct Waiters {
     Operation* in = nullptr;
     Operation* out = nullptr;
+    uint32_t told = 0;
+
+    [[nodiscard]] uint32_t wanted() const {
+      return (in != nullptr ? static_cast<uint32_t>(EPOLLIN) : 0) | (out != nullptr ? static_cast<uint32_t>(EPOLLOUT) : 0);
+    }
   };
 
   static int Try(int fd, Operation* operation) {
@@ -136,47 +148,50 @@ class EpollReactor final : public ReactorBase {
     }
   }
 
+  // The kernel goes on looking for what it was once told to, so that a body's waits cost no call each. Data that nobody waits
+  // for (yet) wakes the loop once, in vain: then the kernel is told. A socket that could be written to would wake it at once.
   void WaitFor(int fd, uint32_t direction, Operation* operation) {
     Waiters& waiting = waiters_[fd];
     (direction == EPOLLIN ? waiting.in : waiting.out) = operation;
-    Register(fd, waiting);
+    const uint32_t wanted = waiting.wanted();
+    if ((wanted & ~waiting.told) != 0 || (waiting.told & ~wanted & EPOLLOUT) != 0) Tell(fd, waiting);
   }
 
-  // A descriptor stays registered, disarmed, between its operations: that is one call an operation. The kernel forgets it when
-  // it is closed, and we find that out when a new one has its number.
-  void Register(int fd, const Waiters& waiting) {
-    epoll_event event{.events = EPOLLONESHOT, .data = {.fd = fd}};
-    if (waiting.in != nullptr) event.events |= EPOLLIN;
-    if (waiting.out != nullptr) event.events |= EPOLLOUT;
-    if (epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, fd, &event) == 0) return;
-    if (errno == ENOENT && epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) == 0) return;
-    const int error = errno;
-    const Waiters failed = waiting;
-    waiters_.erase(fd);
-    for (Operation* operation : {failed.in, failed.out}) {
-      if (operation != nullptr) Finish(operation, -error);
+  void Tell(int fd, Waiters& waiting) {
+    const uint32_t wanted = waiting.wanted();
+    epoll_event event{.events = wanted, .data = {.fd = fd}};
+    // Out of it rather than with nothing to look for: errors would still be told, without end.
+    const int how = wanted == 0 ? EPOLL_CTL_DEL : waiting.told == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
+    const int error = epoll_ctl(epoll_.get(), how, fd, &event) == 0 ? 0 : errno;
+    waiting.told = error == 0 ? wanted : 0;
+    if (error == 0) return;
+    for (Operation** slot : {&waiting.in, &waiting.out}) {
+      if (*slot != nullptr) Finish(std::exchange(*slot, nullptr), -error);
     }
   }
 
   void Continue(int fd, uint32_t events) {
     const auto entry = waiters_.find(fd);
     if (entry == waiters_.end()) return;
+    Waiters& waiting = entry->second;
     const bool broken = (events & (EPOLLERR | EPOLLHUP)) != 0;
-    for (Operation** slot : {&entry->second.in, &entry->second.out}) {
-      const uint32_t direction = slot == &entry->second.in ? static_cast<uint32_t>(EPOLLIN) : static_cast<uint32_t>(EPOLLOUT);
+    bool awaited = false;
+    for (Operation** slot : {&waiting.in, &waiting.out}) {
+      const uint32_t direction = slot == &waiting.in ? static_cast<uint32_t>(EPOLLIN) : static_cast<uint32_t>(EPOLLOUT);
       if (*slot == nullptr || (!broken && (events & direction) == 0)) continue;
+      awaited = true;
       const int result = Try(fd, *slot);
       if (result == -EAGAIN) continue;
       Finish(std::exchange(*slot, nullptr), result);
     }
-    if (entry->second.in != nullptr || entry->second.out != nullptr) Register(fd, entry->second);
+    if (!awaited) Tell(fd, waiting);
   }
 
   int WaitMilliseconds() {
     if (!finished_.empty() || HasPosted()) return 0;
     const std::optional<Time> next = NextTimer();
     if (!next.has_value()) return -1;
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(*next - Clock::now()).count();
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(*next - Now()).count();
     return static_cast<int>(std::clamp<int64_t>(left, 0, 60'000));
   }
 

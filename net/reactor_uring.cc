@@ -67,6 +67,7 @@ class UringReactor final : public ReactorBase {
       FireTimers();
       if (stopped()) return;
       Wait();
+      Woke();
       io_uring_cqe* cqe;
       unsigned head;
       unsigned seen = 0;
@@ -137,6 +138,8 @@ class UringReactor final : public ReactorBase {
     io_uring_sqe_set_data64(sqe, kIgnored);
   }
 
+  void Forget(int) override {}  // nothing of a descriptor is kept
+
  private:
   static constexpr uint64_t kIgnored = 0;
   static constexpr uint64_t kWake = 1;
@@ -164,7 +167,7 @@ class UringReactor final : public ReactorBase {
       return;
     }
     if (const std::optional<Time> next = NextTimer(); next.has_value()) {
-      const Duration left = std::max(Duration::zero(), *next - Clock::now());
+      const Duration left = std::max(Duration::zero(), *next - Now());
       const int64_t nanoseconds = std::chrono::duration_cast<std::chrono::nanoseconds>(left).count();
       __kernel_timespec timeout{.tv_sec = nanoseconds / 1'000'000'000, .tv_nsec = nanoseconds % 1'000'000'000};
       io_uring_submit_and_wait_timeout(&ring_, &cqe, 1, &timeout, nullptr);

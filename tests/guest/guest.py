@@ -78,7 +78,8 @@ class Machine:
 
 def build_programs(tests):
     """Those that the tests' suites want."""
-    wanted = {name for suite in {test["suite"] for test in tests} for name in choose.settings(HERE, suite)["programs"]}
+    needs = [choose.settings(HERE, suite) for suite in {test["suite"] for test in tests}]
+    wanted = {name for each in needs for name in [*each["programs"], each["plugin"]] if name}
     if wanted and subprocess.run([ROOT / "dev", "build", "release"], stdout=sys.stderr, check=False).returncode != 0:
         raise cache.Broken("our programs do not build: ./dev build")
     if lost := sorted(name for name in wanted if not (PROGRAMS / name).exists()):
@@ -98,6 +99,7 @@ def deadline_of(event, patience):
 def run_suite(machine, suite, tests, result):
     """Runs one suite's tests in one guest, or in as many as it takes when tests kill theirs. On any thread."""
     line, needs = machine.kernel["line"], choose.settings(HERE, suite)
+    needs |= {"memory": machine.memory(needs["memory"]), "plugin": needs["plugin"] and PROGRAMS / needs["plugin"]}
     remaining, second_try = list(tests), False
     for number in itertools.count(1):
         if not remaining or boot.stopping.is_set():
@@ -111,8 +113,8 @@ def run_suite(machine, suite, tests, result):
             payload = pathlib.Path(scratch) / "payload.squashfs"
             machine.payload(payload, remaining, needs)
             try:
-                for event in boot.events(machine.kernel, machine.root, payload, console, machine.memory(needs["memory"]), needs["cpus"],
-                                         lambda event: deadline_of(event, machine.patience), needs["icount"], machine.patience):
+                for event in boot.events(machine.kernel, machine.root, payload, console, needs,
+                                         lambda event: deadline_of(event, machine.patience), machine.patience):
                     log.write("".join(f"{text}\n" for text in event.get("dmesg", [])))
                     if event["event"] == "hello":
                         cache.say(f"{suite} on {event['release']}, up after {time.monotonic() - start:.1f} s")

@@ -30,12 +30,13 @@ CPU = "max,-cx16,-erms,-la57"
 CMDLINE = ["console=ttyS0", "loglevel=5", "panic=-1", "oops=panic", "mitigations=off", "lpj=10000000",
            "cryptomgr.notests",  # lpj: what calibration would find; together they save seconds
            "net.ifnames=0", "random.trust_cpu=on",
-           # How fast its cycle counter runs the kernel finds out by a PIT whose interrupts come late on a busy host, and a guest's
-           # clock has then run ten times too fast. The HPET tells the host's time.
-           "tsc=unstable",
            # an emulated CPU on a busy machine may stand still for a while
            "watchdog_thresh=60", "rcupdate.rcu_cpu_stall_timeout=180", "hung_task_timeout_secs=120"]
 
+# How fast its cycle counter runs the kernel finds out by a PIT whose interrupts come late on a busy host, and a guest's clock has then
+# run ten times too fast. The HPET tells the host's time; where the clock counts instructions all of them tell that, and the cycle
+# counter is the one that a process reads without a system call, as it does on any real machine.
+CLOCK = {False: "tsc=unstable", True: "tsc=reliable"}
 
 stopping = threading.Event()
 _running = set()
@@ -52,7 +53,7 @@ class Died(Exception):
     """The guest ended without a farewell, or was ended by us: why, and the end of its console."""
 
 
-def command(kernel, root, payload, console, port, memory, cpus, extra=(), icount=None):
+def command(kernel, root, payload, console, port, memory, cpus, extra=(), icount=None, plugin=None):
     """QEMU's. With `icount`, the guest's clock counts 2 to the power of it nanoseconds an instruction (host time while all its CPUs
     are idle): deadlines inside of the guest hold however busy this machine is. One host thread runs all CPUs. Not sleep=off: an idle
     guest's clock would leap, past its deadlines too, while it waits for a disk."""
@@ -64,10 +65,10 @@ def command(kernel, root, payload, console, port, memory, cpus, extra=(), icount
     # setpriv: QEMU goes when we go, however we go
     return ["setpriv", "--pdeathsig", "KILL",
             qemu, "-nodefaults", "-no-user-config", "-M", "q35", *accelerator, "-cpu", CPU, "-smp", str(cpus), "-m", memory,
-            "-display", "none", "-no-reboot", "-nic", "none", "-serial", console, "-device", "virtio-rng-pci",
+            *(["-plugin", plugin] if plugin else []), "-display", "none", "-no-reboot", "-nic", "none", "-serial", console, "-device", "virtio-rng-pci",
             *(["-device", "virtio-serial-pci", "-chardev", f"socket,id=report,path={port}", "-device",
                "virtserialport,chardev=report,name=report"] if port else []),
-            "-kernel", kernel["vmlinuz"], "-initrd", kernel["initrd"], *drives, "-append", " ".join([*CMDLINE, *extra])]
+            "-kernel", kernel["vmlinuz"], "-initrd", kernel["initrd"], *drives, "-append", " ".join([*CMDLINE, CLOCK[icount is not None], *extra])]
 
 
 def shell(kernel, root, payload, memory, cpus):
@@ -76,8 +77,9 @@ def shell(kernel, root, payload, memory, cpus):
     return subprocess.run(list(map(str, words)), check=False).returncode
 
 
-def events(kernel, root, payload, console, memory="2G", cpus=2, deadline=lambda event: SILENT_SECONDS, icount=None, patience=1):
-    """Boots, and yields the guest's events until its farewell. Raises Died. `patience` multiplies every deadline, the guest's too."""
+def events(kernel, root, payload, console, needs, deadline=lambda event: SILENT_SECONDS, patience=1):
+    """Boots, and yields the guest's events until its farewell. Raises Died. `needs`: what its suite.json says (choose.py); the plugin
+    is a whole path there. `patience` multiplies every deadline, the guest's too."""
     console.parent.mkdir(parents=True, exist_ok=True)
     scratch = pathlib.Path(tempfile.mkdtemp(prefix="guest-"))  # a socket's path must be short
     listener = socket.socket(socket.AF_UNIX)
@@ -86,7 +88,9 @@ def events(kernel, root, payload, console, memory="2G", cpus=2, deadline=lambda 
         listener.bind(str(scratch / "port"))
         listener.listen(1)
         console.write_bytes(b"")
-        words = command(kernel, root, payload, f"file:{console}", scratch / "port", memory, cpus, [f"guest.patience={patience}"], icount)
+        plugin = f"{needs['plugin']},out={console.with_suffix('.plugin')}" if needs["plugin"] else None
+        words = command(kernel, root, payload, f"file:{console}", scratch / "port", needs["memory"], needs["cpus"],
+                        [f"guest.patience={patience}", *needs["cmdline"]], needs["icount"], plugin)
         process = subprocess.Popen(list(map(str, words)), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                    stderr=open(scratch / "err", "wb"))
         _running.add(process)

@@ -6,6 +6,8 @@ A suite is a folder of tests/guest with *_test.py files. Its suite.json may say 
   programs          names of our programs (build/release/bin) that come along, built first
   long              true: runs only when named, and in ./dev test --long
   icount            the guest's clock counts instructions (host/boot.py)
+  cmdline           words for the kernel's command line
+  plugin            of QEMU, a file of build/release/bin; what it tells goes to build/logs/guest/KERNEL/SUITE-1.plugin
   kernel            the oldest that it is for: "7.3"
 A class with LONG = True in it is long by itself, one with LONG = ("6.12",) on these kernels.
 """
@@ -18,7 +20,8 @@ NO_SUITES = ("host", "lib")
 def settings(folder, suite):
     path = folder / suite / "suite.json"
     said = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return {"memory": "2G", "cpus": 2, "programs": [], "long": False, "icount": None, "kernel": None} | said
+    return {"memory": "2G", "cpus": 2, "programs": [], "long": False, "icount": None, "kernel": None,
+            "cmdline": [], "plugin": None} | said
 
 
 def every(folder):
