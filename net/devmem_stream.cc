@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a body costs on this path, once per kReceiveBatch that the NIC has put into the landing pool:
-//   1. SO_RCVLOWAT = min(kReceiveBatch, bytes left): one wake-up
-//   2. one recvmsg: up to a batch of fragments, 40 bytes of control message each. The iov takes what came through host memory;
-//   its
+// What a body costs on this path, once per share of it (kReceiveBatch at most) that the NIC has put into the landing pool:
+//   1. SO_RCVLOWAT = the share: one wake-up
+//   2. one recvmsg: a share of fragments, 40 bytes of control message each. The iov takes what came through host memory; its
 //      length also bounds the device bytes, so that nothing beyond this body is received
 //   3. one gather on the device, neighbours merged into one copy
 //   4. one SO_DEVMEM_DONTNEED: tokens sorted and merged into runs. The kernel takes 128 runs and 1,024 fragments a call
-// A head is a batch of one: its bytes are read back from the device into held_, and stay in the rope until the parser took
-// them.
+// 2 to 4 again until the share is there. A head is a batch of one: its bytes are read back from the device into held_, and stay
+// in the rope until the parser took them.
 //
 // Closing a socket frees all its tokens, whoever still reads that memory: so Close() waits for the gathers first.
 #include "net/devmem_stream.h"
@@ -289,6 +288,7 @@ void DevmemStream::Skip(size_t bytes) {
 
 void DevmemStream::MoveTo(Scatter& scatter) {
   scatter_ = &scatter;
+  share_ = 0;
   moved_ = scatter.remaining() == 0;
   std::vector<Piece> pieces;
   const size_t first = skipped_;
@@ -316,7 +316,10 @@ void DevmemStream::MoveTo(Scatter& scatter) {
 
 void DevmemStream::ContinueMove() {
   if (move_.busy || Full()) return;
-  awaited_ = nudged_ ? 1 : std::min(batch_, scatter_->remaining());
+  const uint64_t left = scatter_->remaining();
+  // Equal shares, so that one mark does to the end; of what the first share leaves over, the last takes its bytes along.
+  if (share_ == 0 || share_ > left) share_ = left / ((left + batch_ - 1) / batch_);
+  awaited_ = nudged_ ? 1 : share_;
   low_water_.Set(fd_.get(), awaited_);
   move_.busy = true;
   queue_.reactor->WaitReadable(fd_.get(), &move_);
@@ -346,8 +349,9 @@ absl::StatusOr<uint64_t> DevmemStream::ReceiveBody() {
   }
   const bool in_place = count > 0;
   if (!in_place) {
-    iovecs_.assign(
-        1, {.iov_base = queue_.staging.data(), .iov_len = std::min<uint64_t>(scatter_->remaining(), queue_.staging.size())});
+    const uint64_t left = scatter_->remaining();
+    const uint64_t most = left < 2 * share_ ? left : share_;
+    iovecs_.assign(1, {.iov_base = queue_.staging.data(), .iov_len = std::min<uint64_t>(most, queue_.staging.size())});
     count = 1;
   }
   const std::span<iovec> into = std::span(iovecs_).first(count);

@@ -148,7 +148,8 @@ class DevmemStream final : public ByteStream {
   std::unique_ptr<FlowSteering::Lease> lease_;
   absl::Status not_steered_;
   LowWater low_water_;
-  uint64_t batch_ = 0;  // bytes worth a wake-up
+  uint64_t batch_ = 0;  // bytes worth a wake-up, at most
+  uint64_t share_ = 0;  // of the body under way: bytes a wake-up
 
   std::string held_;  // host copy of what is in rope_
   size_t skipped_ = 0;

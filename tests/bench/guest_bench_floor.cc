@@ -4,6 +4,8 @@
 //
 //   guest_bench_floor receive ADDRESS PORT    prints "listening", takes one connection, receives to its end: recvmsg with an
 //                                             iov of 1 MiB, SO_DEVMEM_DONTNEED with up to 128 tokens a call, one entry each
+//   guest_bench_floor least ADDRESS PORT      the same with all that makes a receiver cheap: SO_RCVLOWAT of 1 MiB, an iov of
+//                                             8 MiB, tokens merged into runs
 //   guest_bench_floor gather MIB PIECE        copies pieces of device memory (a udmabuf's pages, mapped) into a memfd: what a
 //                                             GPU does for the product, and the CPU device on the CPU
 //
@@ -30,7 +32,9 @@
 namespace {
 
 constexpr size_t kIov = 1 << 20;
-constexpr size_t kControl = 256 << 10;  // room for 6,500 fragments: more than fit in the iov
+constexpr size_t kLargeIov = 8 << 20;
+constexpr int kLowWater = 1 << 20;
+constexpr size_t kControl = 256 << 10;  // room for 6,500 fragments: more than a window holds
 constexpr size_t kTokensPerCall = devmem::uapi::kMaxDontneedEntries;
 constexpr size_t kSlab = 64 << 20;
 
@@ -71,12 +75,26 @@ void GiveBack(int connection, const std::vector<devmem::uapi::DmabufToken>& toke
   }
 }
 
-int Receive(const char* address, const char* port) {
-  std::vector<char> data(kIov), control(kControl);
+// As a receiver does that has nothing to do with the tokens but give them back: the kernel numbers them in a row.
+void Merge(std::vector<devmem::uapi::DmabufToken>* tokens) {
+  size_t runs = 0;
+  for (const devmem::uapi::DmabufToken& token : *tokens) {
+    if (runs > 0 && (*tokens)[runs - 1].token_start + (*tokens)[runs - 1].token_count == token.token_start) {
+      ++(*tokens)[runs - 1].token_count;
+    } else {
+      (*tokens)[runs++] = token;
+    }
+  }
+  tokens->resize(runs);
+}
+
+int Receive(const char* address, const char* port, bool least) {
+  std::vector<char> data(least ? kLargeIov : kIov), control(kControl);
   std::vector<devmem::uapi::DmabufToken> tokens;
   tokens.reserve(kControl / CMSG_SPACE(sizeof(devmem::uapi::DmabufCmsg)));
   Counts counts;
   const int connection = Accept(address, port);
+  if (least && ::setsockopt(connection, SOL_SOCKET, SO_RCVLOWAT, &kLowWater, sizeof kLowWater) != 0) Fail("SO_RCVLOWAT");
   while (true) {
     iovec iov{data.data(), data.size()};
     msghdr message{};
@@ -104,6 +122,7 @@ int Receive(const char* address, const char* port) {
       }
     }
     if (!announced) counts.plain += static_cast<uint64_t>(got);
+    if (least) Merge(&tokens);
     GiveBack(connection, tokens, &counts);
   }
   std::printf("{\"device\": %" PRIu64 ", \"linear\": %" PRIu64 ", \"plain\": %" PRIu64 ", \"fragments\": %" PRIu64
@@ -135,8 +154,8 @@ int Gather(uint64_t mib, uint64_t piece) {
 
 int main(int argc, char** argv) {
   const std::string_view verb = argc == 4 ? argv[1] : "";
-  if (verb == "receive") return Receive(argv[2], argv[3]);
+  if (verb == "receive" || verb == "least") return Receive(argv[2], argv[3], verb == "least");
   if (verb == "gather") return Gather(std::strtoull(argv[2], nullptr, 10), std::strtoull(argv[3], nullptr, 10));
-  std::fprintf(stderr, "usage: guest_bench_floor receive ADDRESS PORT | gather MIB PIECE\n");
+  std::fprintf(stderr, "usage: guest_bench_floor receive|least ADDRESS PORT | gather MIB PIECE\n");
   return 2;
 }

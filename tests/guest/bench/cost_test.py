@@ -56,11 +56,12 @@ def larger_pages(test, page):
 
 class Floor(Stand):
     """The silent loop: guest_bench_floor receive."""
+    name, verb = "floor", "receive"
 
     def receive(self, memory, total):
         location = ethtool.steer(self.here, memory.queues[0], dst_port=PORT)
         try:
-            with subprocess.Popen([*cost.RECEIVER, *program.command("guest_bench_floor"), "receive", self.here.v4, str(PORT)], stdout=subprocess.PIPE, text=True) as loop:
+            with subprocess.Popen([*cost.RECEIVER, *program.command("guest_bench_floor"), self.verb, self.here.v4, str(PORT)], stdout=subprocess.PIPE, text=True) as loop:
                 self.addCleanup(loop.kill)
                 self.assertEqual("listening\n", loop.stdout.readline())
                 before = cost.mark()
@@ -79,8 +80,19 @@ class Floor(Stand):
         with devmem.bound(self.here, [QUEUE], size=64 << 20, huge=page is not None, rx_page_size=page) as memory:
             nothing, all_of_it = self.receive(memory, 0), self.receive(memory, SAMPLE)
         mib = SAMPLE / cost.MIB
-        cost.tell(f"floor-{name}", marks=[nothing["marks"], all_of_it["marks"]], receive_calls_per_mib=round(all_of_it["receive_calls"] / mib, 3),
+        cost.tell(f"{self.name}-{name}", marks=[nothing["marks"], all_of_it["marks"]], receive_calls_per_mib=round(all_of_it["receive_calls"] / mib, 3),
                   calls_per_mib=round(all_of_it["calls"] / mib, 3), fragment_bytes=round(SAMPLE / all_of_it["fragments"]), bytes=SAMPLE)
+
+    def test_pages_of_4_kib(self):
+        self.measure("4k")
+
+    def test_pages_of_64_kib(self):
+        self.measure("64k")
+
+
+class Least(Floor):
+    """The same, as cheap as a receiver of these fragments can be: guest_bench_floor least."""
+    name, verb = "least", "least"
 
     def test_pages_of_4_kib(self):
         self.measure("4k")
@@ -134,7 +146,7 @@ class Product(Stand):
         return run.summary
 
     def read(self, daemon, url, epochs):
-        summary = self.run_trainer(daemon, url, "--batch-size", 256, "--epochs", epochs)
+        summary = self.run_trainer(daemon, url, "--batch-size", 256, "--prefetch", "64MiB", "--epochs", epochs)
         self.assertEqual(epochs * FILE, summary["bytes"])
         return summary
 
