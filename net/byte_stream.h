@@ -88,6 +88,8 @@ class ByteStream {
   virtual void Nudge() = 0;
   // Why the CPU copies what a device could have moved; for errors and logs.
   [[nodiscard]] virtual std::string_view why_copied() const = 0;
+  // Whether the connection is as good as a new one would be.
+  [[nodiscard]] virtual bool WorthKeeping() const { return true; }
   // Abandons whatever is under way; OnClosed follows. Calls of the abandoned operations are not made.
   virtual void Close() = 0;
 

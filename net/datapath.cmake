@@ -13,7 +13,8 @@ devmem_unit(net_http_head
 devmem_unit(net_resolver HDRS resolver.h SRCS resolver.cc DEPS base_clock base_error)
 devmem_unit(net_http_fetcher
   HDRS http_fetcher.h transport.h SRCS http_fetcher.cc
-  DEPS net_byte_stream net_http_head net_http_status net_resolver CURL::libcurl)
+  DEPS net_byte_stream net_http_head net_http_status net_resolver CURL::libcurl
+  TEST http_fetcher_test.cc TEST_DEPS gpu_cpu_device net_object_store net_testing_nginx)
 devmem_unit(net_file_reader HDRS file_reader.h SRCS file_reader.cc DEPS net_byte_stream net_file_store)
 devmem_unit(net_worker_transport
   HDRS worker_transport.h SRCS worker_transport.cc

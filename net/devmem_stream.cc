@@ -29,8 +29,11 @@
 namespace devmem {
 namespace {
 
-constexpr size_t kHeadRead = 4 << 10;
+constexpr size_t kHeadRead = 1 << 10;  // most heads are shorter; what comes with them is read back from the device for nothing
 constexpr uint64_t kReceiveBatch = 2 << 20;
+// How long a queue's connections stay ordinary ones after one could not be steered: then the next that is done gives way to a
+// new one, so that a rule table with room again, or a binding made anew, is found at the cost of a connection a second.
+constexpr Duration kSteerAgain = std::chrono::seconds(1);
 constexpr size_t kMaxPieces = 256;  // iovecs of a receive straight into destinations
 
 // The largest payload a segment should have so that payloads fill whole pages of a buffer, where the MTU has room for one: the
@@ -110,8 +113,8 @@ void DevmemStream::Unsteer(absl::Status why) {
     lease_.reset();
     --queue_.steered;
   }
-  host_seen_ = true;
   not_steered_ = std::move(why);
+  queue_.steer_again = queue_.reactor->Now() + kSteerAgain;
   Add(queue_.counters->fallen_back, 1);
   if (queue_.fell_back) queue_.fell_back(not_steered_);
 }
@@ -120,6 +123,8 @@ std::string_view DevmemStream::why_copied() const {
   if (lease_ != nullptr) return "the NIC delivered bytes of a steered connection to host memory";
   return {not_steered_.message().data(), not_steered_.message().size()};
 }
+
+bool DevmemStream::WorthKeeping() const { return lease_ != nullptr || queue_.reactor->Now() < queue_.steer_again; }
 
 void DevmemStream::OnConnectDone(int result) {
   if (FinishClose()) return;
@@ -237,6 +242,7 @@ void DevmemStream::OnPeekDone(int result) {
   if (!got.ok()) return owner_.OnPeek(got.status());
   if (*got == 0) return Peek();
   held_.resize(had + *got);
+  peek_status_ = absl::OkStatus();
   size_t at = had;
   std::vector<Event> events;
   for (const Piece& piece : pieces_) {
@@ -249,12 +255,14 @@ void DevmemStream::OnPeekDone(int result) {
     }
     absl::StatusOr<Event> event = queue_.device->Peek(std::as_writable_bytes(std::span(to, piece.size)),
                                                       {.memory = queue_.landing, .offset = piece.offset, .bytes = piece.size});
-    if (!event.ok()) return owner_.OnPeek(event.status());
+    if (!event.ok()) {
+      peek_status_ = event.status();  // told when those before it no longer write to held_
+      break;
+    }
     if (!event->Done()) events.push_back(*std::move(event));
   }
-  if (events.empty()) return owner_.OnPeek(absl::OkStatus());
+  if (events.empty()) return owner_.OnPeek(peek_status_);
   peeks_ = events.size();
-  peek_status_ = absl::OkStatus();
   for (const Event& event : events) {
     event.WhenDone([this, alive = alive_, reactor = queue_.reactor](absl::Status status) {
       reactor->Post([this, alive, status = std::move(status)] {
@@ -340,46 +348,45 @@ void DevmemStream::OnMoveDone(int result) {
 }
 
 absl::StatusOr<uint64_t> DevmemStream::ReceiveBody() {
-  // Host bytes may come again where they came before: then straight to their place, if the CPU can write there.
-  size_t count = 0;
-  if (host_seen_) {
-    iovecs_.resize(kMaxPieces);
-    const absl::StatusOr<size_t> filled = scatter_->Fill(iovecs_, queue_.staging.size(), Waste());
-    if (filled.ok()) count = *filled;
-  }
-  const bool in_place = count > 0;
+  if (lease_ == nullptr) return ReceiveInPlace();
+  const uint64_t left = scatter_->remaining();
+  const uint64_t most = left < 2 * share_ ? left : share_;
+  iovec into{.iov_base = queue_.staging.data(), .iov_len = std::min<uint64_t>(most, queue_.staging.size())};
+  const absl::StatusOr<uint64_t> got = Receive({&into, 1});
+  if (got.ok() && *got > 0) Launch(pieces_, queue_.staging);
+  return got;
+}
+
+// An ordinary connection's bytes go straight to their place, if the CPU can write there.
+absl::StatusOr<uint64_t> DevmemStream::ReceiveInPlace() {
+  iovecs_.resize(kMaxPieces);
+  const absl::StatusOr<size_t> filled = scatter_->Fill(iovecs_, queue_.staging.size(), Waste());
+  const bool in_place = filled.ok();
   if (!in_place) {
-    const uint64_t left = scatter_->remaining();
-    const uint64_t most = left < 2 * share_ ? left : share_;
-    iovecs_.assign(1, {.iov_base = queue_.staging.data(), .iov_len = std::min<uint64_t>(most, queue_.staging.size())});
-    count = 1;
+    iovecs_[0] = {.iov_base = queue_.staging.data(),
+                  .iov_len = std::min<uint64_t>(scatter_->remaining(), queue_.staging.size())};
   }
-  const std::span<iovec> into = std::span(iovecs_).first(count);
-  const absl::StatusOr<uint64_t> got = Receive(into);
+  const absl::StatusOr<uint64_t> got = Receive(std::span(iovecs_).first(in_place ? *filled : 1));
   if (!got.ok() || *got == 0) return got;
-  const bool all_host = pieces_.size() == 1 && !pieces_[0].device && pieces_[0].size == *got;
-  host_seen_ = all_host;
-  if (all_host && in_place) {
-    Wave& wave = NewWave();
-    wave.bytes = wave.copied = *got;
-    launched_ += *got;
-    scatter_->Advance(*got);
-    moved_ = scatter_->remaining() == 0;
-    WatchWave(wave);
-  } else if (in_place) {
-    // Host bytes lie at the front of the destinations, which need not be theirs.
-    std::vector<std::byte> host;
-    for (const Piece& piece : pieces_) host.resize(host.size() + (piece.device ? 0 : piece.size));
-    size_t at = 0;
-    for (const iovec& piece : into) {
-      const size_t bytes = std::min(piece.iov_len, host.size() - at);
-      std::memcpy(host.data() + at, piece.iov_base, bytes);
-      at += bytes;
+  if (pieces_.size() != 1 || pieces_[0].device) {
+    // Gaps share one place to be thrown into: where bytes lie is not known any more once some came by the device.
+    for (const Piece& piece : pieces_) {
+      if (piece.device) loose_.push_back(piece.token);
     }
-    Launch(pieces_, host);
-  } else {
-    Launch(pieces_, queue_.staging);
+    ReturnTokens(loose_);
+    return MakeError(absl::StatusCode::kUnavailable, "device memory holds bytes of a connection that was not steered",
+                     {.cause = "steered by others", .action = "see ethtool -n for a rule that is not this daemon's"});
   }
+  if (!in_place) {
+    Launch(pieces_, queue_.staging);
+    return got;
+  }
+  Wave& wave = NewWave();
+  wave.bytes = wave.copied = *got;
+  launched_ += *got;
+  scatter_->Advance(*got);
+  moved_ = scatter_->remaining() == 0;
+  WatchWave(wave);
   return got;
 }
 
@@ -485,6 +492,13 @@ bool DevmemStream::FinishWaves() {
     }
     Add(queue_.counters->device_bytes, bytes - copied);
     Add(queue_.counters->host_bytes, copied);
+    if (copied > 0 && lease_ != nullptr && !std::exchange(told_of_host_, true) && queue_.fell_back) {
+      queue_.fell_back(
+          MakeError(absl::StatusCode::kFailedPrecondition, why_copied(),
+                    {.object = lease_->interface(),
+                     .cause = "host bytes on a steered connection",
+                     .action = "see ethtool -n and -g: rules or header split may be gone, or the NIC does not split"}));
+    }
     if (bytes > 0) owner_.OnProgress(bytes, copied);
     if (closing_) return false;
   }
@@ -512,8 +526,10 @@ void DevmemStream::ReturnTokens(std::vector<uint32_t>& tokens) {
     Add(queue_.counters->returns, 1);
     const int taken =
         setsockopt(fd_.get(), SOL_SOCKET, uapi::kSoDevmemDontneed, runs.data(), static_cast<socklen_t>(count * sizeof runs[0]));
-    if (taken != static_cast<int>(fragments))
-      Add(queue_.counters->tokens_refused, fragments - static_cast<uint32_t>(std::max(taken, 0)));
+    const auto accepted = static_cast<uint32_t>(std::max(taken, 0));
+    if (accepted != fragments) Add(queue_.counters->tokens_refused, fragments - accepted);
+    tokens_ -= accepted;
+    queue_.counters->tokens.fetch_sub(accepted, std::memory_order_relaxed);
     count = fragments = 0;
   };
   for (const uint32_t token : tokens) {
@@ -527,8 +543,6 @@ void DevmemStream::ReturnTokens(std::vector<uint32_t>& tokens) {
     ++fragments;
   }
   give_back();
-  tokens_ -= tokens.size();
-  queue_.counters->tokens.fetch_sub(tokens.size(), std::memory_order_relaxed);
   tokens.clear();
 }
 

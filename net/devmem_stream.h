@@ -50,6 +50,7 @@ struct DevmemQueue {
   uint64_t receive_buffer = 0;  // SO_RCVBUF as the kernel counts it, bytes
   size_t max_steered = 0;       // connections the landing pool has room for
   size_t steered = 0;
+  Time steer_again{};  // when a connection that could not be steered gives way to one that may be
   DevmemCounters* counters = nullptr;
   std::function<absl::Status()> ready;  // whether the queues are bound at this moment, and why not
   std::function<void(const absl::Status& why)> fell_back;
@@ -71,6 +72,7 @@ class DevmemStream final : public ByteStream {
   void MoveTo(Scatter& scatter) override;
   void Nudge() override;
   [[nodiscard]] std::string_view why_copied() const override;
+  [[nodiscard]] bool WorthKeeping() const override;
   void Close() override;
 
  private:
@@ -129,6 +131,7 @@ class DevmemStream final : public ByteStream {
   void ContinueMove();
   // One receive of the body, sent on its way: the bytes, 0 when there are none now.
   absl::StatusOr<uint64_t> ReceiveBody();
+  absl::StatusOr<uint64_t> ReceiveInPlace();
   // Sends pieces on their way to the scatter: fragments by the device, host bytes out of `host`.
   void Launch(std::span<const Piece> pieces, std::span<const std::byte> host);
   [[nodiscard]] Wave& NewWave();
@@ -160,9 +163,9 @@ class DevmemStream final : public ByteStream {
   Scatter* scatter_ = nullptr;  // null when its end was told
   bool moved_ = false;          // the scatter has all its bytes launched
   bool nudged_ = false;
-  uint64_t awaited_ = 0;    // bytes that a wake-up promises
-  bool host_seen_ = false;  // the last receive was all host bytes: the next may be as well
-  uint64_t launched_ = 0;   // bytes in waves
+  uint64_t awaited_ = 0;       // bytes that a wake-up promises
+  bool told_of_host_ = false;  // that bytes of a steered connection came through host memory
+  uint64_t launched_ = 0;      // bytes in waves
   std::deque<std::unique_ptr<Wave>> waves_;
   std::vector<std::unique_ptr<Wave>> spare_;
   size_t peeks_ = 0;  // reads of the device under way

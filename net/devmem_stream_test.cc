@@ -486,6 +486,31 @@ class DevmemStreamTest : public testing::TestWithParam<When>, public ByteStream:
   uint64_t progress_ = 0, copied_ = 0;
 };
 
+// Gaps are thrown into one place; bytes through host memory must not be thrown there on their way to theirs.
+TEST_P(DevmemStreamTest, BytesThroughHostMemoryBetweenGaps) {
+  kernel_.Play(SocketOfStream(), pool_.get(),
+               {{{.device = false, .at = 0, .size = 200}},
+                {{.device = true, .at = 200, .size = 4096}, {.device = false, .at = 4296, .size = 200}}});
+  const std::vector<DeviceSpan> places = {{.memory = slab_.get(), .offset = 0, .bytes = 200},
+                                          {.bytes = 10},
+                                          {.memory = slab_.get(), .offset = 200, .bytes = 50},
+                                          {.bytes = 10},
+                                          {.memory = slab_.get(), .offset = 250, .bytes = 4226}};
+  Scatter scatter(places, 0);
+  OnLoop([&] { stream_->MoveTo(scatter); });
+  ASSERT_TRUE(Next("moved").ok());
+  uint64_t position = 0;
+  for (const DeviceSpan& place : places) {
+    if (place.memory != nullptr) {
+      const auto bytes = *place.memory->HostSpan(place.offset, place.bytes);
+      for (uint64_t i = 0; i < place.bytes; ++i) {
+        ASSERT_EQ(static_cast<char>(bytes[i]), PatternAt(position + i)) << "at " << position + i;
+      }
+    }
+    position += place.bytes;
+  }
+}
+
 TEST_P(DevmemStreamTest, EveryByteInItsPlaceWhateverWayItCame) {
   for (unsigned seed = 1; seed <= 30; ++seed) {
     SCOPED_TRACE(seed);
@@ -650,6 +675,36 @@ TEST_P(DevmemStreamTest, NoLeaseMeansAnOrdinaryConnection) {
   EXPECT_EQ(std::memcmp(slab_->HostSpan(100, 5)->data(), "hello", 5), 0);
   EXPECT_EQ(std::memcmp(slab_->HostSpan(9, 5)->data(), "world", 5), 0);
   EXPECT_EQ(stream_->why_copied(), "no rule left");
+  OnLoop([&] {
+    queue_.steer_again = Time::max();
+    EXPECT_TRUE(stream_->WorthKeeping()) << "a new one would fare no better yet";
+    queue_.steer_again = reactor_->Now();
+    EXPECT_FALSE(stream_->WorthKeeping());
+  });
+}
+
+// What others steer into the landing pool cannot be placed where gaps were to be thrown away: another connection is asked.
+TEST_P(DevmemStreamTest, FragmentsOfAnOrdinaryConnectionAreGivenBack) {
+  CloseStream();
+  steering_.refuse = absl::ResourceExhaustedError("no rule left");
+  sockaddr_in address{};
+  socklen_t length = sizeof address;
+  getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&address), &length);
+  OnLoop([&] {
+    stream_ = std::make_unique<DevmemStream>(queue_, *this);
+    stream_->Connect(reinterpret_cast<sockaddr*>(&address), length);
+  });
+  ASSERT_TRUE(Next("connected").ok());
+  peer_ = UniqueFd(::accept(listener_.get(), nullptr, nullptr));
+  ASSERT_EQ(::send(peer_.get(), "x", 1, 0), 1);
+  kernel_.Play(SocketOfStream(), pool_.get(), {{{.device = true, .at = 0, .size = 100}}});
+  const std::vector<DeviceSpan> places{{.memory = slab_.get(), .offset = 0, .bytes = 500}};
+  Scatter scatter(places, 0);
+  OnLoop([&] { stream_->MoveTo(scatter); });
+  const absl::Status status = Next("moved");
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_EQ(counters_.tokens.load(), 0u);
+  CloseStream();
 }
 
 INSTANTIATE_TEST_SUITE_P(Devices, DevmemStreamTest, testing::Values(When::kAtOnce, When::kLate, When::kMeanwhile),

@@ -236,6 +236,7 @@ class DevmemTransport final : public WorkerTransport {
     }
     WorkerOptions options = workers;
     options.workers = bound.size();
+    options.connections_in_all = true;  // the landing pool has room for so many of a queue
     options.backend = Reactor::Backend::kEpoll;
     DEVMEM_RETURN_IF_ERROR(StartWorkers(options, [this](size_t worker, Reactor& loop) {
       DevmemQueue& queue = queues_[worker]->stream;

@@ -22,6 +22,7 @@
 #include "net/http_fields.h"
 #include "net/http_head.h"
 #include "net/http_status.h"
+#include "net/stream_socket.h"
 
 namespace devmem {
 namespace {
@@ -161,6 +162,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
   void Close(absl::Status status, Duration at_least = Duration::zero()) {
     if (closing_) return;
     closing_ = true;
+    ++fetcher_.closing_;
     std::erase(origin_.idle, this);
     failure_ = std::move(status);
     retry_after_ = at_least;
@@ -233,7 +235,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
 
   void OnMoved(absl::Status status) override {
     if (!status.ok()) {
-      if (absl::IsUnavailable(status)) {
+      if (absl::IsUnavailable(status) && GetErrorInfo(status).cause == GetErrorInfo(ConnectionEnded()).cause) {
         const uint64_t missing = task_->read->length - task_->reached;
         status = MakeError(absl::StatusCode::kUnavailable,
                            absl::StrCat("the body ended ", missing, " bytes early: ", status.message()),
@@ -425,7 +427,8 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     task->connection = nullptr;
     HttpFetcher& fetcher = fetcher_;
     Origin& origin = origin_;
-    if (reusable_ && stream_->held().empty() && send_failed_.ok() && fetcher.shut_down_ == nullptr) {
+    if (reusable_ && stream_->held().empty() && send_failed_.ok() && fetcher.shut_down_ == nullptr && stream_->WorthKeeping() &&
+        !fetcher.OwesPlace(origin)) {
       origin.idle.push_back(this);
       timer_.Set(Clock::now() + kIdle);
     } else {
@@ -462,12 +465,14 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
 };
 
 HttpFetcher::HttpFetcher(Reactor& reactor, Resolver& resolver, StreamFactory factory, const ReadPolicy& policy,
-                         size_t connections)
+                         size_t connections, size_t in_all)
     : reactor_(reactor),
       resolver_(resolver),
       factory_(std::move(factory)),
       policy_(policy),
-      max_connections_(std::max<size_t>(1, connections)) {}
+      max_connections_(std::max<size_t>(1, connections)),
+      max_in_all_(std::max<size_t>(1, in_all)),
+      held_too_long_(std::make_unique<Reactor::Timer>(&reactor, [this] { HeldTooLong(); })) {}
 
 HttpFetcher::~HttpFetcher() { *alive_ = false; }
 
@@ -513,15 +518,57 @@ void HttpFetcher::Enqueue(Task* task) {
 }
 
 void HttpFetcher::Hold(bool hold) {
-  held_ = hold;
-  if (hold) return;
+  if (std::exchange(held_, hold) == hold) return;
+  if (hold) return held_too_long_->Set(reactor_.Now() + policy_.total_timeout);
+  held_too_long_->Clear();
+  PumpAll();
+}
+
+void HttpFetcher::HeldTooLong() {
+  for (const auto& [where, origin] : origins_) {
+    for (Task* task : std::exchange(origin->waiting, {})) {
+      if (task->cancelled) continue;  // by the Done() of one before it; its end is posted
+      task->waiting = false;
+      Finish(task,
+             task->Unfinished(absl::StatusCode::kDeadlineExceeded, NotWithin(policy_.total_timeout),
+                              "no memory for the answer: what was received before is not given back",
+                              {.cause = "landing pool full", .action = "see inflight of the NICs in `devmem-loader status`"}));
+    }
+  }
+  if (held_) held_too_long_->Set(reactor_.Now() + policy_.total_timeout);
+}
+
+void HttpFetcher::PumpAll() {
   for (const auto& [where, origin] : origins_) Pump(*origin);
+}
+
+bool HttpFetcher::HasPlace(const Origin& origin) {
+  if (in_all_ < max_in_all_) return true;
+  if (closing_ > 0) return false;  // a place is being made; Gone() looks again
+  for (const auto& [where, other] : origins_) {
+    if (other.get() == &origin || other->idle.empty()) continue;
+    other->idle.front()->Discard();
+    break;
+  }
+  return false;
+}
+
+bool HttpFetcher::OwesPlace(const Origin& origin) const {
+  if (in_all_ < max_in_all_ || closing_ > 0) return false;
+  for (const auto& [where, other] : origins_) {
+    if (other.get() != &origin && !other->waiting.empty() && other->connections.size() < other->limit &&
+        (other->connections.empty() || other->connections.size() + 1 < origin.connections.size())) {
+      return true;
+    }
+  }
+  return false;
 }
 
 void HttpFetcher::Pump(Origin& origin) {
   while (!origin.waiting.empty() && !held_) {
     if (origin.idle.empty() && origin.connections.size() >= origin.limit) return;
     if (origin.idle.empty() && origin.addresses.empty()) return Resolve(origin);
+    if (origin.idle.empty() && !HasPlace(origin)) return;
     Task* const task = origin.waiting.front();
     origin.waiting.pop_front();
     task->waiting = false;
@@ -532,6 +579,7 @@ void HttpFetcher::Pump(Origin& origin) {
       connection->Begin(task);
       continue;
     }
+    ++in_all_;
     origin.connections.push_back(std::make_unique<Connection>(*this, origin));
     Connection& connection = *origin.connections.back();
     connection.self = std::prev(origin.connections.end());
@@ -612,10 +660,12 @@ void HttpFetcher::Gone(Connection* connection) {
   // Its stream is on the call stack: delete it from a later round.
   std::shared_ptr<Connection> last(std::move(*connection->self));
   origin.connections.erase(connection->self);
-  reactor_.Post([last] {});
-  reactor_.Post([this, alive = alive_, &origin] {
+  reactor_.Post([this, alive = alive_, last]() mutable {
+    last.reset();
     if (!*alive) return;
-    Pump(origin);
+    --in_all_;
+    --closing_;
+    PumpAll();
     if (shut_down_ == nullptr) return;
     for (const auto& [where, other] : origins_) {
       if (!other->connections.empty()) return;

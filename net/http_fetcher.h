@@ -25,12 +25,15 @@ class HttpFetcher {
   // Makes the stream of a new connection; what a transport differs in.
   using StreamFactory = std::function<std::unique_ptr<ByteStream>(ByteStream::Owner& owner)>;
 
-  HttpFetcher(Reactor& reactor, Resolver& resolver, StreamFactory factory, const ReadPolicy& policy, size_t connections);
+  // At most `connections` to one origin, and `in_all` to all of them: who has more gives way to who has fewer.
+  HttpFetcher(Reactor& reactor, Resolver& resolver, StreamFactory factory, const ReadPolicy& policy, size_t connections,
+              size_t in_all);
   ~HttpFetcher();  // no read may be under way
 
   void Start(RangeRead* read, PayloadRequest request);
   void Cancel(RangeRead* read);
-  // While on, requests wait that were not yet sent: there is no memory for their answers.
+  // While on, requests wait that were not yet sent: there is no memory for their answers. For the policy's total time at most:
+  // then they fail.
   void Hold(bool hold);
   // Closes every connection; `closed` runs when nothing is left. Reads under way must have been cancelled.
   void Shutdown(std::function<void()> closed);
@@ -43,6 +46,12 @@ class HttpFetcher {
   Origin& OriginOf(const PayloadRequest& request);
   void Enqueue(Task* task);
   void Pump(Origin& origin);
+  void PumpAll();
+  // Whether one more connection may be made. If not, an idle one is made to give way.
+  bool HasPlace(const Origin& origin);
+  // Whether another origin has work, no connection for it, and fewer than `origin`.
+  [[nodiscard]] bool OwesPlace(const Origin& origin) const;
+  void HeldTooLong();
   void Resolve(Origin& origin);
   void AttemptFailed(Task* task, absl::Status status, Duration at_least);
   void Finish(Task* task, absl::Status status);
@@ -53,8 +62,12 @@ class HttpFetcher {
   StreamFactory factory_;
   const ReadPolicy policy_;
   const size_t max_connections_;
+  const size_t max_in_all_;
+  size_t in_all_ = 0;   // connections, those that are closing included
+  size_t closing_ = 0;  // of them
   std::map<std::pair<std::string, uint16_t>, std::unique_ptr<Origin>> origins_;
   bool held_ = false;
+  std::unique_ptr<Reactor::Timer> held_too_long_;
   std::minstd_rand jitter_{std::random_device{}()};
   std::function<void()> shut_down_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "net/worker_transport.h"
 
+#include <cstdint>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -16,7 +17,8 @@ absl::Status WorkerTransport::StartWorkers(const WorkerOptions& options, const M
     auto worker = std::make_unique<Worker>();
     DEVMEM_ASSIGN_OR_RETURN(worker->reactor, Reactor::Create(absl::StrCat("rx-", i), options.backend));
     Reactor& loop = *worker->reactor;
-    worker->fetcher = std::make_unique<HttpFetcher>(loop, *resolver_, make(i, loop), options.policy, options.connections);
+    worker->fetcher = std::make_unique<HttpFetcher>(loop, *resolver_, make(i, loop), options.policy, options.connections,
+                                                    options.connections_in_all ? options.connections : SIZE_MAX);
     worker->files = std::make_unique<FileReader>(loop);
     worker->thread = std::thread([&loop] { loop.Run(); });
     workers_.push_back(std::move(worker));

@@ -18,7 +18,8 @@ namespace devmem {
 
 struct WorkerOptions {
   size_t workers = 1;
-  size_t connections = 16;  // to one origin, a worker
+  size_t connections = 16;          // to one origin, a worker
+  bool connections_in_all = false;  // to all origins together no more than that
   Reactor::Backend backend = Reactor::Backend::kAuto;
   ReadPolicy policy;
 };

@@ -2,6 +2,7 @@
 #include "service/data_path.h"
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 
 namespace devmem {
 
@@ -54,6 +55,17 @@ v1::DataPath DataPathOf(const PathInfo& path, std::string_view bucket) {
   v1::DataPath message;
   message.set_name("copy");
   message.set_reason("files of this host are read by the CPU; this node's NICs serve http and s3 buckets");
+  return message;
+}
+
+v1::DataPath DataPathTaken(const PathInfo& path, std::string_view bucket, const v1::StreamStatistics& statistics) {
+  v1::DataPath message = DataPathOf(path, bucket);
+  const uint64_t copied = statistics.bytes_copied(), received = statistics.bytes_received();
+  if (message.nics().empty() || copied == 0) return message;
+  message.set_name(copied < received ? "mixed" : "copy");
+  const std::string& why = path.counters.last_fall_back;
+  message.set_reason(absl::StrCat("the CPU copied ", copied, " of ", received, " bytes: ",
+                                  why.empty() ? "the NIC delivered them to host memory" : why, "; ", message.reason()));
   return message;
 }
 

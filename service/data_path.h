@@ -15,4 +15,9 @@ namespace devmem {
 // That of a stream of `bucket`, which is not the node's where no NIC has a part in it: files of this host.
 [[nodiscard]] devmem_loader::v1::DataPath DataPathOf(const PathInfo& path, std::string_view bucket);
 
+// The same of a stream that received: "mixed" or "copy" where the CPU copied some or all of it although NICs are bound, and
+// why.
+[[nodiscard]] devmem_loader::v1::DataPath DataPathTaken(const PathInfo& path, std::string_view bucket,
+                                                        const devmem_loader::v1::StreamStatistics& statistics);
+
 }  // namespace devmem

@@ -44,5 +44,20 @@ TEST(DataPath, FilesAreCopiedOnEveryNode) {
   EXPECT_EQ(DataPathOf(copy, "file:///data").reason(), "asked for");
 }
 
+TEST(DataPath, IsNamedAfterTheWayTheBytesTook) {
+  devmem_loader::v1::StreamStatistics statistics;
+  statistics.set_bytes_received(1000);
+  EXPECT_EQ(DataPathTaken(Devmem(), "http://host/data/", statistics).name(), "devmem");
+  EXPECT_EQ(DataPathTaken(Devmem(), "http://host/data/", statistics).reason(), Devmem().reason);
+  statistics.set_bytes_copied(1);
+  EXPECT_EQ(DataPathTaken(Devmem(), "http://host/data/", statistics).name(), "mixed");
+  statistics.set_bytes_copied(1000);
+  const devmem_loader::v1::DataPath copied = DataPathTaken(Devmem(), "http://host/data/", statistics);
+  EXPECT_EQ(copied.name(), "copy");
+  EXPECT_EQ(copied.reason(), "the CPU copied 1000 of 1000 bytes: no rule left; " + Devmem().reason);
+  const PathInfo copy{.name = "copy", .reason = "asked for"};
+  EXPECT_EQ(DataPathTaken(copy, "http://host/data/", statistics).reason(), "asked for");
+}
+
 }  // namespace
 }  // namespace devmem

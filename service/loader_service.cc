@@ -172,8 +172,10 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   // --- the stream's loop ---
 
   void OnEvent(v1::OpenStreamResponse event) override {
-    if (event.has_stream_end())
-      *event.mutable_stream_end()->mutable_path() = DataPathOf(service_.parts_.transport->path(), spec_.bucket());
+    if (event.has_stream_end()) {
+      v1::StreamEnd* const end = event.mutable_stream_end();
+      *end->mutable_path() = DataPathTaken(service_.parts_.transport->path(), spec_.bucket(), end->statistics());
+    }
     {
       std::lock_guard lock(mutex_);
       if (finishing_) return;

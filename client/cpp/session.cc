@@ -23,7 +23,7 @@ std::shared_ptr<Session> Session::Over(std::unique_ptr<HandleConnection> handles
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   arguments.SetInt(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1);
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);  // a ping for every message, to learn how long a unix socket takes
-  arguments.SetMaxReceiveMessageSize(-1);  // a batch list is as long as its batches' sample ids and sources make it
+  arguments.SetMaxReceiveMessageSize(-1);         // a batch list is as long as its batches' sample ids and sources make it
   auto channel = grpc::CreateCustomChannel("unix:" + service_path, grpc::InsecureChannelCredentials(), arguments);
   session->stub_ = devmem_loader::v1::Loader::NewStub(channel);
   return session;

@@ -198,6 +198,8 @@ absl::Status StreamRun::ReadAll() {
       case Event::kStreamEnd:
         summary_.statistics = event->stream_end.statistics();
         summary_.data_path = event->stream_end.path();
+        summary_.path = summary_.data_path.name();
+        summary_.path_reason = summary_.data_path.reason();
         return absl::OkStatus();
     }
   }

@@ -97,6 +97,14 @@ class Knobs(Live):
         self.assertEqual(3, run.status, run.text)
         self.assertRegex(run.text, "(?i)zero.copy")
         knob.write_text("0")
+        before = self.counters()
+        self.trainer.more()
+
+        def steered():
+            self.trainer.more(20)
+            return self.counters()["device_bytes"] > before["device_bytes"]
+
+        shell.until(steered, "connections are steered again", 60)
         self.assertGreater(self.finish()["host_bytes"], 0)
 
 
