@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a body costs on this path, once per kReceiveBatch that the NIC has put into the landing pool:
+// What a body costs on this path, once per kReceiveBatch that the NIC has put into its landing pool:
 //   1. SO_RCVLOWAT = min(kReceiveBatch, bytes left): one wake-up
 //   2. one recvmsg: up to a batch of fragments, 40 bytes of control message each. The iov takes what came through host memory;
 //   its
@@ -185,19 +185,22 @@ absl::Status DevmemStream::TakePieces(msghdr& message, uint64_t bytes) {
       continue;
     }
     ++fragments;
-    pieces_.push_back(
-        {.device = true, .offset = fragment.frag_offset, .size = fragment.frag_size, .token = fragment.frag_token});
-    if (fragment.dmabuf_id != known_dmabuf_) {
-      if (queue_.ours(fragment.dmabuf_id)) {
-        known_dmabuf_ = fragment.dmabuf_id;
-      } else {
+    if (fragment.dmabuf_id != known_dmabuf_ || known_landing_ == nullptr) {
+      known_dmabuf_ = fragment.dmabuf_id;
+      known_landing_ = queue_.landing(fragment.dmabuf_id);
+      if (known_landing_ == nullptr) {
         status = MakeError(
             absl::StatusCode::kUnavailable,
             absl::StrCat("payload arrived in dma-buf ", fragment.dmabuf_id, ", which is not ours"),
             {.cause = "foreign dma-buf", .action = "another process bound the Rx queue: see ethtool -n and this daemon's log"});
       }
     }
-    if (const uint64_t pool = queue_.landing->bytes();
+    pieces_.push_back({.device = true,
+                       .offset = fragment.frag_offset,
+                       .size = fragment.frag_size,
+                       .token = fragment.frag_token,
+                       .landing = known_landing_});
+    if (const uint64_t pool = known_landing_ == nullptr ? UINT64_MAX : known_landing_->bytes();
         fragment.frag_size > pool || fragment.frag_offset > pool - fragment.frag_size) {
       status = MakeError(absl::StatusCode::kInternal, "a fragment lies outside the landing pool",
                          {.offset = fragment.frag_offset,
@@ -249,7 +252,7 @@ void DevmemStream::OnPeekDone(int result) {
       continue;
     }
     absl::StatusOr<Event> event = queue_.device->Peek(std::as_writable_bytes(std::span(to, piece.size)),
-                                                      {.memory = queue_.landing, .offset = piece.offset, .bytes = piece.size});
+                                                      {.memory = piece.landing, .offset = piece.offset, .bytes = piece.size});
     if (!event.ok()) return owner_.OnPeek(event.status());
     if (!event->Done()) events.push_back(*std::move(event));
   }
@@ -382,7 +385,7 @@ absl::StatusOr<uint64_t> DevmemStream::ReceiveBody() {
 void DevmemStream::Launch(std::span<const Piece> pieces, std::span<const std::byte> host) {
   Wave& wave = NewWave();
   wave.tokens.swap(loose_);
-  DeviceMemory* destination = nullptr;
+  DeviceMemory *destination = nullptr, *landing = nullptr;
   fragments_.clear();
   for (const Piece& piece : pieces) {
     wave.bytes += piece.size;
@@ -394,7 +397,9 @@ void DevmemStream::Launch(std::span<const Piece> pieces, std::span<const std::by
       if (to.memory != nullptr && !piece.device) {
         PlaceHost(to, host.subspan(from, to.bytes), wave);
       } else if (to.memory != nullptr) {
-        if (to.memory != destination) GatherRun(std::exchange(destination, to.memory), wave);
+        if (to.memory != destination || piece.landing != landing) {
+          GatherRun(std::exchange(destination, to.memory), std::exchange(landing, piece.landing), wave);
+        }
         Fragment* const last = fragments_.empty() ? nullptr : &fragments_.back();
         if (last != nullptr && last->source + last->bytes == from && last->destination + last->bytes == to.offset) {
           last->bytes += to.bytes;
@@ -406,15 +411,15 @@ void DevmemStream::Launch(std::span<const Piece> pieces, std::span<const std::by
       scatter_->Advance(to.bytes);
     }
   }
-  GatherRun(destination, wave);
+  GatherRun(destination, landing, wave);
   launched_ += wave.bytes;
   moved_ = scatter_->remaining() == 0;
   WatchWave(wave);
 }
 
-void DevmemStream::GatherRun(DeviceMemory* destination, Wave& wave) {
+void DevmemStream::GatherRun(DeviceMemory* destination, DeviceMemory* landing, Wave& wave) {
   if (destination == nullptr || fragments_.empty()) return;
-  absl::StatusOr<Event> event = queue_.device->Gather(*destination, *queue_.landing, fragments_);
+  absl::StatusOr<Event> event = queue_.device->Gather(*destination, *landing, fragments_);
   fragments_.clear();
   if (!event.ok()) {
     wave.status = event.status();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How large the landing pool must be (invariant 2 of docs/architecture.md): a pool that runs empty drops packets.
+// How large a NIC's landing pool must be (invariant 2 of docs/architecture.md): a pool that runs empty drops packets.
 #pragma once
 
 #include <cstdint>
@@ -10,10 +10,10 @@
 namespace devmem {
 
 struct PoolDemand {
-  uint64_t queues = 0;          // bound, all NICs
+  uint64_t queues = 0;          // bound, of the NIC
   uint64_t ring = 0;            // Rx descriptors of a queue
   uint64_t page_size = 4096;    // bytes of a buffer
-  uint64_t connections = 0;     // of one queue
+  uint64_t connections = 0;     // of one queue; of several NICs, each may have to carry all of them
   uint64_t receive_buffer = 0;  // SO_RCVBUF as the kernel counts it (truesize), bytes, of one connection
 };
 
