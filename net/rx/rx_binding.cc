@@ -267,9 +267,11 @@ class Binding final : public RxBinding {
     }
   }
 
-  // Before a new bind: ours must be off whatever of the queues still has it.
+  // Before a new bind: ours must be off whatever of the queues still has it, and every buffer of it back. A new binding takes
+  // all of the memory for free, and would have the NIC write over what a socket has not read or a device not moved yet.
   absl::Status LetGo() {
     bound_.reset();
+    DEVMEM_RETURN_IF_ERROR(AllBuffersAreBack());
     DEVMEM_ASSIGN_OR_RETURN(const std::vector<RxQueueState> states, kernel_->netdev().RxQueues(link_.ifindex));
     for (const RxQueueState& state : states) {
       const bool ours = std::binary_search(options_.queues.begin(), options_.queues.end(), state.queue);
@@ -280,6 +282,26 @@ class Binding final : public RxBinding {
                        {.object = link_.interface, .cause = "queue in use", .action = "free it, or start again"});
     }
     return absl::OkStatus();
+  }
+
+  // A page pool stays until the last buffer of it, unread or with its token out, is given back; of all interfaces, for the
+  // pools of one that is gone outlive it.
+  absl::Status AllBuffersAreBack() {
+    kernel_->FreeDeferred();
+    DEVMEM_ASSIGN_OR_RETURN(const std::vector<PagePoolState> pools, kernel_->netdev().PagePools(0));
+    uint64_t held = 0;
+    uint64_t out = 0;
+    for (const PagePoolState& pool : pools) {
+      if (pool.dmabuf != dmabuf_) continue;
+      ++held;
+      out += pool.inflight;
+    }
+    if (held == 0) return absl::OkStatus();
+    return MakeError(absl::StatusCode::kUnavailable,
+                     absl::StrCat(out, " buffers of dma-buf ", dmabuf_.load(), " are not back yet, in ", held, " page pools"),
+                     {.object = link_.interface,
+                      .cause = "buffers out",
+                      .action = "nothing: they come back as connections are read or end"});
   }
 
   absl::Status InsertLostRules() {

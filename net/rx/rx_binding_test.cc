@@ -642,6 +642,30 @@ TEST_F(RxBindingTest, LookSeesWhatIsLostAndRebindDoesItAgain) {
   }
 }
 
+// The new binding's list of free buffers has every buffer on it: also those that sockets still hold.
+TEST_F(RxBindingTest, TheMemoryIsNotBoundAgainWhileBuffersOfItAreOut) {
+  auto binding = Bind();
+  nic_.looks_until_free = 1 << 20;
+  nic_.Unbind(11);
+  nic_.pools[0].inflight = 3;
+  nic_.pools[1].inflight = 2;
+  nic_.pools[1].ifindex = 0;  // as of an interface that is gone
+  for (int tries = 0; tries < 3; ++tries) {
+    nic_.calls.clear();
+    const absl::Status status = binding->Rebind(99);
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+    EXPECT_THAT(Text(status), HasSubstr("5 buffers of dma-buf 11 are not back yet"));
+    EXPECT_THAT(nic_.calls, ::testing::Not(Contains("Bind")));
+  }
+  nic_.pools.pop_back();
+  EXPECT_EQ(binding->Rebind(99).code(), absl::StatusCode::kUnavailable);
+  nic_.pools.clear();
+  nic_.looks_until_free = 0;
+  EXPECT_TRUE(binding->Rebind(99).ok());
+  EXPECT_TRUE(binding->Look()->intact);
+  EXPECT_EQ(binding->dmabuf_id(), 12);
+}
+
 TEST_F(RxBindingTest, ARuleThatHadToMoveKeepsItsName) {
   auto binding = Bind();
   const uint32_t first = *binding->AddRule(Flow(40000), 0);
