@@ -75,6 +75,7 @@ class RxBinding {
   // Binds the same dma-buf again after something took it off (a NIC reset, RSS or header split changed by another tool), where
   // that is possible without fighting: once a call. Rules that are missing are inserted again. kUnavailable, with the queues on
   // host memory, until every buffer of the former binding is back: to be called again, while its sockets are read or closed.
+  // A NIC that is gone (kNotFound) is looked for by its name and driver, and set up as by Create where it is back.
   [[nodiscard]] virtual absl::Status Rebind(int dmabuf_fd) = 0;
 
   // Rules out, unbind, wait until no pool holds the dma-buf, then RSS, header split and features as they were. No socket may

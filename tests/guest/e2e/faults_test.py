@@ -186,6 +186,32 @@ class Unplugged(Live):
         shell.until(netdev.pools_gone, "no pool outlives its NIC")
 
     @guest.deadline(240)
+    def test_it_comes_back_as_another_interface(self):
+        """As after a driver's reload: the same name, another index, and nothing of what was set on it."""
+        self.live()
+        before = self.here.ifindex
+        (knobs.ROOT / "remove_pair").write_text("0")
+        shell.until(lambda: shell.run("ip link show dms0", ok=False).returncode != 0, "dms0 is gone")
+        (knobs.ROOT / "new_pair").write_text(f"{self.QUEUES} none")
+        self.assertNotEqual(before, self.here.ifindex)
+        shell.run(f"ip link set dms1 netns {self.there.netns}")
+        for end in (self.there, self.here):
+            end.ip(f"addr add {end.v4}/24 dev {end.name}")
+            end.ip(f"-6 addr add {end.v6}/64 dev {end.name} nodad")
+            end.up()
+        shell.until(lambda: self.here.carrier() and self.there.carrier(), "a carrier")
+        self.said("bound dms0 again")
+        self.assertEqual([QUEUE], list(bound_queues(self.here)))
+        self.assertNotIn(QUEUE, ethtool.rss(self.here)["rss-indirection-table"])
+        self.server.stop()  # whoever was copied meanwhile comes by a new connection
+        self.server.start()
+        device = self.counters()["device_bytes"]
+        self.trainer.more()
+        self.assertGreater(self.counters()["device_bytes"], device)
+        self.assertTrue(rules(self.here))
+        self.finish()
+
+    @guest.deadline(240)
     def test_its_own_namespace_goes_with_it(self):
         shell.run("ip netns add node")
         self.here.ip("link set dms0 netns node")
