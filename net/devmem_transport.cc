@@ -20,6 +20,7 @@
 #include <condition_variable>
 #include <map>
 #include <mutex>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -82,7 +83,8 @@ class DevmemTransport final : public WorkerTransport {
     for (const auto& nic : nics_) {
       if (nic->binding == nullptr) continue;
       if (const absl::Status undone = nic->binding->Undo(Clock::now() + kUndo); !undone.ok()) {
-        options_.say(absl::StrCat("NIC ", nic->binding->interface(), " is not wholly as it was: ", Text(undone)));
+        options_.say(Severity::kWarning,
+                     absl::StrCat("NIC ", nic->binding->interface(), " is not wholly as it was: ", Text(undone)));
       }
     }
   }
@@ -91,7 +93,7 @@ class DevmemTransport final : public WorkerTransport {
     DEVMEM_ASSIGN_OR_RETURN(
         const Placement placement,
         ChoosePlacement({.interfaces = options_.interfaces, .queues = options_.queues, .near_pci = options_.near_pci}));
-    for (const std::string& note : placement.notes) options_.say(note);
+    for (const std::string& note : placement.notes) options_.say(Severity::kInfo, note);
     size_t queues = 0;
     for (const NicPlacement& place : placement.nics) queues += place.queues.size();
     for (const NicPlacement& place : placement.nics) {
@@ -235,8 +237,8 @@ class DevmemTransport final : public WorkerTransport {
     nic.posted = nic.binding->posted() * demand.page_size;
     DEVMEM_ASSIGN_OR_RETURN(const uint64_t room, ReceiveBufferFor(nic.landing->bytes(), demand, kLeastReceiveBuffer));
     demand.receive_buffer = std::min(room, kReceiveBuffer);
-    options_.say(absl::StrCat("landing pool of ", place.interface, ": ", nic.landing->bytes(), " bytes for ",
-                              LandingPoolSize(demand).ToString(), "; the rings hold ", nic.posted, " bytes"));
+    options_.say(Severity::kInfo, absl::StrCat("landing pool of ", place.interface, ": ", nic.landing->bytes(), " bytes for ",
+                                               LandingPoolSize(demand).ToString(), "; the rings hold ", nic.posted, " bytes"));
     return absl::OkStatus();
   }
 
@@ -306,11 +308,12 @@ class DevmemTransport final : public WorkerTransport {
     bool first = false;
     {
       std::lock_guard lock(mutex_);
-      first = std::exchange(last_fall_back_, Text(why)) != Text(why);
+      last_fall_back_ = Text(why);
+      first = told_.insert(CauseOf(why)).second;
       look_now_ = true;
     }
     wake_.notify_all();
-    if (first) options_.say(absl::StrCat("a connection falls back to host memory: ", Text(why)));
+    if (first) options_.say(Severity::kWarning, absl::StrCat("a connection falls back to host memory: ", Text(why)));
   }
 
   void Monitor() {
@@ -349,7 +352,8 @@ class DevmemTransport final : public WorkerTransport {
         if (Clock::now() < next_rebind[i]) continue;
         const absl::Status again = Rebind(nic);
         if (again.ok()) broken = absl::OkStatus();
-        options_.say(again.ok() ? absl::StrCat("bound ", binding.interface(), " again after: ", why)
+        options_.say(again.ok() ? Severity::kInfo : Severity::kWarning,
+                     again.ok() ? absl::StrCat("bound ", binding.interface(), " again after: ", why)
                                 : absl::StrCat("cannot bind ", binding.interface(), " again (", why, "): ", Text(again)));
         next_rebind[i] = Clock::now() + backoff[i];
         backoff[i] = std::min(backoff[i] * 2, kRebindMost);
@@ -389,6 +393,7 @@ class DevmemTransport final : public WorkerTransport {
   bool look_now_ = false;
   absl::Status not_ready_;
   std::string last_fall_back_;
+  std::set<std::string> told_;                  // causes of falling back that were said
   std::map<uint32_t, DeviceMemory*> landings_;  // by every dma-buf id they had
   std::thread monitor_;
 };

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -13,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "gpu/device.h"
 #include "net/rx/flow_steering.h"
+#include "net/rx/say.h"
 #include "net/worker_transport.h"
 
 namespace devmem {
@@ -23,8 +23,8 @@ struct DevmemOptions {
   SteeringOptions steering;
   uint64_t landing_pool = 0;  // bytes of each NIC's; 0: what the connections can pin, or as much as there is
   std::string journal_folder = "/run/devmem-loader";
-  std::string near_pci;                                                 // the GPU's PCI address; empty: none
-  std::function<void(std::string_view)> say = [](std::string_view) {};  // what an operator should read; from any thread
+  std::string near_pci;  // the GPU's PCI address; empty: none
+  Say say = [](Severity, std::string_view) {};
 };
 
 // Chooses NICs and queues, allocates their landing pools, binds them, starts the workers. `workers.workers` and `.backend` are
