@@ -29,6 +29,7 @@
 #include "base/error.h"
 #include "net/devmem_stream.h"
 #include "net/netlink/ethtool.h"
+#include "net/rx/binding_watch.h"
 #include "net/rx/landing_pool.h"
 #include "net/rx/placement.h"
 #include "net/rx/rx_binding.h"
@@ -44,8 +45,6 @@ constexpr size_t kStaging = 8 * kMiB;
 constexpr size_t kControl = 1 * kMiB;  // 40 bytes a fragment: 26,000 of them
 constexpr Duration kLookBusy = std::chrono::milliseconds(100);
 constexpr Duration kLookIdle = std::chrono::seconds(2);
-constexpr Duration kRebindFirst = std::chrono::milliseconds(200);
-constexpr Duration kRebindMost = std::chrono::seconds(30);
 constexpr Duration kUndo = std::chrono::seconds(10);
 
 // Memory that is mapped and, but for what is written to, not there.
@@ -317,8 +316,11 @@ class DevmemTransport final : public WorkerTransport {
   }
 
   void Monitor() {
-    std::vector<Time> next_rebind(nics_.size());
-    std::vector<Duration> backoff(nics_.size(), kRebindFirst);
+    std::vector<BindingWatch> watches;
+    for (const auto& nic : nics_) {
+      watches.emplace_back(
+          *nic->binding, [this, &nic = *nic] { return Rebind(nic); }, options_.say);
+    }
     uint64_t receives = 0;
     bool holding = false;
     while (true) {
@@ -335,28 +337,12 @@ class DevmemTransport final : public WorkerTransport {
       bool full = false;
       for (size_t i = 0; i < nics_.size(); ++i) {
         const Nic& nic = *nics_[i];
-        RxBinding& binding = *nic.binding;
-        const absl::StatusOr<RxState> state = binding.Look();
-        if (state.ok() && state->intact) {
-          // Buffers that page pools keep for reuse count as inflight, and are as good as free.
-          const uint64_t kept = binding.posted() + MostKept(nic.demand);
-          const uint64_t out = (state->inflight - std::min(state->inflight, kept)) * binding.page_size();
-          full |= out > (nic.landing->bytes() - nic.posted) / 4 * 3;
-          backoff[i] = kRebindFirst;
-          continue;
-        }
-        const std::string why = state.ok() ? state->why : Text(state.status());
-        broken = MakeError(absl::StatusCode::kFailedPrecondition,
-                           absl::StrCat("the Rx queues of ", binding.interface(), " are not bound: ", why),
-                           {.object = binding.interface(), .cause = "binding lost"});
-        if (Clock::now() < next_rebind[i]) continue;
-        const absl::Status again = Rebind(nic);
-        if (again.ok()) broken = absl::OkStatus();
-        options_.say(again.ok() ? Severity::kInfo : Severity::kWarning,
-                     again.ok() ? absl::StrCat("bound ", binding.interface(), " again after: ", why)
-                                : absl::StrCat("cannot bind ", binding.interface(), " again (", why, "): ", Text(again)));
-        next_rebind[i] = Clock::now() + backoff[i];
-        backoff[i] = std::min(backoff[i] * 2, kRebindMost);
+        const BindingWatch::Seen seen = watches[i].Look(Clock::now());
+        if (!seen.ready.ok()) broken = seen.ready;
+        // Buffers that page pools keep for reuse count as inflight, and are as good as free.
+        const uint64_t kept = nic.binding->posted() + MostKept(nic.demand);
+        const uint64_t out = (seen.inflight - std::min(seen.inflight, kept)) * nic.binding->page_size();
+        full |= out > (nic.landing->bytes() - nic.posted) / 4 * 3;
       }
       {
         std::lock_guard lock(mutex_);

@@ -15,6 +15,10 @@ devmem_unit(net_rx_binding
   SRCS rx/rx_binding.cc rx/recover.cc rx/nic_settings.cc rx/put_back.cc
   DEPS net_rx_irq_cpus net_rx_journal net_rx_kernel net_rx_queue_use
   TEST rx/rx_binding_test.cc)
+devmem_unit(net_rx_binding_watch
+  HDRS rx/binding_watch.h SRCS rx/binding_watch.cc
+  DEPS net_rx_binding net_rx_say
+  TEST rx/binding_watch_test.cc)
 devmem_unit(net_rx_placement
   HDRS rx/placement.h rx/placement_on.h SRCS rx/placement.cc
   DEPS net_rx_kernel net_rx_queue_use net_route

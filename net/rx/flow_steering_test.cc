@@ -47,6 +47,7 @@ class FakeBinding final : public RxBinding {
   [[nodiscard]] size_t rules() const override { return table_.size(); }
   absl::StatusOr<RxState> Look() override { return state_; }
   absl::Status Rebind(int) override { return absl::OkStatus(); }
+  void LetGo() override {}
   absl::Status Undo(Time) override { return absl::OkStatus(); }
 
   std::vector<std::string> Rules() const {

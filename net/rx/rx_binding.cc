@@ -169,12 +169,17 @@ class Binding final : public RxBinding {
     RxState state;
     DEVMEM_RETURN_IF_ERROR(LookAtQueues(link_, state));
     const bool bound = state.why.empty();
-    if (!bound) DEVMEM_RETURN_IF_ERROR(LetGo());
+    if (!bound) DEVMEM_RETURN_IF_ERROR(MakeWay());
     DEVMEM_ASSIGN_OR_RETURN(const Rings rings, kernel_->ethtool().GetRings(link_.interface));
     if (!SplitIsOn(rings)) DEVMEM_RETURN_IF_ERROR(SplitHeaders(Nic()));
     DEVMEM_RETURN_IF_ERROR(MoveRss(Nic(), options_.queues));
     if (!bound) DEVMEM_RETURN_IF_ERROR(Bind(dmabuf_fd, asked_page_, asked_page_));
     return InsertLostRules();
+  }
+
+  void LetGo() override {
+    const std::scoped_lock lock(kernel_mutex_);
+    bound_.reset();
   }
 
   absl::Status Undo(Time deadline) override {
@@ -322,7 +327,7 @@ class Binding final : public RxBinding {
 
   // Before a new bind: ours must be off whatever of the queues still has it, and every buffer of it back. A new binding takes
   // all of the memory for free, and would have the NIC write over what a socket has not read or a device not moved yet.
-  absl::Status LetGo() {
+  absl::Status MakeWay() {
     bound_.reset();
     DEVMEM_RETURN_IF_ERROR(AllBuffersAreBack());
     DEVMEM_ASSIGN_OR_RETURN(const std::vector<RxQueueState> states, kernel_->netdev().RxQueues(link_.ifindex));

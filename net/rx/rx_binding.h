@@ -78,6 +78,9 @@ class RxBinding {
   // A NIC that is gone (kNotFound) is looked for by its name and driver, and set up as by Create where it is back.
   [[nodiscard]] virtual absl::Status Rebind(int dmabuf_fd) = 0;
 
+  // Takes the dma-buf off the queues, and does nothing else: whoever wants them may have them. Rebind() binds again.
+  virtual void LetGo() = 0;
+
   // Rules out, unbind, wait until no pool holds the dma-buf, then RSS, header split and features as they were. No socket may
   // still hold fragments. Returns what could not be put back, and keeps the journal for the next start in that case.
   [[nodiscard]] virtual absl::Status Undo(Time deadline) = 0;

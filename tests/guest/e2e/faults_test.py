@@ -166,8 +166,13 @@ class Wire(Live):
             ethtool.unsteer(self.here, location)
         self.trainer.more(60)  # by whatever way the frames come now
         ethtool.rss_default(self.here)
-        self.said("(?i)rss")
+        self.said("bound dms0 again after: the RSS table")
         self.trainer.more(60)
+        ethtool.rss_default(self.here)
+        self.said("the RSS table leads to bound queues.*given up until the next start")
+        self.assertEqual({}, bound_queues(self.here), "it would swallow what RSS leads to it")
+        self.trainer.more(60)
+        self.assertIn(QUEUE, ethtool.rss(self.here)["rss-indirection-table"], "once is enough")
         self.finish()
 
 
