@@ -91,7 +91,6 @@ void DevmemStream::Connect(const sockaddr* address, socklen_t length) {
 }
 
 void DevmemStream::Steer(const sockaddr* address, socklen_t length) {
-  if (absl::Status ready = queue_.ready(); !ready.ok()) return Unsteer(std::move(ready));
   if (queue_.steered >= queue_.max_steered) {
     return Unsteer(MakeError(absl::StatusCode::kResourceExhausted,
                              absl::StrCat("the landing pool has room for ", queue_.max_steered, " connections of this queue"),

@@ -50,7 +50,6 @@ struct DevmemQueue {
   size_t max_steered = 0;       // connections the landing pools have room for
   size_t steered = 0;
   DevmemCounters* counters = nullptr;
-  std::function<absl::Status()> ready;  // whether the queues are bound at this moment, and why not
   std::function<void(const absl::Status& why)> fell_back;
   // The landing pool that is this dma-buf; nullptr: not ours. It lives as long as the streams. (Not one a queue: a connection
   // goes to the NIC of its route, and under a bond its bytes come by several.)

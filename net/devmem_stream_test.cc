@@ -361,20 +361,16 @@ class DevmemStreamTest : public testing::TestWithParam<When>, public ByteStream:
     reactor_ = *std::move(reactor);
     staging_.resize(256 << 10);
     control_.resize(4 << 10);  // about 100 fragments: less than some receives could bring
-    queue_ = {
-        .reactor = reactor_.get(),
-        .device = device_.get(),
-        .steering = &steering_,
-        .receive_buffer = 256 << 10,
-        .max_steered = 2,
-        .counters = &counters_,
-        .ready = [] { return absl::OkStatus(); },
-        .fell_back = [this](const absl::Status& why) { fell_back_ = why; },
-        .landing = [this](uint32_t id) { return id == kDmabuf      ? pool_.get()
-                                                : id == kOtherNics ? other_nics_.get()
-                                                                   : nullptr; },
-        .staging = staging_,
-        .control = control_};
+    queue_ = {.reactor = reactor_.get(),
+              .device = device_.get(),
+              .steering = &steering_,
+              .receive_buffer = 256 << 10,
+              .max_steered = 2,
+              .counters = &counters_,
+              .fell_back = [this](const absl::Status& why) { fell_back_ = why; },
+              .landing = [this](uint32_t id) { return Landing(id); },
+              .staging = staging_,
+              .control = control_};
     listener_ = UniqueFd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_in address{.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
     socklen_t length = sizeof address;
@@ -397,6 +393,11 @@ class DevmemStreamTest : public testing::TestWithParam<When>, public ByteStream:
     thread_.join();
     device_.reset();
     kernel = nullptr;
+  }
+
+  DeviceMemory* Landing(uint32_t id) {
+    if (id == kOtherNics) return other_nics_.get();
+    return id == kDmabuf ? pool_.get() : nullptr;
   }
 
   void CloseStream() {

@@ -111,7 +111,8 @@ class DevmemTransport final : public WorkerTransport {
       // A connection's is chosen before its route is known, and under a bond it has several: what suits them all.
       receive_buffer_ = std::min(receive_buffer_, nics_[i]->demand.receive_buffer);
     }
-    DEVMEM_ASSIGN_OR_RETURN(steering_, FlowSteering::Create(bindings, options_.steering));
+    DEVMEM_ASSIGN_OR_RETURN(steering_,
+                            FlowSteering::Create(bindings, options_.steering, [this](size_t nic) { return Ready(nic); }));
     DEVMEM_RETURN_IF_ERROR(StartQueues(workers));
     monitor_ = std::thread([this] { Monitor(); });
     pthread_setname_np(monitor_.native_handle(), "rx-monitor");
@@ -171,13 +172,14 @@ class DevmemTransport final : public WorkerTransport {
   }
 
  private:
-  // With the memory that it alone writes to.
+  // With the memory that it alone writes to. `ready` is guarded by mutex_; all else is as SetUp() left it.
   struct Nic {
     PoolDemand demand;
     std::shared_ptr<DeviceMemory> landing;
     UniqueFd dmabuf;
     std::unique_ptr<RxBinding> binding;
     uint64_t posted = 0;  // bytes the rings held just after the bind
+    absl::Status ready;   // whether it is bound now, and why not
   };
 
   struct Queue {
@@ -258,7 +260,6 @@ class DevmemTransport final : public WorkerTransport {
                        .receive_buffer = receive_buffer_,
                        .max_steered = workers.connections,
                        .counters = &counters_,
-                       .ready = [this] { return Ready(); },
                        .fell_back = [this](const absl::Status& why) { FellBack(why); },
                        .landing = [this](uint32_t id) { return Landing(id); },
                        .staging = queue->staging.span(),
@@ -287,9 +288,9 @@ class DevmemTransport final : public WorkerTransport {
                            &set);  // refused in a cpuset without them: then it runs anywhere
   }
 
-  absl::Status Ready() {
+  absl::Status Ready(size_t nic) {
     std::lock_guard lock(mutex_);
-    return not_ready_;
+    return nics_[nic]->ready;
   }
 
   DeviceMemory* Landing(uint32_t id) {
@@ -322,31 +323,30 @@ class DevmemTransport final : public WorkerTransport {
           *nic->binding, [this, &nic = *nic] { return Rebind(nic); }, options_.say);
     }
     uint64_t receives = 0;
-    bool holding = false;
+    bool holding = false, lost = false;
     while (true) {
       const uint64_t now_received = counters_.receives.load(std::memory_order_relaxed);
       const bool busy = std::exchange(receives, now_received) != now_received;
       {
         std::unique_lock lock(mutex_);
-        wake_.wait_for(lock, busy || holding || !not_ready_.ok() ? kLookBusy : kLookIdle,
-                       [this] { return stopping_ || look_now_; });
+        wake_.wait_for(lock, busy || holding || lost ? kLookBusy : kLookIdle, [this] { return stopping_ || look_now_; });
         if (stopping_) return;
         look_now_ = false;
       }
-      absl::Status broken;
       bool full = false;
+      lost = false;
       for (size_t i = 0; i < nics_.size(); ++i) {
-        const Nic& nic = *nics_[i];
+        Nic& nic = *nics_[i];
         const BindingWatch::Seen seen = watches[i].Look(Clock::now());
-        if (!seen.ready.ok()) broken = seen.ready;
+        lost |= !seen.ready.ok();
+        {
+          std::lock_guard lock(mutex_);
+          nic.ready = seen.ready;
+        }
         // Buffers that page pools keep for reuse count as inflight, and are as good as free.
         const uint64_t kept = nic.binding->posted() + MostKept(nic.demand);
         const uint64_t out = (seen.inflight - std::min(seen.inflight, kept)) * nic.binding->page_size();
         full |= out > (nic.landing->bytes() - nic.posted) / 4 * 3;
-      }
-      {
-        std::lock_guard lock(mutex_);
-        not_ready_ = broken;
       }
       if (full != holding) {
         holding = full;
@@ -377,7 +377,6 @@ class DevmemTransport final : public WorkerTransport {
   // Guarded by mutex_.
   bool stopping_ = false;
   bool look_now_ = false;
-  absl::Status not_ready_;
   std::string last_fall_back_;
   std::set<std::string> told_;                  // causes of falling back that were said
   std::map<uint32_t, DeviceMemory*> landings_;  // by every dma-buf id they had

@@ -185,10 +185,13 @@ class TwoNics(Stand):
             end.up()
         shell.until(lambda: self.second.carrier() and self.far.carrier(), "a carrier")
 
+    def on_both(self):
+        return product.daemon(self, "--transport", "devmem", "--interface", "dms0,dms2", "--queues", "1", "--connections", "16",
+                              "--landing-pool", "48MiB", *QUICK)
+
     def test_each_has_memory_of_its_own(self):
         rows = dataset.raw(self.bucket, samples=192)
-        daemon = product.daemon(self, "--transport", "devmem", "--interface", "dms0,dms2", "--queues", "1", "--connections", "16",
-                                "--landing-pool", "48MiB", *QUICK)
+        daemon = self.on_both()
         dmabufs = [*bound_queues(self.here).values(), *bound_queues(self.second).values()]
         self.assertEqual(2, len(set(dmabufs)), dmabufs)
         urls = (self.serve(extra=UNHURRIED).url, serve.nginx(self, self.bucket, self.far, port=8081, extra=UNHURRIED).url)
@@ -203,6 +206,22 @@ class TwoNics(Stand):
         self.assertEqual(2 * (48 << 20), told["landing_pool_bytes"])
         for bound in told["nics"]:
             self.assertGreater(bound["packets"], 0, bound)
+        daemon.end()
+        self.assert_as_found()
+
+    def test_one_without_its_binding_is_no_matter_to_the_other(self):
+        rows = dataset.raw(self.bucket, samples=192)
+        daemon = self.on_both()
+        for said in ("bound dms2 again", "dms2 are not bound: .*given up"):
+            ethtool.rss_default(self.second)
+            shell.until(lambda: re.search(said, daemon.stderr()), said)  # pylint: disable=cell-var-from-loop
+        ways = []
+        for url in (self.serve().url, serve.nginx(self, self.bucket, self.far, port=8081).url):
+            (summary,), digests = self.trainers(daemon, url, *RAW, world=1)
+            self.assert_delivered(rows, digests)
+            ways.append(summary["bytes_copied"] / summary["bytes_received"])
+        self.assertEqual([0, 1], ways, "of dms0 and of dms2, what was copied")
+        self.assertIn("dms2", self.devmem(daemon)["counters"]["last_fall_back"])
         daemon.end()
         self.assert_as_found()
 
