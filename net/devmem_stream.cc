@@ -317,7 +317,7 @@ void DevmemStream::MoveTo(Scatter& scatter) {
 }
 
 void DevmemStream::ContinueMove() {
-  if (move_.busy || Full()) return;
+  if (move_.busy || Moving()) return;
   awaited_ = nudged_ ? 1 : std::min(batch_, scatter_->remaining());
   low_water_.Set(fd_.get(), awaited_);
   move_.busy = true;
@@ -327,7 +327,8 @@ void DevmemStream::ContinueMove() {
 void DevmemStream::OnMoveDone(int result) {
   if (FinishClose()) return;
   if (result < 0) return Moved(ConnectionError(-result, "receive"));
-  for (uint64_t due = awaited_; due > 0 && !Full();) {
+  if (!FinishWaves()) return;  // of what came with the head
+  for (uint64_t due = awaited_; due > 0 && !Moving();) {
     const absl::StatusOr<uint64_t> got = ReceiveBody();
     if (!got.ok()) return Moved(got.status());
     if (*got == 0) break;
@@ -360,7 +361,6 @@ absl::StatusOr<uint64_t> DevmemStream::ReceiveBody() {
   if (all_host && in_place) {
     Wave& wave = NewWave();
     wave.bytes = wave.copied = *got;
-    launched_ += *got;
     scatter_->Advance(*got);
     moved_ = scatter_->remaining() == 0;
     WatchWave(wave);
@@ -411,7 +411,6 @@ void DevmemStream::Launch(std::span<const Piece> pieces, std::span<const std::by
     }
   }
   GatherRun(destination, landing, wave);
-  launched_ += wave.bytes;
   moved_ = scatter_->remaining() == 0;
   WatchWave(wave);
 }
@@ -474,7 +473,6 @@ bool DevmemStream::FinishWaves() {
     std::unique_ptr<Wave> wave = std::move(waves_.front());
     waves_.pop_front();
     ReturnTokens(wave->tokens);
-    launched_ -= wave->bytes;
     const uint64_t bytes = wave->bytes, copied = wave->copied;
     absl::Status status = std::move(wave->status);
     wave->Clear();
@@ -552,8 +550,7 @@ void DevmemStream::Close() {
 
 bool DevmemStream::FinishClose() {
   if (!closing_) return false;
-  const auto moving = [](const std::unique_ptr<Wave>& wave) { return wave->left > 0; };
-  if (connect_.busy || send_.busy || peek_.busy || move_.busy || peeks_ > 0 || std::ranges::any_of(waves_, moving)) return true;
+  if (connect_.busy || send_.busy || peek_.busy || move_.busy || peeks_ > 0 || Moving()) return true;
   // The kernel takes every token back with the socket; the rule goes after it, or its last packets would meet a queue of
   // strangers.
   if (fd_.valid()) queue_.reactor->Forget(fd_.get());

@@ -8,6 +8,7 @@
 // destinations.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <deque>
 #include <functional>
@@ -125,8 +126,12 @@ class DevmemStream final : public ByteStream {
   // One recvmsg: the bytes, 0 when there are none now. Fills pieces_; host bytes lie in `into` one after another.
   absl::StatusOr<uint64_t> Receive(std::span<iovec> into);
   absl::Status TakePieces(msghdr& message, uint64_t bytes);
-  // What the device has not yet moved pins the landing pool: no more than a receive buffer of it.
-  [[nodiscard]] bool Full() const { return launched_ > 0 && launched_ >= queue_.receive_buffer; }
+  // The device still moves what was received: nothing more is, until it has. What it holds is then one receive at most, which
+  // is as much as can wait unread, and the landing pool has room for that twice. (Bytes would not do as a measure: 1,448 of
+  // them may pin 64 KiB. The NIC goes on meanwhile, into the window.)
+  [[nodiscard]] bool Moving() const {
+    return std::ranges::any_of(waves_, [](const auto& wave) { return wave->left > 0; });
+  }
   void ContinueMove();
   // One receive of the body, sent on its way: the bytes, 0 when there are none now.
   absl::StatusOr<uint64_t> ReceiveBody();
@@ -162,7 +167,6 @@ class DevmemStream final : public ByteStream {
   bool nudged_ = false;
   uint64_t awaited_ = 0;    // bytes that a wake-up promises
   bool host_seen_ = false;  // the last receive was all host bytes: the next may be as well
-  uint64_t launched_ = 0;   // bytes in waves
   std::deque<std::unique_ptr<Wave>> waves_;
   std::vector<std::unique_ptr<Wave>> spare_;
   size_t peeks_ = 0;  // reads of the device under way

@@ -56,10 +56,15 @@ class PlayedKernel {
     }
   }
   void Forget() { fd_ = -1; }
+  // From now on nothing may be received while tokens are out.
+  void WantAllBackFirst() { all_back_first_ = true; }
   [[nodiscard]] bool plays(int fd) const { return fd == fd_; }
 
   ssize_t Receive(msghdr* message, int flags) {
     EXPECT_NE(flags & uapi::kMsgSockDevmem, 0);
+    if (all_back_first_) {
+      EXPECT_EQ(outstanding(), 0u);
+    }
     if (rng_() % 8 == 0) {
       errno = EAGAIN;
       return -1;
@@ -159,6 +164,7 @@ class PlayedKernel {
   }
 
   int fd_ = -1;
+  bool all_back_first_ = false;
   std::array<DeviceMemory*, 2> pools_{};
   std::vector<std::vector<Part>> skbs_;
   uint32_t dmabuf_ = kDmabuf;
@@ -610,6 +616,20 @@ TEST_P(DevmemStreamTest, AFragmentIsGatheredFromTheMemoryOfItsNic) {
   ASSERT_TRUE(Next("moved").ok());
   const auto bytes = *slab_->HostSpan(0, kBody);
   for (uint64_t i = 0; i < kBody; ++i) ASSERT_EQ(static_cast<char>(bytes[i]), PatternAt(i)) << i;
+}
+
+// What it holds is one receive at most: the landing pool's size is reckoned so.
+TEST_P(DevmemStreamTest, NothingIsReceivedWhileTheDeviceMoves) {
+  std::minstd_rand rng(9);
+  kernel_.Play(SocketOfStream(), pool_.get(), Skbs(200'000, 0, rng));
+  OnLoop([&] { stream_->Peek(); });
+  ASSERT_TRUE(Next("peek").ok());
+  kernel_.WantAllBackFirst();
+  const std::vector<DeviceSpan> places{{.memory = slab_.get(), .offset = 0, .bytes = 200'000}};
+  Scatter scatter(places, 0);
+  OnLoop([&] { stream_->MoveTo(scatter); });
+  ASSERT_TRUE(Next("moved").ok());
+  EXPECT_EQ(counters_.device_bytes.load(), 200'000u);
 }
 
 TEST_P(DevmemStreamTest, TheEndInMidBodyIsUnavailable) {

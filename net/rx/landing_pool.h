@@ -20,7 +20,7 @@ struct PoolDemand {
 struct PoolSize {
   uint64_t posted = 0;    // bytes the rings hold
   uint64_t windows = 0;   // bytes that unread data can pin in the worst packing: the receive buffers count truesize
-  uint64_t held = 0;      // bytes received and not yet gathered: as much again
+  uint64_t held = 0;      // bytes received and not yet gathered, one receive a connection: as much again
   uint64_t deferred = 0;  // of skbs that were read, and that the kernel frees later (net.core.skb_defer_max, 128 a CPU)
   uint64_t kept = 0;      // what page pools keep for reuse beyond that, where another queue could need it
   [[nodiscard]] uint64_t bytes() const { return posted + windows + held + deferred + kept; }
