@@ -45,7 +45,8 @@ absl::Status BindingWatch::Lost(const absl::StatusOr<RxState>& state, Time now) 
   const std::string why = state.ok() ? state->why : Text(state.status());
   const std::string kind = KindOf(why);
   if (std::exchange(lost_, kind) != kind) {
-    told_.clear();
+    told_ = {};
+    lost_since_ = now;
     if (state.ok() && mended_.contains(kind)) {
       binding_.LetGo();
       left_ = absl::StrCat(why, ", again within a minute: given up until the next start");
@@ -64,10 +65,10 @@ absl::Status BindingWatch::Lost(const absl::StatusOr<RxState>& state, Time now) 
     intact_since_ = now;
     return again;
   }
-  if (const std::string cause = CauseOf(again); std::exchange(told_, cause) != cause) {
-    // What is on its way back needs nobody.
-    say_(absl::IsUnavailable(again) ? Severity::kInfo : Severity::kWarning,
-         absl::StrCat("cannot bind ", binding_.interface(), " again yet (", why, "): ", Text(again)));
+  // What is on its way back needs nobody, for a time.
+  const Severity severity = absl::IsUnavailable(again) && now - lost_since_ < kSettled ? Severity::kInfo : Severity::kWarning;
+  if (const std::pair cause(severity, CauseOf(again)); std::exchange(told_, cause) != cause) {
+    say_(severity, absl::StrCat("cannot bind ", binding_.interface(), " again yet (", why, "): ", Text(again)));
   }
   return NotBound(why);
 }

@@ -52,10 +52,11 @@ class BindingWatch {
   RxBinding& binding_;
   const std::function<absl::Status()> rebind_;
   const Say say_;
-  std::string lost_;              // the kind of loss there is; empty: none
-  std::string left_;              // why the queues were given up; empty: they were not
-  std::string told_;              // why it could not be bound again, as last said
-  std::set<std::string> mended_;  // kinds of loss since it last was intact for kSettled
+  std::string lost_;  // the kind of loss there is; empty: none
+  std::string left_;  // why the queues were given up; empty: they were not
+  Time lost_since_{};
+  std::pair<Severity, std::string> told_;  // why it could not be bound again, as last said
+  std::set<std::string> mended_;           // kinds of loss since it last was intact for kSettled
   Time intact_since_{};
   Time next_try_{};
   Duration backoff_ = kRebindFirst;

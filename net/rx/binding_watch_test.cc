@@ -139,9 +139,11 @@ TEST_F(BindingWatchTest, BuffersOnTheirWayBackNeedNobody) {
   EXPECT_FALSE(LookAfter(milliseconds(200)));
   EXPECT_THAT(warned_, IsEmpty());
   EXPECT_THAT(told_, ElementsAre(HasSubstr("are not back yet")));
+  for (int i = 0; i < 3; ++i) EXPECT_FALSE(LookAfter(BindingWatch::kRebindMost));
+  EXPECT_THAT(warned_, ElementsAre(HasSubstr("are not back yet"))) << "but not for ever";
   nic_.looks_until_free = 0;
   nic_.pools.clear();
-  EXPECT_TRUE(LookAfter(milliseconds(400)));
+  EXPECT_TRUE(LookAfter(BindingWatch::kRebindMost));
 }
 
 TEST_F(BindingWatchTest, WhatComesInTheNicsPlaceIsUsed) {
