@@ -26,7 +26,8 @@ if(DEVMEM_TESTS)
 endif()
 devmem_unit(net_devmem_transport
   HDRS devmem_transport.h SRCS devmem_transport.cc
-  DEPS net_worker_transport net_devmem_stream net_flow_steering net_ethtool net_landing_pool net_rx_placement net_rx_binding)
+  DEPS net_worker_transport net_devmem_stream net_flow_steering net_ethtool net_landing_pool net_rx_placement net_rx_binding
+       net_rx_binding_watch net_rx_say)
 devmem_unit(net_copy_transport
   HDRS copy_transport.h SRCS copy_transport.cc
   DEPS net_worker_transport

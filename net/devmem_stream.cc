@@ -93,7 +93,6 @@ void DevmemStream::Connect(const sockaddr* address, socklen_t length) {
 }
 
 void DevmemStream::Steer(const sockaddr* address, socklen_t length) {
-  if (absl::Status ready = queue_.ready(); !ready.ok()) return Unsteer(std::move(ready));
   if (queue_.steered >= queue_.max_steered) {
     return Unsteer(MakeError(absl::StatusCode::kResourceExhausted,
                              absl::StrCat("the landing pool has room for ", queue_.max_steered, " connections of this queue"),
@@ -189,19 +188,22 @@ absl::Status DevmemStream::TakePieces(msghdr& message, uint64_t bytes) {
       continue;
     }
     ++fragments;
-    pieces_.push_back(
-        {.device = true, .offset = fragment.frag_offset, .size = fragment.frag_size, .token = fragment.frag_token});
-    if (fragment.dmabuf_id != known_dmabuf_) {
-      if (queue_.ours(fragment.dmabuf_id)) {
-        known_dmabuf_ = fragment.dmabuf_id;
-      } else {
+    if (fragment.dmabuf_id != known_dmabuf_ || known_landing_ == nullptr) {
+      known_dmabuf_ = fragment.dmabuf_id;
+      known_landing_ = queue_.landing(fragment.dmabuf_id);
+      if (known_landing_ == nullptr) {
         status = MakeError(
             absl::StatusCode::kUnavailable,
             absl::StrCat("payload arrived in dma-buf ", fragment.dmabuf_id, ", which is not ours"),
             {.cause = "foreign dma-buf", .action = "another process bound the Rx queue: see ethtool -n and this daemon's log"});
       }
     }
-    if (const uint64_t pool = queue_.landing->bytes();
+    pieces_.push_back({.device = true,
+                       .offset = fragment.frag_offset,
+                       .size = fragment.frag_size,
+                       .token = fragment.frag_token,
+                       .landing = known_landing_});
+    if (const uint64_t pool = known_landing_ == nullptr ? UINT64_MAX : known_landing_->bytes();
         fragment.frag_size > pool || fragment.frag_offset > pool - fragment.frag_size) {
       status = MakeError(absl::StatusCode::kInternal, "a fragment lies outside the landing pool",
                          {.offset = fragment.frag_offset,
@@ -254,7 +256,7 @@ void DevmemStream::OnPeekDone(int result) {
       continue;
     }
     absl::StatusOr<Event> event = queue_.device->Peek(std::as_writable_bytes(std::span(to, piece.size)),
-                                                      {.memory = queue_.landing, .offset = piece.offset, .bytes = piece.size});
+                                                      {.memory = piece.landing, .offset = piece.offset, .bytes = piece.size});
     if (!event.ok()) {
       peek_status_ = event.status();  // told when those before it no longer write to held_
       break;
@@ -323,7 +325,7 @@ void DevmemStream::MoveTo(Scatter& scatter) {
 }
 
 void DevmemStream::ContinueMove() {
-  if (move_.busy || Full()) return;
+  if (move_.busy || Moving()) return;
   const uint64_t left = scatter_->remaining();
   // Equal shares, so that one mark does to the end; of what the first share leaves over, the last takes its bytes along.
   if (share_ == 0 || share_ > left) share_ = left / ((left + batch_ - 1) / batch_);
@@ -336,7 +338,8 @@ void DevmemStream::ContinueMove() {
 void DevmemStream::OnMoveDone(int result) {
   if (FinishClose()) return;
   if (result < 0) return Moved(ConnectionError(-result, "receive"));
-  for (uint64_t due = awaited_; due > 0 && !Full();) {
+  if (!FinishWaves()) return;  // of what came with the head
+  for (uint64_t due = awaited_; due > 0 && !Moving();) {
     const absl::StatusOr<uint64_t> got = ReceiveBody();
     if (!got.ok()) return Moved(got.status());
     if (*got == 0) break;
@@ -383,7 +386,6 @@ absl::StatusOr<uint64_t> DevmemStream::ReceiveInPlace() {
   }
   Wave& wave = NewWave();
   wave.bytes = wave.copied = *got;
-  launched_ += *got;
   scatter_->Advance(*got);
   moved_ = scatter_->remaining() == 0;
   WatchWave(wave);
@@ -393,7 +395,7 @@ absl::StatusOr<uint64_t> DevmemStream::ReceiveInPlace() {
 void DevmemStream::Launch(std::span<const Piece> pieces, std::span<const std::byte> host) {
   Wave& wave = NewWave();
   wave.tokens.swap(loose_);
-  DeviceMemory* destination = nullptr;
+  DeviceMemory *destination = nullptr, *landing = nullptr;
   fragments_.clear();
   for (const Piece& piece : pieces) {
     wave.bytes += piece.size;
@@ -405,7 +407,9 @@ void DevmemStream::Launch(std::span<const Piece> pieces, std::span<const std::by
       if (to.memory != nullptr && !piece.device) {
         PlaceHost(to, host.subspan(from, to.bytes), wave);
       } else if (to.memory != nullptr) {
-        if (to.memory != destination) GatherRun(std::exchange(destination, to.memory), wave);
+        if (to.memory != destination || piece.landing != landing) {
+          GatherRun(std::exchange(destination, to.memory), std::exchange(landing, piece.landing), wave);
+        }
         Fragment* const last = fragments_.empty() ? nullptr : &fragments_.back();
         if (last != nullptr && last->source + last->bytes == from && last->destination + last->bytes == to.offset) {
           last->bytes += to.bytes;
@@ -417,15 +421,14 @@ void DevmemStream::Launch(std::span<const Piece> pieces, std::span<const std::by
       scatter_->Advance(to.bytes);
     }
   }
-  GatherRun(destination, wave);
-  launched_ += wave.bytes;
+  GatherRun(destination, landing, wave);
   moved_ = scatter_->remaining() == 0;
   WatchWave(wave);
 }
 
-void DevmemStream::GatherRun(DeviceMemory* destination, Wave& wave) {
+void DevmemStream::GatherRun(DeviceMemory* destination, DeviceMemory* landing, Wave& wave) {
   if (destination == nullptr || fragments_.empty()) return;
-  absl::StatusOr<Event> event = queue_.device->Gather(*destination, *queue_.landing, fragments_);
+  absl::StatusOr<Event> event = queue_.device->Gather(*destination, *landing, fragments_);
   fragments_.clear();
   if (!event.ok()) {
     wave.status = event.status();
@@ -481,7 +484,6 @@ bool DevmemStream::FinishWaves() {
     std::unique_ptr<Wave> wave = std::move(waves_.front());
     waves_.pop_front();
     ReturnTokens(wave->tokens);
-    launched_ -= wave->bytes;
     const uint64_t bytes = wave->bytes, copied = wave->copied;
     absl::Status status = std::move(wave->status);
     wave->Clear();
@@ -566,8 +568,7 @@ void DevmemStream::Close() {
 
 bool DevmemStream::FinishClose() {
   if (!closing_) return false;
-  const auto moving = [](const std::unique_ptr<Wave>& wave) { return wave->left > 0; };
-  if (connect_.busy || send_.busy || peek_.busy || move_.busy || peeks_ > 0 || std::ranges::any_of(waves_, moving)) return true;
+  if (connect_.busy || send_.busy || peek_.busy || move_.busy || peeks_ > 0 || Moving()) return true;
   // The kernel takes every token back with the socket; the rule goes after it, or its last packets would meet a queue of
   // strangers.
   if (fd_.valid()) queue_.reactor->Forget(fd_.get());

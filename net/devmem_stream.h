@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// DevmemStream: a ByteStream over a TCP socket whose payload a NIC writes into the landing pool. The kernel hands out fragments
-// (offset, size, token) of it; a device gathers them to where they belong, and then their tokens go back to the kernel.
-// Bytes may also come through host memory: what arrived before the rule, or where the NIC did not split (SCM_DEVMEM_LINEAR).
-// They are as good, cost a copy, and are counted.
+// DevmemStream: a ByteStream over a TCP socket whose payload a NIC writes into its landing pool. The kernel hands out fragments
+// (dma-buf, offset, size, token) of it; a device gathers them to where they belong, and then their tokens go back to the
+// kernel. Bytes may also come through host memory: what arrived before the rule, or where the NIC did not split
+// (SCM_DEVMEM_LINEAR). They are as good, cost a copy, and are counted.
 //
 // A connection that cannot be steered is an ordinary one: everything comes as host bytes, straight into host-visible
 // destinations.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <deque>
 #include <functional>
@@ -44,17 +45,17 @@ struct DevmemCounters {
 struct DevmemQueue {
   Reactor* reactor = nullptr;
   Device* device = nullptr;
-  DeviceMemory* landing = nullptr;
   FlowSteering* steering = nullptr;
   size_t queue = 0;             // as FlowSteering counts
   uint64_t receive_buffer = 0;  // SO_RCVBUF as the kernel counts it, bytes
-  size_t max_steered = 0;       // connections the landing pool has room for
+  size_t max_steered = 0;       // connections the landing pools have room for
   size_t steered = 0;
   Time steer_again{};  // when a connection that could not be steered gives way to one that may be
   DevmemCounters* counters = nullptr;
-  std::function<absl::Status()> ready;  // whether the queues are bound at this moment, and why not
   std::function<void(const absl::Status& why)> fell_back;
-  std::function<bool(uint32_t dmabuf_id)> ours;  // whether this dma-buf is the landing pool
+  // The landing pool that is this dma-buf; nullptr: not ours. It lives as long as the streams. (Not one a queue: a connection
+  // goes to the NIC of its route, and under a bond its bytes come by several.)
+  std::function<DeviceMemory*(uint32_t dmabuf_id)> landing;
   std::span<std::byte> staging;  // where host bytes arrive; shared: its contents are taken before the next receive
   std::span<std::byte> control;
 };
@@ -90,10 +91,11 @@ class DevmemStream final : public ByteStream {
   // Bytes of the stream in order, as one receive brought them.
   struct Piece {
     bool device = false;
-    uint64_t offset = 0;  // into the landing pool; of host bytes: into what they were received to
+    uint64_t offset = 0;  // into its landing pool; of host bytes: into what they were received to
     uint32_t size = 0;
     uint32_t token = 0;
-    bool returns_token = true;  // false: more of the same fragment follows
+    bool returns_token = true;        // false: more of the same fragment follows
+    DeviceMemory* landing = nullptr;  // of device bytes
   };
 
   // What one receive brought, on its way to the destinations; ends when the device has moved all of it.
@@ -126,8 +128,12 @@ class DevmemStream final : public ByteStream {
   // One recvmsg: the bytes, 0 when there are none now. Fills pieces_; host bytes lie in `into` one after another.
   absl::StatusOr<uint64_t> Receive(std::span<iovec> into);
   absl::Status TakePieces(msghdr& message, uint64_t bytes);
-  // What the device has not yet moved pins the landing pool: no more than a receive buffer of it.
-  [[nodiscard]] bool Full() const { return launched_ > 0 && launched_ >= queue_.receive_buffer; }
+  // The device still moves what was received: nothing more is, until it has. What it holds is then one receive at most, which
+  // is as much as can wait unread, and the landing pool has room for that twice. (Bytes would not do as a measure: 1,448 of
+  // them may pin 64 KiB. The NIC goes on meanwhile, into the window.)
+  [[nodiscard]] bool Moving() const {
+    return std::ranges::any_of(waves_, [](const auto& wave) { return wave->left > 0; });
+  }
   void ContinueMove();
   // One receive of the body, sent on its way: the bytes, 0 when there are none now.
   absl::StatusOr<uint64_t> ReceiveBody();
@@ -136,7 +142,7 @@ class DevmemStream final : public ByteStream {
   void Launch(std::span<const Piece> pieces, std::span<const std::byte> host);
   [[nodiscard]] Wave& NewWave();
   void WatchWave(Wave& wave);
-  void GatherRun(DeviceMemory* destination, Wave& wave);
+  void GatherRun(DeviceMemory* destination, DeviceMemory* landing, Wave& wave);
   void PlaceHost(DeviceSpan to, std::span<const std::byte> bytes, Wave& wave);
   // Reports and clears away the waves that are done; true while the move goes on.
   bool FinishWaves();
@@ -165,7 +171,6 @@ class DevmemStream final : public ByteStream {
   bool nudged_ = false;
   uint64_t awaited_ = 0;       // bytes that a wake-up promises
   bool told_of_host_ = false;  // that bytes of a steered connection came through host memory
-  uint64_t launched_ = 0;      // bytes in waves
   std::deque<std::unique_ptr<Wave>> waves_;
   std::vector<std::unique_ptr<Wave>> spare_;
   size_t peeks_ = 0;  // reads of the device under way
@@ -174,8 +179,9 @@ class DevmemStream final : public ByteStream {
   std::vector<Piece> pieces_;
   std::vector<Fragment> fragments_;
   std::vector<iovec> iovecs_;
-  uint32_t known_dmabuf_ = 0;  // the last one that was ours
-  uint64_t tokens_ = 0;        // outstanding, of this socket
+  uint32_t known_dmabuf_ = 0;              // the last one that was ours,
+  DeviceMemory* known_landing_ = nullptr;  // and its memory
+  uint64_t tokens_ = 0;                    // outstanding, of this socket
 
   Op connect_{this, &DevmemStream::OnConnectDone};
   Op send_{this, &DevmemStream::OnSendDone};

@@ -25,7 +25,7 @@ namespace {
 constexpr Duration kPatience = std::chrono::seconds(20);
 constexpr uint64_t kPool = 1 << 20;
 constexpr uint32_t kPage = 4096;
-constexpr uint32_t kDmabuf = 7;
+constexpr uint32_t kDmabuf = 7, kOtherNics = 8;
 
 char PatternAt(uint64_t position) { return static_cast<char>((position * 2654435761u) >> 13); }
 
@@ -36,28 +36,35 @@ class PlayedKernel {
     bool device = false;
     uint64_t at = 0;  // position in the stream
     uint32_t size = 0;
-    uint64_t page = 0;    // device: where in the pool
-    uint32_t within = 0;  // what was taken already
+    bool other_nics = false;  // device: in the pool of another NIC
+    uint64_t page = 0;        // device: where in the pool
+    uint32_t within = 0;      // what was taken already
   };
 
-  void Play(int fd, DeviceMemory* pool, std::vector<std::vector<Part>> skbs, uint32_t dmabuf = kDmabuf) {
+  void Play(int fd, DeviceMemory* pool, std::vector<std::vector<Part>> skbs, uint32_t dmabuf = kDmabuf,
+            DeviceMemory* other_nics = nullptr) {
     fd_ = fd;
-    pool_ = pool;
+    pools_ = {pool, other_nics};
     skbs_ = std::move(skbs);
     dmabuf_ = dmabuf;
     for (auto& skb : skbs_) {
       for (Part& part : skb) {
         if (!part.device) continue;
         part.page = free_page_++ % (kPool / kPage) * kPage;
-        for (uint32_t i = 0; i < part.size; ++i) Pool(part.page + i) = static_cast<std::byte>(PatternAt(part.at + i));
+        for (uint32_t i = 0; i < part.size; ++i) Pool(part, part.page + i) = static_cast<std::byte>(PatternAt(part.at + i));
       }
     }
   }
   void Forget() { fd_ = -1; }
+  // From now on nothing may be received while tokens are out.
+  void WantAllBackFirst() { all_back_first_ = true; }
   [[nodiscard]] bool plays(int fd) const { return fd == fd_; }
 
   ssize_t Receive(msghdr* message, int flags) {
     EXPECT_NE(flags & uapi::kMsgSockDevmem, 0);
+    if (all_back_first_) {
+      EXPECT_EQ(outstanding(), 0u);
+    }
     if (rng_() % 8 == 0) {
       errno = EAGAIN;
       return -1;
@@ -80,7 +87,7 @@ class PlayedKernel {
         const auto size = static_cast<uint32_t>(std::min<size_t>(part.size - part.within, room));
         if (any) {
           if (control + CMSG_SPACE(sizeof(uapi::DmabufCmsg)) > control_room) goto full;
-          uapi::DmabufCmsg told{.frag_size = size, .dmabuf_id = dmabuf_};
+          uapi::DmabufCmsg told{.frag_size = size, .dmabuf_id = part.other_nics ? kOtherNics : dmabuf_};
           auto* const header = reinterpret_cast<cmsghdr*>(static_cast<char*>(message->msg_control) + control);
           *header = {.cmsg_len = CMSG_LEN(sizeof told),
                      .cmsg_level = SOL_SOCKET,
@@ -88,7 +95,7 @@ class PlayedKernel {
           if (part.device) {
             told.frag_offset = part.page + part.within;
             told.frag_token = NextToken();
-            out_[told.frag_token] = {part.page, part.within, size};
+            out_[told.frag_token] = {part, size};
           }
           std::memcpy(CMSG_DATA(header), &told, sizeof told);
           control += CMSG_SPACE(sizeof told);
@@ -120,7 +127,8 @@ class PlayedKernel {
         EXPECT_NE(entry, out_.end()) << "token " << token << " given back twice or never minted";
         if (entry == out_.end()) continue;
         // Whoever still reads it gets what the next packet brings.
-        for (uint32_t j = 0; j < entry->second.size; ++j) Pool(entry->second.page + entry->second.within + j) = std::byte{0xEE};
+        for (uint32_t j = 0; j < entry->second.size; ++j)
+          Pool(entry->second.part, entry->second.part.page + entry->second.part.within + j) = std::byte{0xEE};
         out_.erase(entry);
         ++taken;
       }
@@ -133,11 +141,10 @@ class PlayedKernel {
 
  private:
   struct Out {
-    uint64_t page;
-    uint32_t within;
+    Part part;
     uint32_t size;
   };
-  std::byte& Pool(uint64_t at) { return pool_->HostSpan(at, 1)->front(); }
+  std::byte& Pool(const Part& part, uint64_t at) { return pools_.at(part.other_nics ? 1 : 0)->HostSpan(at, 1)->front(); }
   uint32_t NextToken() {  // the lowest that is free, as the kernel's table gives them
     uint32_t token = 1;
     for (const auto& [used, out] : out_) {
@@ -157,7 +164,8 @@ class PlayedKernel {
   }
 
   int fd_ = -1;
-  DeviceMemory* pool_ = nullptr;
+  bool all_back_first_ = false;
+  std::array<DeviceMemory*, 2> pools_{};
   std::vector<std::vector<Part>> skbs_;
   uint32_t dmabuf_ = kDmabuf;
   std::map<uint32_t, Out> out_;
@@ -351,6 +359,7 @@ class DevmemStreamTest : public testing::TestWithParam<When>, public ByteStream:
         device_ = std::make_unique<MeanwhileDevice>();
     }
     pool_ = *device_->Allocate(kPool, {.name = "pool"});
+    other_nics_ = *device_->Allocate(kPool, {.name = "other NIC's pool"});
     slab_ = *device_->Allocate(kPool, {.name = "slab"});
     other_ = *device_->Allocate(kPool, {.name = "other"});
     auto reactor = Reactor::Create("test", Reactor::Backend::kEpoll);
@@ -360,14 +369,12 @@ class DevmemStreamTest : public testing::TestWithParam<When>, public ByteStream:
     control_.resize(4 << 10);  // about 100 fragments: less than some receives could bring
     queue_ = {.reactor = reactor_.get(),
               .device = device_.get(),
-              .landing = pool_.get(),
               .steering = &steering_,
               .receive_buffer = 256 << 10,
               .max_steered = 2,
               .counters = &counters_,
-              .ready = [] { return absl::OkStatus(); },
               .fell_back = [this](const absl::Status& why) { fell_back_ = why; },
-              .ours = [](uint32_t id) { return id == kDmabuf; },
+              .landing = [this](uint32_t id) { return Landing(id); },
               .staging = staging_,
               .control = control_};
     listener_ = UniqueFd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
@@ -392,6 +399,11 @@ class DevmemStreamTest : public testing::TestWithParam<When>, public ByteStream:
     thread_.join();
     device_.reset();
     kernel = nullptr;
+  }
+
+  DeviceMemory* Landing(uint32_t id) {
+    if (id == kOtherNics) return other_nics_.get();
+    return id == kDmabuf ? pool_.get() : nullptr;
   }
 
   void CloseStream() {
@@ -470,7 +482,7 @@ class DevmemStreamTest : public testing::TestWithParam<When>, public ByteStream:
 
   PlayedKernel kernel_;
   std::unique_ptr<Device> device_;
-  std::shared_ptr<DeviceMemory> pool_, slab_, other_;
+  std::shared_ptr<DeviceMemory> pool_, other_nics_, slab_, other_;
   std::unique_ptr<Reactor> reactor_;
   DevmemCounters counters_;
   Anywhere steering_;
@@ -613,6 +625,38 @@ TEST_P(DevmemStreamTest, OnlyFragmentsMeansNoCopy) {
   EXPECT_EQ(counters_.device_bytes.load(), 200'000u);
 }
 
+// Under a bond: two NICs have the same pages of their pools for the same connection.
+TEST_P(DevmemStreamTest, AFragmentIsGatheredFromTheMemoryOfItsNic) {
+  constexpr uint64_t kBody = 64 * kPage;
+  std::vector<std::vector<PlayedKernel::Part>> skbs;
+  for (uint64_t at = 0; at < kBody; at += kPage) {
+    skbs.push_back({{.device = true, .at = at, .size = kPage, .other_nics = at / kPage % 3 == 1}});
+  }
+  kernel_.Play(SocketOfStream(), pool_.get(), skbs, kDmabuf, other_nics_.get());
+  OnLoop([&] { stream_->Peek(); });
+  ASSERT_TRUE(Next("peek").ok());
+  const std::vector<DeviceSpan> places{{.memory = slab_.get(), .offset = 0, .bytes = kBody}};
+  Scatter scatter(places, 0);
+  OnLoop([&] { stream_->MoveTo(scatter); });
+  ASSERT_TRUE(Next("moved").ok());
+  const auto bytes = *slab_->HostSpan(0, kBody);
+  for (uint64_t i = 0; i < kBody; ++i) ASSERT_EQ(static_cast<char>(bytes[i]), PatternAt(i)) << i;
+}
+
+// What it holds is one receive at most: the landing pool's size is reckoned so.
+TEST_P(DevmemStreamTest, NothingIsReceivedWhileTheDeviceMoves) {
+  std::minstd_rand rng(9);
+  kernel_.Play(SocketOfStream(), pool_.get(), Skbs(200'000, 0, rng));
+  OnLoop([&] { stream_->Peek(); });
+  ASSERT_TRUE(Next("peek").ok());
+  kernel_.WantAllBackFirst();
+  const std::vector<DeviceSpan> places{{.memory = slab_.get(), .offset = 0, .bytes = 200'000}};
+  Scatter scatter(places, 0);
+  OnLoop([&] { stream_->MoveTo(scatter); });
+  ASSERT_TRUE(Next("moved").ok());
+  EXPECT_EQ(counters_.device_bytes.load(), 200'000u);
+}
+
 TEST_P(DevmemStreamTest, TheEndInMidBodyIsUnavailable) {
   std::minstd_rand rng(6);
   kernel_.Play(SocketOfStream(), pool_.get(), Skbs(50'000, 10, rng));
@@ -624,7 +668,7 @@ TEST_P(DevmemStreamTest, TheEndInMidBodyIsUnavailable) {
 
 TEST_P(DevmemStreamTest, AnothersDmaBufIsNeverGathered) {
   std::minstd_rand rng(6);
-  kernel_.Play(SocketOfStream(), pool_.get(), Skbs(5'000, 0, rng), kDmabuf + 1);
+  kernel_.Play(SocketOfStream(), pool_.get(), Skbs(5'000, 0, rng), kDmabuf + 9);
   std::memset(slab_->HostSpan(0, kPool)->data(), 0x55, kPool);
   const std::vector<DeviceSpan> places{{.memory = slab_.get(), .offset = 0, .bytes = 5'000}};
   Scatter scatter(places, 0);

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Setting up:   placement -> landing pool and its dma-buf -> a binding for each NIC -> steering -> workers -> the monitor
-// Taking down:  the monitor -> workers (every socket closed, so every token is back) -> steering -> bindings -> landing pool
+// Setting up:   placement -> for each NIC a landing pool and its dma-buf -> a binding for each -> steering -> workers -> the
+// monitor Taking down:  the monitor -> workers (every socket closed, so every token is back) -> steering -> bindings -> landing
+// pools
+//
+// No two NICs share a pool: the kernel keeps a list of free buffers for each binding, and each list has the whole dma-buf.
 //
 // The monitor looks at each NIC while data flows and, more seldom, while none does: it binds again what a reset or another tool
-// took off, and holds new requests back while three quarters of the pool are out.
+// took off, and holds new requests back while three quarters of a pool are out.
 #include "net/devmem_transport.h"
 
 #include <pthread.h>
@@ -15,6 +18,7 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <map>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -25,6 +29,7 @@
 #include "base/error.h"
 #include "net/devmem_stream.h"
 #include "net/netlink/ethtool.h"
+#include "net/rx/binding_watch.h"
 #include "net/rx/landing_pool.h"
 #include "net/rx/placement.h"
 #include "net/rx/rx_binding.h"
@@ -40,8 +45,6 @@ constexpr size_t kStaging = 8 * kMiB;
 constexpr size_t kControl = 1 * kMiB;  // 40 bytes a fragment: 26,000 of them
 constexpr Duration kLookBusy = std::chrono::milliseconds(100);
 constexpr Duration kLookIdle = std::chrono::seconds(2);
-constexpr Duration kRebindFirst = std::chrono::milliseconds(200);
-constexpr Duration kRebindMost = std::chrono::seconds(30);
 constexpr Duration kUndo = std::chrono::seconds(10);
 
 // Memory that is mapped and, but for what is written to, not there.
@@ -76,9 +79,11 @@ class DevmemTransport final : public WorkerTransport {
     if (monitor_.joinable()) monitor_.join();
     StopWorkers();
     steering_.reset();
-    for (const auto& binding : bindings_) {
-      if (const absl::Status undone = binding->Undo(Clock::now() + kUndo); !undone.ok()) {
-        options_.say(absl::StrCat("NIC ", binding->interface(), " is not wholly as it was: ", Text(undone)));
+    for (const auto& nic : nics_) {
+      if (nic->binding == nullptr) continue;
+      if (const absl::Status undone = nic->binding->Undo(Clock::now() + kUndo); !undone.ok()) {
+        options_.say(Severity::kWarning,
+                     absl::StrCat("NIC ", nic->binding->interface(), " is not wholly as it was: ", Text(undone)));
       }
     }
   }
@@ -87,29 +92,27 @@ class DevmemTransport final : public WorkerTransport {
     DEVMEM_ASSIGN_OR_RETURN(
         const Placement placement,
         ChoosePlacement({.interfaces = options_.interfaces, .queues = options_.queues, .near_pci = options_.near_pci}));
-    for (const std::string& note : placement.notes) options_.say(note);
-    DEVMEM_RETURN_IF_ERROR(MakePool(placement, workers.connections));
-    for (const NicPlacement& nic : placement.nics) {
-      DEVMEM_ASSIGN_OR_RETURN(
-          auto binding,
-          RxBinding::Create({.interface = nic.interface,
-                             .queues = nic.queues,
-                             .dmabuf_fd = dmabuf_.get(),
-                             .page_size = demand_.page_size > PageSize() ? static_cast<uint32_t>(demand_.page_size) : 0,
-                             .journal_folder = options_.journal_folder}));
-      ids_.insert(binding->dmabuf_id());
-      bindings_.push_back(std::move(binding));
+    for (const std::string& note : placement.notes) options_.say(Severity::kInfo, note);
+    size_t queues = 0;
+    for (const NicPlacement& place : placement.nics) queues += place.queues.size();
+    for (const NicPlacement& place : placement.nics) {
+      auto nic = std::make_unique<Nic>();
+      // All workers' connections may come by this NIC, by its route.
+      nic->demand = {.queues = place.queues.size(),
+                     .connections = (queues * workers.connections + place.queues.size() - 1) / place.queues.size()};
+      DEVMEM_RETURN_IF_ERROR(MakePool(place, *nic));
+      nics_.push_back(std::move(nic));
     }
-    // A NIC may have taken smaller buffers than asked for: then the rings hold less, and connections may have more.
-    for (const auto& binding : bindings_) posted_ += binding->posted() * binding->page_size();
-    demand_.page_size = bindings_.front()->page_size();
-    DEVMEM_ASSIGN_OR_RETURN(const uint64_t room, ReceiveBufferFor(landing_->bytes(), demand_, kLeastReceiveBuffer));
-    demand_.receive_buffer = std::min(room, kReceiveBuffer);
-    options_.say(absl::StrCat("landing pool: ", landing_->bytes(), " bytes for ", LandingPoolSize(demand_).ToString(),
-                              "; the rings hold ", posted_, " bytes"));
-    std::vector<RxBinding*> raw;
-    for (const auto& binding : bindings_) raw.push_back(binding.get());
-    DEVMEM_ASSIGN_OR_RETURN(steering_, FlowSteering::Create(raw, options_.steering));
+    std::vector<RxBinding*> bindings;
+    receive_buffer_ = kReceiveBuffer;
+    for (size_t i = 0; i < nics_.size(); ++i) {
+      DEVMEM_RETURN_IF_ERROR(Bind(placement.nics[i], *nics_[i]));
+      bindings.push_back(nics_[i]->binding.get());
+      // A connection's is chosen before its route is known, and under a bond it has several: what suits them all.
+      receive_buffer_ = std::min(receive_buffer_, nics_[i]->demand.receive_buffer);
+    }
+    DEVMEM_ASSIGN_OR_RETURN(steering_,
+                            FlowSteering::Create(bindings, options_.steering, [this](size_t nic) { return Ready(nic); }));
     DEVMEM_RETURN_IF_ERROR(StartQueues(workers));
     monitor_ = std::thread([this] { Monitor(); });
     pthread_setname_np(monitor_.native_handle(), "rx-monitor");
@@ -119,7 +122,9 @@ class DevmemTransport final : public WorkerTransport {
   [[nodiscard]] PathInfo path() override {
     PathInfo info{.name = "devmem"};
     std::vector<std::string> parts;
-    for (const auto& binding : bindings_) {
+    for (const auto& each : nics_) {
+      RxBinding* const binding = each->binding.get();
+      info.landing_pool += each->landing->bytes();
       PathInfo::Nic nic{.interface = binding->interface(),
                         .driver = binding->driver(),
                         .dmabuf_id = binding->dmabuf_id(),
@@ -144,11 +149,11 @@ class DevmemTransport final : public WorkerTransport {
                                    nic.intact ? "" : absl::StrCat(", NOT bound now: ", nic.why)));
       info.nics.push_back(std::move(nic));
     }
-    info.landing_pool = landing_->bytes();
     utsname kernel{};
     uname(&kernel);
-    info.reason = absl::StrCat("device-memory TCP on ", absl::StrJoin(parts, ", "), "; landing pool of ",
-                               landing_->bytes() / kMiB, " MiB on ", std::string(device_->name()), "; kernel ", kernel.release);
+    info.reason = absl::StrCat("device-memory TCP on ", absl::StrJoin(parts, ", "),
+                               nics_.size() == 1 ? "; landing pool of " : "; landing pools of ", info.landing_pool / kMiB,
+                               " MiB on ", std::string(device_->name()), "; kernel ", kernel.release);
     const auto get = [](const std::atomic<uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
     info.counters = {.device_bytes = get(counters_.device_bytes),
                      .host_bytes = get(counters_.host_bytes),
@@ -167,6 +172,16 @@ class DevmemTransport final : public WorkerTransport {
   }
 
  private:
+  // With the memory that it alone writes to. `ready` is guarded by mutex_; all else is as SetUp() left it.
+  struct Nic {
+    PoolDemand demand;
+    std::shared_ptr<DeviceMemory> landing;
+    UniqueFd dmabuf;
+    std::unique_ptr<RxBinding> binding;
+    uint64_t posted = 0;  // bytes the rings held just after the bind
+    absl::Status ready;   // whether it is bound now, and why not
+  };
+
   struct Queue {
     DevmemQueue stream;
     Reserved staging{kStaging};
@@ -176,26 +191,23 @@ class DevmemTransport final : public WorkerTransport {
   static uint64_t PageSize() { return static_cast<uint64_t>(sysconf(_SC_PAGESIZE)); }
 
   // The pool that suits the connections; where that is refused and nobody asked for so much, half of it, and so on.
-  absl::Status MakePool(const Placement& placement, size_t connections) {
+  absl::Status MakePool(const NicPlacement& place, Nic& nic) {
     DEVMEM_ASSIGN_OR_RETURN(const std::unique_ptr<Ethtool> ethtool, Ethtool::Open());
-    demand_ = {.connections = connections, .receive_buffer = kReceiveBuffer};
-    for (const NicPlacement& nic : placement.nics) {
-      DEVMEM_ASSIGN_OR_RETURN(const Rings rings, ethtool->GetRings(nic.interface));
-      demand_.queues += nic.queues.size();
-      demand_.ring = std::max<uint64_t>(demand_.ring, rings.rx);
-    }
+    DEVMEM_ASSIGN_OR_RETURN(const Rings rings, ethtool->GetRings(place.interface));
+    PoolDemand& demand = nic.demand;
+    demand.ring = rings.rx;
     absl::Status refused;
     for (const uint64_t page : {uint64_t{kLargestPage}, PageSize()}) {
-      demand_.page_size = page;
-      demand_.receive_buffer = kReceiveBuffer;
-      uint64_t bytes = options_.landing_pool != 0 ? options_.landing_pool : LandingPoolSize(demand_).bytes();
+      demand.page_size = page;
+      demand.receive_buffer = kReceiveBuffer;
+      uint64_t bytes = options_.landing_pool != 0 ? options_.landing_pool : LandingPoolSize(demand).bytes();
       while (true) {
-        const absl::StatusOr<uint64_t> room = ReceiveBufferFor(bytes, demand_, kLeastReceiveBuffer);
+        const absl::StatusOr<uint64_t> room = ReceiveBufferFor(bytes, demand, kLeastReceiveBuffer);
         if (!room.ok()) {
           if (refused.ok() || options_.landing_pool != 0) refused = room.status();
           break;
         }
-        refused = Allocate(bytes, page > PageSize());
+        refused = Allocate(bytes, page > PageSize(), nic);
         if (refused.ok()) return absl::OkStatus();
         if (options_.landing_pool != 0 || page > PageSize()) break;  // huge pages: those set aside or none
         bytes /= 2;
@@ -204,16 +216,38 @@ class DevmemTransport final : public WorkerTransport {
     return refused;
   }
 
-  absl::Status Allocate(uint64_t bytes, bool huge_pages) {
-    DEVMEM_ASSIGN_OR_RETURN(landing_,
+  absl::Status Allocate(uint64_t bytes, bool huge_pages, Nic& nic) {
+    DEVMEM_ASSIGN_OR_RETURN(nic.landing,
                             device_->Allocate(bytes, {.name = "landing-pool", .dma_buf = true, .huge_pages = huge_pages}));
-    DEVMEM_ASSIGN_OR_RETURN(dmabuf_, landing_->ExportDmaBuf());
+    DEVMEM_ASSIGN_OR_RETURN(nic.dmabuf, nic.landing->ExportDmaBuf());
+    return absl::OkStatus();
+  }
+
+  absl::Status Bind(const NicPlacement& place, Nic& nic) {
+    PoolDemand& demand = nic.demand;
+    DEVMEM_ASSIGN_OR_RETURN(
+        nic.binding,
+        RxBinding::Create({.interface = place.interface,
+                           .queues = place.queues,
+                           .dmabuf_fd = nic.dmabuf.get(),
+                           .page_size = demand.page_size > PageSize() ? static_cast<uint32_t>(demand.page_size) : 0,
+                           .journal_folder = options_.journal_folder}));
+    landings_[nic.binding->dmabuf_id()] = nic.landing.get();
+    // It may have taken smaller buffers than asked for: then the rings hold less, and connections may have more.
+    demand.page_size = nic.binding->page_size();
+    nic.posted = nic.binding->posted() * demand.page_size;
+    DEVMEM_ASSIGN_OR_RETURN(const uint64_t room, ReceiveBufferFor(nic.landing->bytes(), demand, kLeastReceiveBuffer));
+    demand.receive_buffer = std::min(room, kReceiveBuffer);
+    options_.say(Severity::kInfo, absl::StrCat("landing pool of ", place.interface, ": ", nic.landing->bytes(), " bytes for ",
+                                               LandingPoolSize(demand).ToString(), "; the rings hold ", nic.posted, " bytes"));
     return absl::OkStatus();
   }
 
   absl::Status StartQueues(const WorkerOptions& workers) {
     std::vector<BoundQueue> bound;
-    for (const auto& binding : bindings_) bound.insert(bound.end(), binding->queues().begin(), binding->queues().end());
+    for (const auto& nic : nics_) {
+      bound.insert(bound.end(), nic->binding->queues().begin(), nic->binding->queues().end());
+    }
     for (size_t i = 0; i < bound.size(); ++i) {
       auto queue = std::make_unique<Queue>();
       if (queue->staging.span().empty() || queue->control.span().empty()) {
@@ -221,15 +255,13 @@ class DevmemTransport final : public WorkerTransport {
                          {.length = kStaging + kControl});
       }
       queue->stream = {.device = device_.get(),
-                       .landing = landing_.get(),
                        .steering = steering_.get(),
                        .queue = i,
-                       .receive_buffer = demand_.receive_buffer,
+                       .receive_buffer = receive_buffer_,
                        .max_steered = workers.connections,
                        .counters = &counters_,
-                       .ready = [this] { return Ready(); },
                        .fell_back = [this](const absl::Status& why) { FellBack(why); },
-                       .ours = [this](uint32_t id) { return Ours(id); },
+                       .landing = [this](uint32_t id) { return Landing(id); },
                        .staging = queue->staging.span(),
                        .control = queue->control.span()};
       queues_.push_back(std::move(queue));
@@ -257,75 +289,66 @@ class DevmemTransport final : public WorkerTransport {
                            &set);  // refused in a cpuset without them: then it runs anywhere
   }
 
-  absl::Status Ready() {
+  absl::Status Ready(size_t nic) {
     std::lock_guard lock(mutex_);
-    return not_ready_;
+    return nics_[nic]->ready;
   }
 
-  bool Ours(uint32_t id) {
-    std::lock_guard lock(mutex_);
-    return ids_.contains(id);
+  DeviceMemory* Landing(uint32_t id) {
+    const auto find = [this, id]() -> DeviceMemory* {
+      std::lock_guard lock(mutex_);
+      const auto found = landings_.find(id);
+      return found == landings_.end() ? nullptr : found->second;
+    };
+    if (DeviceMemory* const known = find(); known != nullptr) return known;
+    std::lock_guard until_bound(rebinding_);  // payload may be here before the answer that tells the id
+    return find();
   }
 
   void FellBack(const absl::Status& why) {
     bool first = false;
     {
       std::lock_guard lock(mutex_);
-      first = std::exchange(last_fall_back_, Text(why)) != Text(why);
+      last_fall_back_ = Text(why);
+      first = told_.insert(CauseOf(why)).second;
       look_now_ = true;
     }
     wake_.notify_all();
-    if (first) options_.say(absl::StrCat("a connection falls back to host memory: ", Text(why)));
+    if (first) options_.say(Severity::kWarning, absl::StrCat("a connection falls back to host memory: ", Text(why)));
   }
 
   void Monitor() {
-    std::vector<Time> next_rebind(bindings_.size());
-    std::vector<Duration> backoff(bindings_.size(), kRebindFirst);
+    std::vector<BindingWatch> watches;
+    for (const auto& nic : nics_) {
+      watches.emplace_back(
+          *nic->binding, [this, &nic = *nic] { return Rebind(nic); }, options_.say);
+    }
     uint64_t receives = 0;
-    bool holding = false;
+    bool holding = false, lost = false;
     while (true) {
       const uint64_t now_received = counters_.receives.load(std::memory_order_relaxed);
       const bool busy = std::exchange(receives, now_received) != now_received;
       {
         std::unique_lock lock(mutex_);
-        wake_.wait_for(lock, busy || holding || !not_ready_.ok() ? kLookBusy : kLookIdle,
-                       [this] { return stopping_ || look_now_; });
+        wake_.wait_for(lock, busy || holding || lost ? kLookBusy : kLookIdle, [this] { return stopping_ || look_now_; });
         if (stopping_) return;
         look_now_ = false;
       }
-      absl::Status broken;
-      uint64_t out = 0;
-      for (size_t i = 0; i < bindings_.size(); ++i) {
-        RxBinding& binding = *bindings_[i];
-        const absl::StatusOr<RxState> state = binding.Look();
-        if (state.ok() && state->intact) {
-          // Buffers that page pools keep for reuse count as inflight, and are as good as free.
-          const uint64_t kept = binding.posted() + MostKept({.queues = binding.queues().size(), .ring = demand_.ring});
-          out += (state->inflight - std::min(state->inflight, kept)) * binding.page_size();
-          backoff[i] = kRebindFirst;
-          continue;
-        }
-        const std::string why = state.ok() ? state->why : Text(state.status());
-        broken = MakeError(absl::StatusCode::kFailedPrecondition,
-                           absl::StrCat("the Rx queues of ", binding.interface(), " are not bound: ", why),
-                           {.object = binding.interface(), .cause = "binding lost"});
-        if (Clock::now() < next_rebind[i]) continue;
-        const absl::Status again = binding.Rebind(dmabuf_.get());
-        if (again.ok()) {
+      bool full = false;
+      lost = false;
+      for (size_t i = 0; i < nics_.size(); ++i) {
+        Nic& nic = *nics_[i];
+        const BindingWatch::Seen seen = watches[i].Look(Clock::now());
+        lost |= !seen.ready.ok();
+        {
           std::lock_guard lock(mutex_);
-          ids_.insert(binding.dmabuf_id());
-          broken = absl::OkStatus();
+          nic.ready = seen.ready;
         }
-        options_.say(again.ok() ? absl::StrCat("bound ", binding.interface(), " again after: ", why)
-                                : absl::StrCat("cannot bind ", binding.interface(), " again (", why, "): ", Text(again)));
-        next_rebind[i] = Clock::now() + backoff[i];
-        backoff[i] = std::min(backoff[i] * 2, kRebindMost);
+        // Buffers that page pools keep for reuse count as inflight, and are as good as free.
+        const uint64_t kept = nic.binding->posted() + MostKept(nic.demand);
+        const uint64_t out = (seen.inflight - std::min(seen.inflight, kept)) * nic.binding->page_size();
+        full |= out > (nic.landing->bytes() - nic.posted) / 4 * 3;
       }
-      {
-        std::lock_guard lock(mutex_);
-        not_ready_ = broken;
-      }
-      const bool full = out > (landing_->bytes() - posted_) / 4 * 3;
       if (full != holding) {
         holding = full;
         Hold(holding);
@@ -333,25 +356,31 @@ class DevmemTransport final : public WorkerTransport {
     }
   }
 
+  absl::Status Rebind(const Nic& nic) {
+    std::lock_guard binding(rebinding_);
+    absl::Status again = nic.binding->Rebind(nic.dmabuf.get());
+    std::lock_guard lock(mutex_);
+    landings_[nic.binding->dmabuf_id()] = nic.landing.get();  // also of a bind after which something else failed
+    return again;
+  }
+
   const DevmemOptions options_;
   const std::shared_ptr<Device> device_;
   DevmemCounters counters_;
-  PoolDemand demand_;
-  uint64_t posted_ = 0;  // bytes the rings held just after the bind
-  std::shared_ptr<DeviceMemory> landing_;
-  UniqueFd dmabuf_;
-  std::vector<std::unique_ptr<RxBinding>> bindings_;
+  std::vector<std::unique_ptr<Nic>> nics_;
+  uint64_t receive_buffer_ = 0;
   std::unique_ptr<FlowSteering> steering_;
   std::vector<std::unique_ptr<Queue>> queues_;
 
+  std::mutex rebinding_;  // held by the monitor from before a bind until its id is known. Taken before:
   std::mutex mutex_;
   std::condition_variable wake_;
   // Guarded by mutex_.
   bool stopping_ = false;
   bool look_now_ = false;
-  absl::Status not_ready_;
   std::string last_fall_back_;
-  std::set<uint32_t> ids_;  // every dma-buf id the landing pool had
+  std::set<std::string> told_;                  // causes of falling back that were said
+  std::map<uint32_t, DeviceMemory*> landings_;  // by every dma-buf id they had
   std::thread monitor_;
 };
 

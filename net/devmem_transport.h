@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The devmem transport: NICs write payload into one landing pool by device-memory TCP, a device gathers it into slabs, and the
-// CPU never touches it. One worker a bound Rx queue.
+// The devmem transport: each NIC writes payload into its landing pool by device-memory TCP, a device gathers it into slabs, and
+// the CPU never touches it. One worker a bound Rx queue.
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -13,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "gpu/device.h"
 #include "net/rx/flow_steering.h"
+#include "net/rx/say.h"
 #include "net/worker_transport.h"
 
 namespace devmem {
@@ -21,16 +21,16 @@ struct DevmemOptions {
   std::vector<std::string> interfaces;  // empty: choose
   size_t queues = 4;                    // of each NIC, at most
   SteeringOptions steering;
-  uint64_t landing_pool = 0;  // bytes; 0: what the connections can pin, or as much as there is
+  uint64_t landing_pool = 0;  // bytes of each NIC's; 0: what the connections can pin, or as much as there is
   std::string journal_folder = "/run/devmem-loader";
-  std::string near_pci;                                                 // the GPU's PCI address; empty: none
-  std::function<void(std::string_view)> say = [](std::string_view) {};  // what an operator should read; from any thread
+  std::string near_pci;  // the GPU's PCI address; empty: none
+  Say say = [](Severity, std::string_view) {};
 };
 
-// Chooses NICs and queues, allocates the landing pool, binds it, starts the workers. `workers.workers` and `.backend` are not
-// looked at: there is a worker for every bound queue, on epoll. kFailedPrecondition, kUnimplemented or kPermissionDenied with
-// the reason where this machine cannot; then nothing was changed. Destroying it closes all connections, joins the workers and
-// puts the NICs back; every read must be done by then.
+// Chooses NICs and queues, allocates their landing pools, binds them, starts the workers. `workers.workers` and `.backend` are
+// not looked at: there is a worker for every bound queue, on epoll. kFailedPrecondition, kUnimplemented or kPermissionDenied
+// with the reason where this machine cannot; then nothing was changed. Destroying it closes all connections, joins the workers
+// and puts the NICs back; every read must be done by then.
 [[nodiscard]] absl::StatusOr<std::unique_ptr<Transport>> MakeDevmemTransport(const WorkerOptions& workers,
                                                                              const DevmemOptions& options,
                                                                              std::shared_ptr<Device> device);

@@ -7,6 +7,7 @@ devmem_unit(net_rx_journal
   HDRS rx/rx_journal.h SRCS rx/rx_journal.cc
   DEPS base_error base_unique_fd net_ethtool net_flow_rules nlohmann_json::nlohmann_json
   TEST rx/rx_journal_test.cc)
+devmem_unit(net_rx_say HDRS rx/say.h SRCS rx/say.cc DEPS base_error TEST rx/say_test.cc)
 devmem_unit(net_rx_queue_use HDRS rx/queue_use.h SRCS rx/queue_use.cc DEPS net_rx_kernel)
 devmem_unit(net_rx_irq_cpus HDRS rx/irq_cpus.h SRCS rx/irq_cpus.cc DEPS absl::strings TEST rx/irq_cpus_test.cc)
 devmem_unit(net_rx_binding
@@ -14,6 +15,10 @@ devmem_unit(net_rx_binding
   SRCS rx/rx_binding.cc rx/recover.cc rx/nic_settings.cc rx/put_back.cc
   DEPS net_rx_irq_cpus net_rx_journal net_rx_kernel net_rx_queue_use
   TEST rx/rx_binding_test.cc)
+devmem_unit(net_rx_binding_watch
+  HDRS rx/binding_watch.h SRCS rx/binding_watch.cc
+  DEPS net_rx_binding net_rx_say
+  TEST rx/binding_watch_test.cc)
 devmem_unit(net_rx_placement
   HDRS rx/placement.h rx/placement_on.h SRCS rx/placement.cc
   DEPS net_rx_kernel net_rx_queue_use net_route

@@ -40,6 +40,10 @@ uint64_t HalfOfMemory() {
 
 size_t DefaultWorkers() { return std::clamp<size_t>(std::thread::hardware_concurrency() / 2, 1, 8); }
 
+void SayInLog(Severity severity, std::string_view line) {
+  spdlog::log(severity == Severity::kWarning ? spdlog::level::warn : spdlog::level::info, "{}", line);
+}
+
 class DaemonImpl final : public Daemon {
  public:
   explicit DaemonImpl(const DaemonOptions& options)
@@ -125,7 +129,7 @@ class DaemonImpl final : public Daemon {
                                          .steering = options_.steering,
                                          .landing_pool = options_.landing_pool,
                                          .journal_folder = options_.journal_folder,
-                                         .say = [](std::string_view line) { spdlog::info("{}", line); }},
+                                         .say = SayInLog},
                                         device_);
       if (devmem.ok()) {
         transport_ = *std::move(devmem);

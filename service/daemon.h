@@ -38,7 +38,7 @@ struct DaemonOptions {
   std::vector<std::string> interfaces;                // devmem: NICs, bonds or VLANs; empty: choose
   size_t queues = 4;                                  // devmem: Rx queues of each NIC, at most, and so receive threads
   SteeringOptions steering;                           // devmem
-  uint64_t landing_pool = 0;                          // devmem: bytes; 0: what the connections can pin
+  uint64_t landing_pool = 0;                          // devmem: bytes a NIC; 0: what the connections can pin
   std::string journal_folder = "/run/devmem-loader";  // devmem: what was done to NICs, for the start after a SIGKILL
   size_t workers = 0;                                 // copy: receive threads; 0: half the cores, at least 1, at most 8
   size_t connections = 16;                            // to one origin, a worker

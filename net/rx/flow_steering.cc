@@ -111,8 +111,8 @@ sockaddr_storage AsTheNicSees(const sockaddr_storage& address) {
 
 class Steering final : public FlowSteering {
  public:
-  Steering(std::vector<RxBinding*> bindings, const SteeringOptions& options, Routing routing)
-      : bindings_(std::move(bindings)), mode_(options.mode), routing_(std::move(routing)) {
+  Steering(std::vector<RxBinding*> bindings, const SteeringOptions& options, Routing routing, Ready ready)
+      : bindings_(std::move(bindings)), mode_(options.mode), routing_(std::move(routing)), ready_(std::move(ready)) {
     for (size_t binding = 0; binding < bindings_.size(); ++binding) {
       for (size_t rank = 0; rank < bindings_[binding]->queues().size(); ++rank) {
         queues_.push_back({binding, rank});
@@ -229,6 +229,23 @@ class Steering final : public FlowSteering {
         {.object = interface, .cause = "route by another NIC", .action = "bind that NIC too, or change the route"});
   }
 
+  // Those whose NIC has its binding now. Another's loss is no matter; under a bond it is enough that one has it, for what comes
+  // by the others is only copied.
+  absl::StatusOr<std::vector<size_t>> OfReadyNics(const std::vector<size_t>& queues) const {
+    std::vector<size_t> ready;
+    absl::Status why;
+    for (const size_t queue : queues) {
+      absl::Status status = ready_(queues_[queue].binding);
+      if (status.ok()) {
+        ready.push_back(queue);
+      } else if (why.ok()) {
+        why = std::move(status);
+      }
+    }
+    if (ready.empty()) return why;
+    return ready;
+  }
+
   std::string Bound() const {
     std::set<std::string> names;
     for (const RxBinding* binding : bindings_) names.insert(binding->interface());
@@ -309,6 +326,7 @@ class Steering final : public FlowSteering {
   const std::vector<RxBinding*> bindings_;
   const SteerMode mode_;
   const Routing routing_;
+  const Ready ready_;
   std::vector<QueueAt> queues_;              // all bindings', one after another
   std::vector<sockaddr_storage> addresses_;  // kAddress: by queue
   std::vector<Held> address_rules_;
@@ -328,7 +346,8 @@ absl::StatusOr<std::unique_ptr<FlowSteering::Lease>> Steering::Steer(int socket,
                      {.object = route.interface, .cause = "local peer", .action = "nothing; it comes by host memory"});
   }
   auto lease = std::make_unique<LeaseImpl>(*this, route.interface);
-  DEVMEM_ASSIGN_OR_RETURN(lease->queues_, QueuesUnder(route.interface, queue));
+  DEVMEM_ASSIGN_OR_RETURN(const std::vector<size_t> under, QueuesUnder(route.interface, queue));
+  DEVMEM_ASSIGN_OR_RETURN(lease->queues_, OfReadyNics(under));
   if (mode_ == SteerMode::kConnection) {
     for (const size_t each : lease->queues_) DEVMEM_RETURN_IF_ERROR(HasRoom(*bindings_[queues_[each].binding]));
   }
@@ -365,15 +384,16 @@ std::string InterfaceOf(const sockaddr_storage& address) {
 }
 
 absl::StatusOr<std::unique_ptr<FlowSteering>> CreateFlowSteering(std::vector<RxBinding*> bindings,
-                                                                 const SteeringOptions& options, Routing routing) {
-  auto steering = std::make_unique<Steering>(std::move(bindings), options, std::move(routing));
+                                                                 const SteeringOptions& options, Routing routing,
+                                                                 FlowSteering::Ready ready) {
+  auto steering = std::make_unique<Steering>(std::move(bindings), options, std::move(routing), std::move(ready));
   DEVMEM_RETURN_IF_ERROR(steering->Start(options));
   return steering;
 }
 
 absl::StatusOr<std::unique_ptr<FlowSteering>> FlowSteering::Create(std::vector<RxBinding*> bindings,
-                                                                   const SteeringOptions& options) {
-  return CreateFlowSteering(std::move(bindings), options, {});
+                                                                   const SteeringOptions& options, Ready ready) {
+  return CreateFlowSteering(std::move(bindings), options, {}, std::move(ready));
 }
 
 }  // namespace devmem

@@ -7,6 +7,7 @@
 // Threads: thread-safe.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -35,15 +36,18 @@ class FlowSteering {
     [[nodiscard]] virtual absl::Status Check(uint32_t napi_id) const = 0;
   };
 
+  // Whether a binding is bound at this moment, and why not; from any thread.
+  using Ready = std::function<absl::Status(size_t binding)>;
+
   // `bindings` must outlive it. In kAddress mode inserts the rules.
-  [[nodiscard]] static absl::StatusOr<std::unique_ptr<FlowSteering>> Create(std::vector<RxBinding*> bindings,
-                                                                            const SteeringOptions& options);
+  [[nodiscard]] static absl::StatusOr<std::unique_ptr<FlowSteering>> Create(
+      std::vector<RxBinding*> bindings, const SteeringOptions& options, Ready ready = [](size_t) { return absl::OkStatus(); });
   virtual ~FlowSteering() = default;
 
   // Binds `socket`, not yet connected, to a local address and port and to the route's interface, and steers what `peer` will
   // send it to the queue (index over all bindings' queues; a route by another NIC takes that NIC's queue of the same rank).
-  // kResourceExhausted when no rule is left, kFailedPrecondition when the route leaves by none of the bound NICs: the socket is
-  // then still good for an ordinary connection.
+  // kResourceExhausted when no rule is left, kFailedPrecondition when the route leaves by none of the bound NICs, the reason of
+  // Ready when by none that is bound at this moment: the socket is then still good for an ordinary connection.
   [[nodiscard]] virtual absl::StatusOr<std::unique_ptr<Lease>> Steer(int socket, const sockaddr* peer, socklen_t length,
                                                                      size_t queue) = 0;
 };

@@ -22,6 +22,7 @@ struct Routing {
 };
 
 [[nodiscard]] absl::StatusOr<std::unique_ptr<FlowSteering>> CreateFlowSteering(std::vector<RxBinding*> bindings,
-                                                                               const SteeringOptions& options, Routing routing);
+                                                                               const SteeringOptions& options, Routing routing,
+                                                                               FlowSteering::Ready ready);
 
 }  // namespace devmem

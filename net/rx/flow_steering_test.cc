@@ -47,6 +47,7 @@ class FakeBinding final : public RxBinding {
   [[nodiscard]] size_t rules() const override { return table_.size(); }
   absl::StatusOr<RxState> Look() override { return state_; }
   absl::Status Rebind(int) override { return absl::OkStatus(); }
+  void LetGo() override {}
   absl::Status Undo(Time) override { return absl::OkStatus(); }
 
   std::vector<std::string> Rules() const {
@@ -83,9 +84,12 @@ sockaddr_storage Peer(const char* address, uint16_t port) {
 class FlowSteeringTest : public ::testing::Test {
  protected:
   std::unique_ptr<FlowSteering> Make(std::vector<RxBinding*> bindings, const SteeringOptions& options = {}) {
-    auto steering = CreateFlowSteering(std::move(bindings), options, Fake());
+    auto steering = CreateFlowSteering(std::move(bindings), options, Fake(), Ready());
     EXPECT_TRUE(steering.ok()) << steering.status();
     return steering.ok() ? *std::move(steering) : nullptr;
+  }
+  FlowSteering::Ready Ready() {
+    return [this](size_t binding) { return ready_.at(binding); };
   }
   Routing Fake() {
     return {.route_to = [this](const sockaddr* peer, socklen_t) -> absl::StatusOr<Route> {
@@ -123,6 +127,7 @@ class FlowSteeringTest : public ::testing::Test {
 
   FakeBinding a_{"eth0", {6, 7}, 100};
   FakeBinding b_{"eth1", {3}, 200};
+  std::vector<absl::Status> ready_{2};
   std::vector<std::string> devices_ = {"eth0"};
   bool local_ = false;
   UniqueFd socket_;
@@ -169,6 +174,25 @@ TEST_F(FlowSteeringTest, ABondsMembersAllGetTheRule) {
   b_.refuse_ = absl::ResourceExhaustedError("no room");
   EXPECT_EQ(Steer(*steering, 0).status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(a_.Rules(), IsEmpty());
+}
+
+TEST_F(FlowSteeringTest, OnlyTheNicsOfTheRouteNeedTheirBinding) {
+  const auto steering = Make({&a_, &b_});
+  ready_[1] = absl::FailedPreconditionError("eth1 lost its binding");
+  EXPECT_TRUE(Steer(*steering, 0).ok()) << "by eth0";
+  devices_ = {"eth1"};
+  EXPECT_EQ(Steer(*steering, 0).status(), ready_[1]);
+  EXPECT_EQ(Device(), "") << "still good for an ordinary connection";
+  EXPECT_THAT(b_.Rules(), IsEmpty());
+  devices_ = {"eth0", "eth1"};  // a bond: by the member that has it
+  const auto lease = Steer(*steering, 2);
+  ASSERT_TRUE(lease.ok()) << lease.status();
+  EXPECT_EQ((*lease)->queue(), 0);
+  EXPECT_THAT(a_.Rules(), SizeIs(1));
+  EXPECT_THAT(b_.Rules(), IsEmpty());
+  ready_[1] = absl::OkStatus();
+  devices_ = {"eth1"};
+  EXPECT_TRUE(Steer(*steering, 0).ok()) << "it has it again";
 }
 
 TEST_F(FlowSteeringTest, SixToo) {
@@ -252,12 +276,12 @@ TEST_F(FlowSteeringTest, AddressesAreChecked) {
       {{"127.0.0.1", "localhost"}, "no IPv4 or IPv6 address"},
   };
   for (const auto& row : table) {
-    const auto steering = CreateFlowSteering({&a_}, {.mode = SteerMode::kAddress, .addresses = row.addresses}, Fake());
+    const auto steering = CreateFlowSteering({&a_}, {.mode = SteerMode::kAddress, .addresses = row.addresses}, Fake(), Ready());
     EXPECT_EQ(steering.status().code(), absl::StatusCode::kInvalidArgument);
     EXPECT_THAT(Text(steering.status()), HasSubstr(row.said));
     EXPECT_THAT(a_.Rules(), IsEmpty());
   }
-  EXPECT_EQ(CreateFlowSteering({}, {}, Fake()).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(CreateFlowSteering({}, {}, Fake(), Ready()).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST_F(FlowSteeringTest, TheInterfaceOfAnAddressIsFound) {

@@ -9,6 +9,9 @@
 //   6. rules, as connections come
 //
 // Undo is put_back.cc, from the journal, also for a set-up that failed on its way.
+//
+// A NIC that is gone and comes back by its name (a driver reloaded) has another index and none of this: it is set up anew, in
+// the same order, with a journal of its own.
 #include "net/rx/rx_binding.h"
 
 #include <unistd.h>
@@ -36,6 +39,7 @@ namespace {
 using std::chrono::seconds;
 
 constexpr Duration kUndoPatience = seconds(10);
+constexpr Duration kSuccessorPatience = seconds(1);  // connections wait for their rules meanwhile; a queue restarts in 13 ms
 
 // Our own names for rules whose location another rule of ours had before (Rebind may have to move them).
 constexpr uint32_t kMovedHandles = 0x8000'0000;
@@ -72,11 +76,12 @@ class Binding final : public RxBinding {
     DEVMEM_ASSIGN_OR_RETURN(link_, kernel_->FindLink(options_.interface));
     DEVMEM_RETURN_IF_ERROR(LinkIsUp(link_));
     DEVMEM_ASSIGN_OR_RETURN(driver_, kernel_->ethtool().Driver(link_.interface));
-    DEVMEM_RETURN_IF_ERROR(QueuesAreFree());
+    DEVMEM_RETURN_IF_ERROR(QueuesAreFree(link_));
     DEVMEM_ASSIGN_OR_RETURN(journal_, RxJournal::Here(link_.interface, link_.ifindex));
     journal_.queues = options_.queues;
     DEVMEM_ASSIGN_OR_RETURN(file_, RxJournalFile::Make(options_.journal_folder, journal_));
-    absl::Status status = ChangeNic();
+    absl::Status status = ChangeNic(options_.dmabuf_fd);
+    if (status.ok()) status = LearnQueues();
     if (status.ok()) return status;
     const absl::Status undone = Undo(Clock::now() + kUndoPatience);
     if (undone.ok()) return WithObject(status, link_.interface);
@@ -156,17 +161,25 @@ class Binding final : public RxBinding {
   absl::Status Rebind(int dmabuf_fd) override {
     const std::scoped_lock lock(kernel_mutex_, rules_mutex_);
     if (file_ == nullptr) return Undone();
-    DEVMEM_ASSIGN_OR_RETURN(link_, kernel_->FindLink(link_.ifindex));
+    absl::StatusOr<Link> link = kernel_->FindLink(link_.ifindex);
+    if (link.status().code() == absl::StatusCode::kNotFound) return BindItsSuccessor(dmabuf_fd);
+    DEVMEM_RETURN_IF_ERROR(link.status());
+    link_ = *std::move(link);
     DEVMEM_RETURN_IF_ERROR(LinkIsUp(link_));
     RxState state;
     DEVMEM_RETURN_IF_ERROR(LookAtQueues(link_, state));
     const bool bound = state.why.empty();
-    if (!bound) DEVMEM_RETURN_IF_ERROR(LetGo());
+    if (!bound) DEVMEM_RETURN_IF_ERROR(MakeWay());
     DEVMEM_ASSIGN_OR_RETURN(const Rings rings, kernel_->ethtool().GetRings(link_.interface));
     if (!SplitIsOn(rings)) DEVMEM_RETURN_IF_ERROR(SplitHeaders(Nic()));
     DEVMEM_RETURN_IF_ERROR(MoveRss(Nic(), options_.queues));
     if (!bound) DEVMEM_RETURN_IF_ERROR(Bind(dmabuf_fd, asked_page_, asked_page_));
     return InsertLostRules();
+  }
+
+  void LetGo() override {
+    const std::scoped_lock lock(kernel_mutex_);
+    bound_.reset();
   }
 
   absl::Status Undo(Time deadline) override {
@@ -212,42 +225,87 @@ class Binding final : public RxBinding {
                       .action = absl::StrCat("`ip link set ", link.interface, " up`: that is the operator's to decide")});
   }
 
-  absl::Status QueuesAreFree() {
-    DEVMEM_ASSIGN_OR_RETURN(const QueueUse use, FindQueueUse(*kernel_, link_));
+  absl::Status QueuesAreFree(const Link& link) {
+    DEVMEM_ASSIGN_OR_RETURN(const QueueUse use, FindQueueUse(*kernel_, link));
     for (const uint32_t queue : options_.queues) {
       if (queue >= use.queues) {
         return MakeError(
             absl::StatusCode::kInvalidArgument, absl::StrCat("there is no Rx queue ", queue, ", only 0 to ", use.queues - 1),
-            {.object = link_.interface, .cause = "no such queue", .action = "`ethtool -L` for more, or name others"});
+            {.object = link.interface, .cause = "no such queue", .action = "`ethtool -L` for more, or name others"});
       }
       const auto taken = use.taken.find(queue);
       if (taken == use.taken.end()) continue;
       return MakeError(absl::StatusCode::kFailedPrecondition, absl::StrCat("Rx queue ", queue, " is in use: ", taken->second),
-                       {.object = link_.interface, .cause = "queue in use", .action = "name other queues, or free it"});
+                       {.object = link.interface, .cause = "queue in use", .action = "name other queues, or free it"});
     }
     return absl::OkStatus();
   }
 
-  absl::Status ChangeNic() {
+  absl::Status ChangeNic(int dmabuf_fd) {
     DEVMEM_RETURN_IF_ERROR(AllowRules(Nic(), options_.queues.front()));
     DEVMEM_RETURN_IF_ERROR(SplitHeaders(Nic()));
     DEVMEM_RETURN_IF_ERROR(MoveRss(Nic(), options_.queues));
     base_ = Count(link_);
     const auto page = static_cast<uint32_t>(sysconf(_SC_PAGESIZE));
-    DEVMEM_RETURN_IF_ERROR(Bind(options_.dmabuf_fd, options_.page_size > page ? options_.page_size : 0, page));
+    DEVMEM_RETURN_IF_ERROR(Bind(dmabuf_fd, options_.page_size > page ? options_.page_size : 0, page));
     RxState state;
     DEVMEM_RETURN_IF_ERROR(LookAtQueues(link_, state));
     if (!state.why.empty()) return MakeError(absl::StatusCode::kInternal, state.why, {.cause = "bound, but not so"});
-    queues_ = std::move(state.queues);
-    for (BoundQueue& queue : queues_) {
-      const absl::StatusOr<uint32_t> irq = kernel_->netdev().NapiIrq(queue.napi_id);
-      if (irq.ok() && *irq != 0) queue.cpus = IrqCpus(*irq);
-    }
     LookAtPools(link_, state);
     posted_ = state.inflight;
     const absl::StatusOr<RuleBudget> budget = kernel_->rules().Budget(link_.interface);
     if (budget.ok() && budget->capacity > budget->used) capacity_ = budget->capacity - budget->used;
     return absl::OkStatus();
+  }
+
+  absl::Status LearnQueues() {
+    RxState state;
+    DEVMEM_RETURN_IF_ERROR(LookAtQueues(link_, state));
+    queues_ = std::move(state.queues);
+    for (BoundQueue& queue : queues_) {
+      const absl::StatusOr<uint32_t> irq = kernel_->netdev().NapiIrq(queue.napi_id);
+      if (irq.ok() && *irq != 0) queue.cpus = IrqCpus(*irq);
+    }
+    return absl::OkStatus();
+  }
+
+  // Ours is gone; one of its name and driver may have come in its place. All or nothing: what fails is put back, and tried anew
+  // by the next call. Rules keep their names; queues() stays as it was, for others read it meanwhile.
+  absl::Status BindItsSuccessor(int dmabuf_fd) {
+    bound_.reset();
+    DEVMEM_ASSIGN_OR_RETURN(const Link link, kernel_->FindLink(options_.interface));
+    DEVMEM_ASSIGN_OR_RETURN(const std::string driver, kernel_->ethtool().Driver(link.interface));
+    if (driver != driver_) {
+      return MakeError(absl::StatusCode::kFailedPrecondition,
+                       absl::StrCat("another NIC has its name now: its driver is ", driver, ", and was ", driver_),
+                       {.object = link.interface, .cause = "another NIC", .action = "start again to use it"});
+    }
+    DEVMEM_RETURN_IF_ERROR(LinkIsUp(link));
+    DEVMEM_RETURN_IF_ERROR(AllBuffersAreBack());
+    DEVMEM_RETURN_IF_ERROR(QueuesAreFree(link));
+    DEVMEM_ASSIGN_OR_RETURN(RxJournal journal, RxJournal::Here(link.interface, link.ifindex));
+    journal.queues = options_.queues;
+    DEVMEM_ASSIGN_OR_RETURN(std::unique_ptr<RxJournalFile> file, RxJournalFile::Make(options_.journal_folder, journal));
+    const Link gone = std::exchange(link_, link);
+    RxJournal journal_of_gone = std::exchange(journal_, std::move(journal));
+    std::swap(file_, file);
+    absl::Status status = ChangeNic(dmabuf_fd);
+    if (status.ok()) {
+      (void)file->Remove();  // of the one that is gone: nothing is left of what it says
+      return InsertLostRules();
+    }
+    const PutBack undone =
+        PutNicBack(Nic(), link_, {.deadline = Clock::now() + kSuccessorPatience, .bound = std::move(bound_)});
+    if (!undone.restored.failed.empty()) {
+      (void)file->Remove();  // this NIC it is, from now on, as it was left; its journal stays
+      return MakeErrorVerbatim(status.code(), absl::StrCat(Text(status), "; and on the way back: ", Text(Verdict(undone))),
+                               GetErrorInfo(WithObject(status, link_.interface)));
+    }
+    (void)file_->Remove();
+    link_ = gone;
+    journal_ = std::move(journal_of_gone);
+    file_ = std::move(file);
+    return WithObject(status, link.interface);
   }
 
   // From `most` down by halves while larger than `least`, then (or with 0) the driver's own.
@@ -267,9 +325,11 @@ class Binding final : public RxBinding {
     }
   }
 
-  // Before a new bind: ours must be off whatever of the queues still has it.
-  absl::Status LetGo() {
+  // Before a new bind: ours must be off whatever of the queues still has it, and every buffer of it back. A new binding takes
+  // all of the memory for free, and would have the NIC write over what a socket has not read or a device not moved yet.
+  absl::Status MakeWay() {
     bound_.reset();
+    DEVMEM_RETURN_IF_ERROR(AllBuffersAreBack());
     DEVMEM_ASSIGN_OR_RETURN(const std::vector<RxQueueState> states, kernel_->netdev().RxQueues(link_.ifindex));
     for (const RxQueueState& state : states) {
       const bool ours = std::binary_search(options_.queues.begin(), options_.queues.end(), state.queue);
@@ -282,6 +342,26 @@ class Binding final : public RxBinding {
     return absl::OkStatus();
   }
 
+  // A page pool stays until the last buffer of it, unread or with its token out, is given back; of all interfaces, for the
+  // pools of one that is gone outlive it.
+  absl::Status AllBuffersAreBack() {
+    kernel_->FreeDeferred();
+    DEVMEM_ASSIGN_OR_RETURN(const std::vector<PagePoolState> pools, kernel_->netdev().PagePools(0));
+    uint64_t held = 0;
+    uint64_t out = 0;
+    for (const PagePoolState& pool : pools) {
+      if (pool.dmabuf != dmabuf_) continue;
+      ++held;
+      out += pool.inflight;
+    }
+    if (held == 0) return absl::OkStatus();
+    return MakeError(absl::StatusCode::kUnavailable,
+                     absl::StrCat(out, " buffers of dma-buf ", dmabuf_.load(), " are not back yet, in ", held, " page pools"),
+                     {.object = link_.interface,
+                      .cause = "buffers out",
+                      .action = "nothing: they come back as connections are read or end"});
+  }
+
   absl::Status InsertLostRules() {
     if (rules_.empty()) return absl::OkStatus();
     DEVMEM_ASSIGN_OR_RETURN(const std::vector<FlowRule> there, kernel_->rules().List(link_.interface));
@@ -290,6 +370,13 @@ class Binding final : public RxBinding {
         return each.location == rule.location && each.exact && each.match == rule.match && LeadsTo(each, rule.queue);
       });
       if (found) continue;
+      const bool journalled = std::any_of(
+          journal_.rules.begin(), journal_.rules.end(),
+          [&rule = rule](const RxJournal::Rule& each) { return each.queue == rule.queue && each.match == rule.match; });
+      if (!journalled) {
+        journal_.rules.push_back({rule.match, rule.queue});
+        DEVMEM_RETURN_IF_ERROR(file_->Write(journal_));
+      }
       DEVMEM_ASSIGN_OR_RETURN(rule.location, kernel_->rules().Insert(link_.interface, rule.match, rule.queue));
     }
     return absl::OkStatus();
@@ -377,8 +464,8 @@ class Binding final : public RxBinding {
   std::vector<BoundQueue> queues_;
   std::atomic<uint32_t> dmabuf_ = 0;
   std::atomic<uint32_t> asked_page_ = 0;  // rx-page-size as bound; 0: the driver's
-  uint64_t posted_ = 0;
-  uint64_t capacity_ = 0;
+  std::atomic<uint64_t> posted_ = 0;
+  std::atomic<uint64_t> capacity_ = 0;
   Counters base_;
 
   std::mutex kernel_mutex_;  // netdev and ethtool, link_ for writing, bound_. Taken before:

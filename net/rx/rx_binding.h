@@ -73,8 +73,13 @@ class RxBinding {
 
   [[nodiscard]] virtual absl::StatusOr<RxState> Look() = 0;
   // Binds the same dma-buf again after something took it off (a NIC reset, RSS or header split changed by another tool), where
-  // that is possible without fighting: once a call. Rules that are missing are inserted again.
+  // that is possible without fighting: once a call. Rules that are missing are inserted again. kUnavailable, with the queues on
+  // host memory, until every buffer of the former binding is back: to be called again, while its sockets are read or closed.
+  // A NIC that is gone (kNotFound) is looked for by its name and driver, and set up as by Create where it is back.
   [[nodiscard]] virtual absl::Status Rebind(int dmabuf_fd) = 0;
+
+  // Takes the dma-buf off the queues, and does nothing else: whoever wants them may have them. Rebind() binds again.
+  virtual void LetGo() = 0;
 
   // Rules out, unbind, wait until no pool holds the dma-buf, then RSS, header split and features as they were. No socket may
   // still hold fragments. Returns what could not be put back, and keeps the journal for the next start in that case.

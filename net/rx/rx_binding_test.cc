@@ -642,6 +642,119 @@ TEST_F(RxBindingTest, LookSeesWhatIsLostAndRebindDoesItAgain) {
   }
 }
 
+// The new binding's list of free buffers has every buffer on it: also those that sockets still hold.
+TEST_F(RxBindingTest, TheMemoryIsNotBoundAgainWhileBuffersOfItAreOut) {
+  auto binding = Bind();
+  nic_.looks_until_free = 1 << 20;
+  nic_.Unbind(11);
+  nic_.pools[0].inflight = 3;
+  nic_.pools[1].inflight = 2;
+  nic_.pools[1].ifindex = 0;  // as of an interface that is gone
+  for (int tries = 0; tries < 3; ++tries) {
+    nic_.calls.clear();
+    const absl::Status status = binding->Rebind(99);
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+    EXPECT_THAT(Text(status), HasSubstr("5 buffers of dma-buf 11 are not back yet"));
+    EXPECT_THAT(nic_.calls, ::testing::Not(Contains("Bind")));
+  }
+  nic_.pools.pop_back();
+  EXPECT_EQ(binding->Rebind(99).code(), absl::StatusCode::kUnavailable);
+  nic_.pools.clear();
+  nic_.looks_until_free = 0;
+  EXPECT_TRUE(binding->Rebind(99).ok());
+  EXPECT_TRUE(binding->Look()->intact);
+  EXPECT_EQ(binding->dmabuf_id(), 12);
+}
+
+// A driver reloaded: the same name, another index, and nothing set on it.
+void ComeBack(FakeNic& nic) {
+  const FakeNic gone = nic;
+  nic = FakeNic();
+  nic.ifindex = gone.ifindex + 1;
+  nic.next_dmabuf = gone.next_dmabuf;
+  nic.ntuple_gates = true;
+  nic.features["rx-ntuple-filter"].active = false;
+}
+
+TEST_F(RxBindingTest, ANicThatComesBackIsSetUpAnew) {
+  auto binding = Bind();
+  const uint32_t location = *binding->AddRule(Flow(40000), 1);
+  nic_.there = false;
+  EXPECT_EQ(binding->Rebind(99).code(), absl::StatusCode::kNotFound);
+  ComeBack(nic_);
+  const std::string before = nic_.Settings();
+  nic_.before = [&](const std::string& call) {
+    if (call == "Unbind") return;
+    std::vector<RxJournal> journals;
+    for (const std::string& path : RxJournalFile::All(folder_)) journals.push_back(*RxJournal::Parse(Read(path)));
+    EXPECT_EQ(std::ranges::count(journals, nic_.ifindex, &RxJournal::ifindex), 1) << call;
+  };
+  nic_.stats = {{.queue = 6, .packets = 10}};
+  ASSERT_TRUE(binding->Rebind(99).ok());
+  EXPECT_THAT(nic_.calls, ElementsAre("Insert", "SetFeature rx-ntuple-filter on", "Insert", "Delete", "SetHeaderSplit",
+                                      "SetRss", "Bind", "Insert"));
+  EXPECT_EQ(binding->dmabuf_id(), 12);
+  const auto state = binding->Look();
+  ASSERT_TRUE(state.ok()) << state.status();
+  EXPECT_TRUE(state->intact) << state->why;
+  EXPECT_EQ(state->packets, 0) << "counted from the new bind";
+  EXPECT_EQ(state->queues[0].ifindex, nic_.ifindex);
+  ASSERT_THAT(nic_.rule_table, SizeIs(1));
+  EXPECT_THAT(RxJournalFile::All(folder_), SizeIs(1));
+  EXPECT_TRUE(binding->RemoveRule(location).ok()) << "by the name it had";
+  EXPECT_THAT(nic_.rule_table, IsEmpty());
+  EXPECT_TRUE(binding->Undo(Soon()).ok());
+  EXPECT_EQ(nic_.Settings(), before);
+  EXPECT_TRUE(fs::is_empty(folder_));
+  nic_.before = [](const std::string&) {};
+}
+
+TEST_F(RxBindingTest, WhatComesInTheNicsPlaceMustBeFit) {
+  struct {
+    const char* description;
+    void (*prepare)(FakeNic&);
+    const char* said;
+  } const table[] = {
+      {"another driver", [](FakeNic& nic) { nic.driver = "other"; }, "another NIC has its name now"},
+      {"the link", [](FakeNic& nic) { nic.up = false; }, "the link is down"},
+      {"buffers of the old one",
+       [](FakeNic& nic) { nic.pools = {{.id = 5, .inflight = 4, .dmabuf = 11}}, nic.looks_until_free = 1; },
+       "4 buffers of dma-buf 11"},
+      {"a user", [](FakeNic& nic) { nic.queues[7].dmabuf = 5; }, "Rx queue 7 is in use: dma-buf 5"},
+  };
+  for (const auto& row : table) {
+    SCOPED_TRACE(row.description);
+    nic_ = FakeNic();
+    auto binding = Bind();
+    nic_.there = false;
+    ComeBack(nic_);
+    row.prepare(nic_);
+    EXPECT_THAT(Text(binding->Rebind(99)), HasSubstr(row.said));
+    EXPECT_THAT(nic_.calls, ::testing::Not(Contains("SetHeaderSplit")));
+    EXPECT_EQ(binding->Look().status().code(), absl::StatusCode::kNotFound) << "it is still not there";
+    EXPECT_EQ(binding->Undo(Soon()).code(), absl::StatusCode::kNotFound);
+    EXPECT_TRUE(fs::is_empty(folder_));
+  }
+}
+
+TEST_F(RxBindingTest, AStepThatFailsOnANicThatCameBackUndoesTheFormer) {
+  for (const char* step : {"Insert", "SetHeaderSplit", "SetRss", "Bind"}) {
+    SCOPED_TRACE(step);
+    nic_ = FakeNic();
+    auto binding = Bind();
+    ComeBack(nic_);
+    const std::string before = nic_.Settings();
+    nic_.fail[step] = absl::InternalError("the step fails");
+    EXPECT_THAT(Text(binding->Rebind(99)), HasSubstr("the step fails"));
+    nic_.fail.clear();
+    EXPECT_TRUE(binding->Rebind(99).ok());
+    EXPECT_TRUE(binding->Look()->intact);
+    EXPECT_TRUE(binding->Undo(Soon()).ok());
+    EXPECT_EQ(nic_.Settings(), before);
+    EXPECT_TRUE(fs::is_empty(folder_));
+  }
+}
+
 TEST_F(RxBindingTest, ARuleThatHadToMoveKeepsItsName) {
   auto binding = Bind();
   const uint32_t first = *binding->AddRule(Flow(40000), 0);

@@ -177,7 +177,7 @@ void AddDaemon(DaemonOptions* daemon, const std::string& group, std::vector<Flag
                     .value = "SIZE",
                     .fallback = TypedSize(defaults.landing_pool),
                     .group = group,
-                    .help = "devmem: memory that NICs write into; 0 is what the connections can pin, or as much as there is",
+                    .help = "devmem: memory that a NIC writes into; 0 is what the connections can pin, or as much as there is",
                     .set = SetSize(&daemon->landing_pool)});
   flags->push_back(
       {.name = "--receive-loop",

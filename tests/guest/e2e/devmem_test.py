@@ -5,9 +5,10 @@ import os
 import re
 
 import guest
-from guest import dataset, devmem, ethtool, knobs, netdev, product, shell
+from guest import dataset, devmem, ethtool, knobs, netdev, product, serve, shell
+from guest.nic import Nic
 
-from stand import DEVMEM, NPY, QUEUE, RAW, SAMPLE, TOKENS, Stand, bound_queues, inflight, rules, state
+from stand import DEVMEM, NPY, QUEUE, QUICK, RAW, SAMPLE, TOKENS, UNHURRIED, Stand, bound_queues, inflight, rules, state
 
 HEADERS = 14 + 20 + 32  # bytes of a frame that carries TCP over IPv4 with timestamps
 
@@ -163,6 +164,64 @@ class Devmem(Stand):
         self.assertIn("va", counters["last_fall_back"])
         run = product.loader(self, "--bucket", elsewhere, *RAW, "--service", daemon.service, "--require-zero-copy").wait(60)
         self.assertEqual(3, run.status, run.text)
+        daemon.end()
+        self.assert_as_found()
+
+
+class TwoNics(Stand):
+    """A daemon on two NICs, each with a server at its far end."""
+    deadline = 280
+    PERSONALITY = {"pairs": 2}
+    EPOCHS = 12
+
+    def setUp(self):
+        super().setUp()
+        self.second = Nic("dms2", "192.0.3.1", "2001:db8:1::1")
+        self.far = Nic("dms3", "192.0.3.2", "2001:db8:1::2", self.there.netns)
+        shell.run(f"ip link set dms3 netns {self.far.netns}")
+        for end in (self.second, self.far):
+            end.ip(f"addr add {end.v4}/24 dev {end.name}")
+            end.ip(f"-6 addr add {end.v6}/64 dev {end.name} nodad")
+            end.up()
+        shell.until(lambda: self.second.carrier() and self.far.carrier(), "a carrier")
+
+    def on_both(self):
+        return product.daemon(self, "--transport", "devmem", "--interface", "dms0,dms2", "--queues", "1", "--connections", "16",
+                              "--landing-pool", "48MiB", *QUICK)
+
+    def test_each_has_memory_of_its_own(self):
+        rows = dataset.raw(self.bucket, samples=192)
+        daemon = self.on_both()
+        dmabufs = [*bound_queues(self.here).values(), *bound_queues(self.second).values()]
+        self.assertEqual(2, len(set(dmabufs)), dmabufs)
+        urls = (self.serve(extra=UNHURRIED).url, serve.nginx(self, self.bucket, self.far, port=8081, extra=UNHURRIED).url)
+        digests = [self.work / f"nic{number}" for number in range(2)]
+        runs = [product.loader(self, "--bucket", url, *RAW, "--service", daemon.service, "--epochs", self.EPOCHS, "--prefetch", "2MiB", digest=digest)
+                for url, digest in zip(urls, digests)]
+        for run, digest in zip([each.wait(150) for each in runs], digests):
+            self.assertEqual(0, run.status, f"{run.text}\ndaemon: {daemon.stderr()[-3000:]}")
+            self.assertEqual(("devmem", 0), (run.summary["path"], run.summary["bytes_copied"]), run.summary)
+            self.assert_delivered(rows, [digest], self.EPOCHS)
+        told = self.devmem(daemon)
+        self.assertEqual(2 * (48 << 20), told["landing_pool_bytes"])
+        for bound in told["nics"]:
+            self.assertGreater(bound["packets"], 0, bound)
+        daemon.end()
+        self.assert_as_found()
+
+    def test_one_without_its_binding_is_no_matter_to_the_other(self):
+        rows = dataset.raw(self.bucket, samples=192)
+        daemon = self.on_both()
+        for said in ("bound dms2 again", "dms2 are not bound: .*given up"):
+            ethtool.rss_default(self.second)
+            shell.until(lambda: re.search(said, daemon.stderr()), said)  # pylint: disable=cell-var-from-loop
+        ways = []
+        for url in (self.serve().url, serve.nginx(self, self.bucket, self.far, port=8081).url):
+            (summary,), digests = self.trainers(daemon, url, *RAW, world=1)
+            self.assert_delivered(rows, digests)
+            ways.append(summary["bytes_copied"] / summary["bytes_received"])
+        self.assertEqual([0, 1], ways, "of dms0 and of dms2, what was copied")
+        self.assertIn("dms2", self.devmem(daemon)["counters"]["last_fall_back"])
         daemon.end()
         self.assert_as_found()
 

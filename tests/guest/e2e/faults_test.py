@@ -174,8 +174,13 @@ class Wire(Live):
             ethtool.unsteer(self.here, location)
         self.trainer.more(60)  # by whatever way the frames come now
         ethtool.rss_default(self.here)
-        self.said("(?i)rss")
+        self.said("bound dms0 again after: the RSS table")
         self.trainer.more(60)
+        ethtool.rss_default(self.here)
+        self.said("the RSS table leads to bound queues.*given up until the next start")
+        self.assertEqual({}, bound_queues(self.here), "it would swallow what RSS leads to it")
+        self.trainer.more(60)
+        self.assertIn(QUEUE, ethtool.rss(self.here)["rss-indirection-table"], "once is enough")
         self.finish()
 
 
@@ -192,6 +197,32 @@ class Unplugged(Live):
         self.served.kill(signal.SIGTERM)
         self.served.wait(60)
         shell.until(netdev.pools_gone, "no pool outlives its NIC")
+
+    @guest.deadline(240)
+    def test_it_comes_back_as_another_interface(self):
+        """As after a driver's reload: the same name, another index, and nothing of what was set on it."""
+        self.live()
+        before = self.here.ifindex
+        (knobs.ROOT / "remove_pair").write_text("0")
+        shell.until(lambda: shell.run("ip link show dms0", ok=False).returncode != 0, "dms0 is gone")
+        (knobs.ROOT / "new_pair").write_text(f"{self.QUEUES} none")
+        self.assertNotEqual(before, self.here.ifindex)
+        shell.run(f"ip link set dms1 netns {self.there.netns}")
+        for end in (self.there, self.here):
+            end.ip(f"addr add {end.v4}/24 dev {end.name}")
+            end.ip(f"-6 addr add {end.v6}/64 dev {end.name} nodad")
+            end.up()
+        shell.until(lambda: self.here.carrier() and self.there.carrier(), "a carrier")
+        self.said("bound dms0 again")
+        self.assertEqual([QUEUE], list(bound_queues(self.here)))
+        self.assertNotIn(QUEUE, ethtool.rss(self.here)["rss-indirection-table"])
+        self.server.stop()  # whoever was copied meanwhile comes by a new connection
+        self.server.start()
+        device = self.counters()["device_bytes"]
+        self.trainer.more()
+        self.assertGreater(self.counters()["device_bytes"], device)
+        self.assertTrue(rules(self.here))
+        self.finish()
 
     @guest.deadline(240)
     def test_its_own_namespace_goes_with_it(self):
