@@ -162,7 +162,8 @@ void RestoreFeature(const JournalledNic& nic, const RxJournal::FeatureChange& ch
       return;
     }
   }
-  if (const std::string others = OthersMemory(nic); change.name == kGroHw && !others.empty()) {
+  // Both are for what receives into device memory: header split needs the one, and rules, maybe none just now, the other.
+  if (const std::string others = OthersMemory(nic); !others.empty()) {
     restored.foreign.push_back(absl::StrCat(what, " stays on: ", others, " needs it"));
     return;
   }

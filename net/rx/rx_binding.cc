@@ -37,11 +37,24 @@ using std::chrono::seconds;
 
 constexpr Duration kUndoPatience = seconds(10);
 
+constexpr Duration kListRulesEvery = seconds(1);
+
 // Our own names for rules whose location another rule of ours had before (Rebind may have to move them).
 constexpr uint32_t kMovedHandles = 0x8000'0000;
 
 struct Counters {
   uint64_t alloc_fail = 0, packets = 0, bytes = 0;
+};
+
+// What a NIC's counters came to since the first look. A reset may have them begin at 0 again: then they count from there.
+struct Counted {
+  Counters last, sum;
+  void Add(const Counters& now) {
+    for (uint64_t Counters::*const each : {&Counters::alloc_fail, &Counters::packets, &Counters::bytes}) {
+      sum.*each += now.*each >= last.*each ? now.*each - last.*each : now.*each;
+    }
+    last = now;
+  }
 };
 
 absl::Status Check(const RxBindingOptions& options) {
@@ -65,7 +78,9 @@ class Binding final : public RxBinding {
   Binding(std::unique_ptr<RxKernel> kernel, RxBindingOptions options)
       : kernel_(std::move(kernel)), options_(std::move(options)) {}
 
-  ~Binding() override { (void)Undo(Clock::now() + kUndoPatience); }
+  ~Binding() override {
+    if (!undone_) (void)Undo(Clock::now() + kUndoPatience);
+  }
 
   absl::Status SetUp() {
     DEVMEM_RETURN_IF_ERROR(Check(options_));
@@ -144,11 +159,12 @@ class Binding final : public RxBinding {
     RxState state;
     DEVMEM_RETURN_IF_ERROR(LookAtQueues(link, state));
     DEVMEM_RETURN_IF_ERROR(LookAtSettings(link, state));
+    DEVMEM_RETURN_IF_ERROR(LookAtRules(link, state));
     LookAtPools(link, state);
-    const Counters now = Count(link);
-    state.alloc_fail = now.alloc_fail - base_.alloc_fail;
-    state.packets = now.packets - base_.packets;
-    state.bytes = now.bytes - base_.bytes;
+    counters_.Add(Count(link));
+    state.alloc_fail = counters_.sum.alloc_fail;
+    state.packets = counters_.sum.packets;
+    state.bytes = counters_.sum.bytes;
     state.intact = state.why.empty();
     return state;
   }
@@ -166,12 +182,14 @@ class Binding final : public RxBinding {
     if (!SplitIsOn(rings)) DEVMEM_RETURN_IF_ERROR(SplitHeaders(Nic()));
     DEVMEM_RETURN_IF_ERROR(MoveRss(Nic(), options_.queues));
     if (!bound) DEVMEM_RETURN_IF_ERROR(Bind(dmabuf_fd, asked_page_, asked_page_));
+    DEVMEM_RETURN_IF_ERROR(LetRulesIn());
     return InsertLostRules();
   }
 
   absl::Status Undo(Time deadline) override {
     const std::scoped_lock lock(kernel_mutex_, rules_mutex_);
     if (file_ == nullptr) return absl::OkStatus();
+    undone_ = true;
     const absl::StatusOr<Link> link = kernel_->FindLink(link_.ifindex);
     if (link.status().code() == absl::StatusCode::kNotFound) {
       bound_.reset();
@@ -229,10 +247,10 @@ class Binding final : public RxBinding {
   }
 
   absl::Status ChangeNic() {
-    DEVMEM_RETURN_IF_ERROR(AllowRules(Nic(), options_.queues.front()));
+    DEVMEM_RETURN_IF_ERROR(LetRulesIn());
     DEVMEM_RETURN_IF_ERROR(SplitHeaders(Nic()));
     DEVMEM_RETURN_IF_ERROR(MoveRss(Nic(), options_.queues));
-    base_ = Count(link_);
+    counters_.last = Count(link_);
     const auto page = static_cast<uint32_t>(sysconf(_SC_PAGESIZE));
     DEVMEM_RETURN_IF_ERROR(Bind(options_.dmabuf_fd, options_.page_size > page ? options_.page_size : 0, page));
     RxState state;
@@ -282,14 +300,24 @@ class Binding final : public RxBinding {
     return absl::OkStatus();
   }
 
+  absl::Status LetRulesIn() {
+    DEVMEM_RETURN_IF_ERROR(AllowRules(Nic(), options_.queues.front()));
+    const absl::StatusOr<Feature> ntuple = kernel_->ethtool().GetFeature(link_.interface, kNtuple);
+    wants_ntuple_ = ntuple.ok() && ntuple->active;
+    return absl::OkStatus();
+  }
+
+  static bool IsThere(const std::vector<FlowRule>& there, const Rule& rule) {
+    return std::any_of(there.begin(), there.end(), [&rule](const FlowRule& each) {
+      return each.location == rule.location && each.exact && each.match == rule.match && LeadsTo(each, rule.queue);
+    });
+  }
+
   absl::Status InsertLostRules() {
     if (rules_.empty()) return absl::OkStatus();
     DEVMEM_ASSIGN_OR_RETURN(const std::vector<FlowRule> there, kernel_->rules().List(link_.interface));
     for (auto& [handle, rule] : rules_) {
-      const bool found = std::any_of(there.begin(), there.end(), [&rule = rule](const FlowRule& each) {
-        return each.location == rule.location && each.exact && each.match == rule.match && LeadsTo(each, rule.queue);
-      });
-      if (found) continue;
+      if (IsThere(there, rule)) continue;
       DEVMEM_ASSIGN_OR_RETURN(rule.location, kernel_->rules().Insert(link_.interface, rule.match, rule.queue));
     }
     return absl::OkStatus();
@@ -321,6 +349,29 @@ class Binding final : public RxBinding {
     if (LeadsToAny(table.queues, options_.queues)) {
       Note(state, absl::StrCat("the RSS table leads to bound queues (", Joined(options_.queues), ")"));
     }
+    return absl::OkStatus();
+  }
+
+  // Nobody announces that a rule is taken out. To list them costs the driver a call for each, so while their number is what it
+  // was, that is done seldom.
+  absl::Status LookAtRules(const Link& link, RxState& state) {
+    if (wants_ntuple_) {
+      DEVMEM_ASSIGN_OR_RETURN(const Feature ntuple, kernel_->ethtool().GetFeature(link.interface, kNtuple));
+      if (!ntuple.active) Note(state, absl::StrCat(kNtuple, " is off, without which it may take no rules"));
+    }
+    const std::scoped_lock lock(rules_mutex_);
+    if (rules_.empty()) return absl::OkStatus();
+    DEVMEM_ASSIGN_OR_RETURN(const RuleBudget budget, kernel_->rules().Budget(link.interface));
+    const int64_t others = int64_t{budget.used} - static_cast<int64_t>(rules_.size());
+    if (others != others_rules_ || lost_rules_ != 0 || Clock::now() >= next_listing_) {
+      DEVMEM_ASSIGN_OR_RETURN(const std::vector<FlowRule> there, kernel_->rules().List(link.interface));
+      lost_rules_ = static_cast<size_t>(
+          std::count_if(rules_.begin(), rules_.end(), [&](const auto& each) { return !IsThere(there, each.second); }));
+      others_rules_ = static_cast<int64_t>(there.size()) - static_cast<int64_t>(rules_.size());
+      next_listing_ = Clock::now() + kListRulesEvery;
+    }
+    if (lost_rules_ == 0) return absl::OkStatus();
+    Note(state, absl::StrCat(lost_rules_, " of the ", rules_.size(), " rules for its connections are gone from the NIC"));
     return absl::OkStatus();
   }
 
@@ -379,7 +430,8 @@ class Binding final : public RxBinding {
   std::atomic<uint32_t> asked_page_ = 0;  // rx-page-size as bound; 0: the driver's
   uint64_t posted_ = 0;
   uint64_t capacity_ = 0;
-  Counters base_;
+  Counted counters_;
+  bool wants_ntuple_ = false;  // it was on when rules were last seen to go in
 
   std::mutex kernel_mutex_;  // netdev and ethtool, link_ for writing, bound_. Taken before:
   mutable std::mutex rules_mutex_;
@@ -387,8 +439,12 @@ class Binding final : public RxBinding {
   std::unique_ptr<RxKernel::Bound> bound_;
   std::map<uint32_t, Rule> rules_;  // by handle: the location it first had
   uint32_t next_handle_ = kMovedHandles;
+  int64_t others_rules_ = 0;  // by the last listing: how many the NIC has besides ours
+  size_t lost_rules_ = 0;
+  Time next_listing_;
   RxJournal journal_;
   std::unique_ptr<RxJournalFile> file_;  // nullptr: nothing done, or all undone
+  bool undone_ = false;                  // Undo() was called: what it could not do is the next start's
 };
 
 }  // namespace

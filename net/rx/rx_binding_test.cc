@@ -8,6 +8,7 @@
 #include <netinet/in.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -525,6 +526,24 @@ TEST_F(RxBindingTest, NtupleStaysOnWhileRulesOfOthersNeedIt) {
   EXPECT_THAT(nic_.rule_table, SizeIs(1));
 }
 
+TEST_F(RxBindingTest, NtupleStaysOnForAnothersDeviceMemoryThatHasNoRuleJustNow) {
+  nic_.ntuple_gates = true;
+  nic_.features["rx-ntuple-filter"].active = false;
+  auto binding = Bind();
+  nic_.queues[3].dmabuf = 42;
+  EXPECT_THAT(Text(binding->Undo(Soon())), HasSubstr("rx-ntuple-filter stays on: dma-buf 42 on queue 3 needs it"));
+  EXPECT_TRUE(nic_.features["rx-ntuple-filter"].active);
+}
+
+TEST_F(RxBindingTest, ADriverThatTakesRulesWithoutNtupleIsIntactWithoutIt) {
+  auto binding = Bind();
+  nic_.features["rx-ntuple-filter"].active = false;
+  EXPECT_THAT(binding->Look()->why, HasSubstr("rx-ntuple-filter is off")) << "whether rules go in without is not tried here";
+  ASSERT_TRUE(binding->Rebind(99).ok());
+  EXPECT_FALSE(nic_.features["rx-ntuple-filter"].active) << "as another has set it";
+  EXPECT_TRUE(binding->Look()->intact);
+}
+
 TEST_F(RxBindingTest, WhatAnothersDeviceMemoryNeedsStays) {
   nic_.split_wants_gro_hw = true;
   auto binding = Bind();
@@ -554,7 +573,9 @@ TEST_F(RxBindingTest, WhatCannotBePutBackKeepsTheJournal) {
   EXPECT_THAT(Text(status), HasSubstr("RSS table cannot be put back: the firmware says no"));
   EXPECT_EQ(nic_.Split(), HeaderSplit::kOff) << "the rest is put back";
   EXPECT_THAT(RecoverFrom(nic_, folder_), IsEmpty()) << "this process lives";
+  nic_.calls.clear();
   binding.reset();
+  EXPECT_THAT(nic_.calls, IsEmpty()) << "not tried again at the end, where nobody hears of it";
   nic_.fail.clear();
   EXPECT_THAT(RecoverFrom(nic_, folder_), Contains(HasSubstr("the RSS table is put back")));
   EXPECT_EQ(nic_.Settings(), before_);
@@ -592,6 +613,10 @@ TEST_F(RxBindingTest, LookCountsSinceTheBind) {
   EXPECT_EQ(state->inflight, 2 * 256 + 3 + 2);
   EXPECT_EQ(state->detached, 1);
   EXPECT_EQ(state->queues[0].napi_id, 555) << "read again";
+  nic_.stats[0] = {.queue = 6, .packets = 2, .bytes = 100, .alloc_fail = 0};  // a reset had them begin anew
+  EXPECT_EQ(binding->Look()->packets, 7);
+  EXPECT_EQ(binding->Look()->bytes, 2100);
+  EXPECT_EQ(binding->Look()->alloc_fail, 3);
 }
 
 TEST_F(RxBindingTest, LookSeesWhatIsLostAndRebindDoesItAgain) {
@@ -614,7 +639,17 @@ TEST_F(RxBindingTest, LookSeesWhatIsLostAndRebindDoesItAgain) {
       {"header split went off", [](FakeNic& nic) { nic.split_set = HeaderSplit::kOff; }, "header split is off", 11},
       {"RSS was restored over our queues", [](FakeNic& nic) { nic.rss = nic.rss_default; },
        "RSS table leads to bound queues (6,7)", 11},
-      {"rules were flushed", [](FakeNic& nic) { nic.rule_table.clear(); }, "", 11},
+      {"rules were flushed", [](FakeNic& nic) { nic.rule_table.clear(); },
+       "1 of the 1 rules for its connections are gone from the NIC", 11},
+      {"a rule was replaced", [](FakeNic& nic) { nic.rule_table[0].match = Flow(1); }, "1 of the 1 rules", 11},
+      {"a rule leads elsewhere", [](FakeNic& nic) { nic.rule_table[0].ring_cookie = 2; }, "1 of the 1 rules", 11},
+      {"ntuple was turned off, which flushes rules",
+       [](FakeNic& nic) {
+         nic.ntuple_gates = true;
+         nic.features["rx-ntuple-filter"].active = false;
+         nic.rule_table.clear();
+       },
+       "rx-ntuple-filter is off", 11},
   };
   for (const auto& row : table) {
     SCOPED_TRACE(row.description);
@@ -624,21 +659,21 @@ TEST_F(RxBindingTest, LookSeesWhatIsLostAndRebindDoesItAgain) {
     row.lose(nic_);
     auto state = binding->Look();
     ASSERT_TRUE(state.ok());
-    EXPECT_EQ(state->intact, row.said[0] == '\0');
+    EXPECT_FALSE(state->intact);
     EXPECT_THAT(state->why, HasSubstr(row.said));
     ASSERT_TRUE(binding->Rebind(99).ok());
     state = binding->Look();
     EXPECT_TRUE(state->intact) << state->why;
     EXPECT_EQ(binding->dmabuf_id(), row.id);
-    ASSERT_THAT(nic_.rule_table, SizeIs(1));
-    EXPECT_EQ(nic_.rule_table[0].ring_cookie, 7);
+    const auto ours = [](const FlowRule& rule) { return rule.match == Flow(40000) && rule.ring_cookie == 7; };
+    EXPECT_EQ(std::count_if(nic_.rule_table.begin(), nic_.rule_table.end(), ours), 1);
     EXPECT_TRUE(binding->RemoveRule(location).ok());
-    EXPECT_THAT(nic_.rule_table, IsEmpty());
+    EXPECT_EQ(std::count_if(nic_.rule_table.begin(), nic_.rule_table.end(), ours), 0);
+    nic_.rule_table.clear();  // of others
     EXPECT_TRUE(binding->Undo(Soon()).ok());
     FakeNic fresh;
-    if (std::string(row.description) != "header split went off") {
-      EXPECT_EQ(nic_.Settings(), fresh.Settings());
-    }
+    fresh.features["rx-ntuple-filter"].active = !nic_.ntuple_gates;  // as another had set it
+    EXPECT_EQ(nic_.Settings(), fresh.Settings());
   }
 }
 
