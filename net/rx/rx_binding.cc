@@ -89,6 +89,7 @@ class Binding final : public RxBinding {
     DEVMEM_ASSIGN_OR_RETURN(driver_, kernel_->ethtool().Driver(link_.interface));
     DEVMEM_RETURN_IF_ERROR(QueuesAreFree());
     DEVMEM_ASSIGN_OR_RETURN(journal_, RxJournal::Here(link_.interface, link_.ifindex));
+    DEVMEM_ASSIGN_OR_RETURN(journal_.nic, kernel_->ethtool().Identity(link_.interface));
     journal_.queues = options_.queues;
     DEVMEM_ASSIGN_OR_RETURN(file_, RxJournalFile::Make(options_.journal_folder, journal_));
     absl::Status status = ChangeNic();
