@@ -146,6 +146,29 @@ PutBack PutNicBack(const JournalledNic& nic, const Link& link, PutBackOptions op
   return result;
 }
 
+absl::StatusOr<Link> FindNic(RxKernel& kernel, const RxJournal& journal, uint64_t netns) {
+  const auto is_it = [&](const std::string& interface) {
+    const absl::StatusOr<NicIdentity> identity = kernel.ethtool().Identity(interface);
+    return identity.ok() && *identity == journal.nic;
+  };
+  if (journal.netns == netns) {
+    absl::StatusOr<Link> link = kernel.FindLink(journal.ifindex);
+    if (link.ok() ? is_it(link->interface) : link.status().code() != absl::StatusCode::kNotFound) return link;
+  }
+  // By the permanent address alone two ports of one device are told from each other.
+  if (!journal.nic.permanent_mac.empty()) {
+    for (const std::string& interface : kernel.Interfaces()) {
+      if (is_it(interface)) return kernel.FindLink(interface);
+    }
+  }
+  return MakeError(absl::StatusCode::kNotFound, "it is not in this network namespace", {.object = DescribeNic(journal)});
+}
+
+std::string DescribeNic(const RxJournal& journal) {
+  return absl::StrCat(journal.interface, " (", journal.nic.driver, " at ", journal.nic.bus,
+                      journal.nic.permanent_mac.empty() ? "" : ", ", journal.nic.permanent_mac, ")");
+}
+
 absl::Status ForgetRule(RxJournal& journal, RxJournalFile& file, const FlowMatch& match, uint32_t queue) {
   const auto found = std::find_if(journal.rules.begin(), journal.rules.end(),
                                   [&](const RxJournal::Rule& rule) { return rule.queue == queue && rule.match == match; });

@@ -191,12 +191,17 @@ class Binding final : public RxBinding {
     const std::scoped_lock lock(kernel_mutex_, rules_mutex_);
     if (file_ == nullptr) return absl::OkStatus();
     undone_ = true;
-    const absl::StatusOr<Link> link = kernel_->FindLink(link_.ifindex);
+    const absl::StatusOr<Link> link = FindNic(*kernel_, journal_, journal_.netns);
     if (link.status().code() == absl::StatusCode::kNotFound) {
       bound_.reset();
-      (void)std::exchange(file_, nullptr)->Remove();
-      return MakeError(absl::StatusCode::kNotFound, "the interface is gone, and what was set on it with it",
-                       {.object = interface(), .cause = "NIC removed while bound"});
+      rules_.clear();
+      file_.reset();  // the file stays
+      return MakeError(
+          absl::StatusCode::kNotFound,
+          absl::StrCat(DescribeNic(journal_),
+                       " is not here any more: unplugged, or in another network namespace. "
+                       "What was set on it stands in the journal"),
+          {.object = interface(), .cause = "NIC removed while bound", .action = "the next start where it is puts it back"});
     }
     if (!link.ok()) return link.status();
     link_ = *link;

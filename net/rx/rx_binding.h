@@ -77,12 +77,13 @@ class RxBinding {
   [[nodiscard]] virtual absl::Status Rebind(int dmabuf_fd) = 0;
 
   // Rules out, unbind, wait until no pool holds the dma-buf, then RSS, header split and features as they were. No socket may
-  // still hold fragments. Returns what could not be put back, and keeps the journal for the next start in that case.
+  // still hold fragments. Returns what could not be put back, and keeps the journal for the next start in that case; also if
+  // the NIC is not here any more (kNotFound): it may have been moved.
   [[nodiscard]] virtual absl::Status Undo(Time deadline) = 0;
 };
 
-// Puts back what journals in `folder` say a dead process left on NICs, and removes them. Returns a line for each thing done or
-// found done; journals of living processes are left alone.
+// Puts back what journals in `folder` say a dead process left on NICs that are in this network namespace now, and removes them.
+// Returns a line for each thing done or found done; journals of living processes are left alone.
 [[nodiscard]] std::vector<std::string> Recover(const std::string& folder);
 
 }  // namespace devmem

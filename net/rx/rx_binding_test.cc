@@ -581,13 +581,22 @@ TEST_F(RxBindingTest, WhatCannotBePutBackKeepsTheJournal) {
   EXPECT_EQ(nic_.Settings(), before_);
 }
 
-TEST_F(RxBindingTest, ANicThatIsGoneHasNothingToPutBack) {
+TEST_F(RxBindingTest, ANicThatIsNotThereIsPutBackWhereItTurnsUp) {
   auto binding = Bind();
   nic_.there = false;
   EXPECT_EQ(binding->Look().status().code(), absl::StatusCode::kNotFound);
-  EXPECT_EQ(binding->Undo(Soon()).code(), absl::StatusCode::kNotFound);
-  EXPECT_TRUE(fs::is_empty(folder_));
+  const absl::Status status = binding->Undo(Soon());
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(Text(status), HasSubstr("eth0 (fake at 0000:00:07.0, 02:00:00:00:00:07) is not here any more"));
   EXPECT_TRUE(binding->Undo(Soon()).ok());
+  binding.reset();
+  EXPECT_FALSE(fs::is_empty(folder_));
+  nic_.there = true;
+  nic_.ifindex = 12;
+  nic_.name = "eth5";
+  EXPECT_THAT(RecoverFrom(nic_, folder_), Contains(HasSubstr("removed: eth5 is put back")));
+  EXPECT_EQ(nic_.Settings(), before_);
+  EXPECT_TRUE(fs::is_empty(folder_));
 }
 
 TEST_F(RxBindingTest, ANicMayBeRenamed) {
@@ -767,19 +776,43 @@ TEST_F(RecoverTest, AnotherBootsJournalOnlyGoes) {
   EXPECT_TRUE(fs::is_empty(folder_));
 }
 
-TEST_F(RecoverTest, AnotherNamespacesJournalIsKept) {
+TEST_F(RecoverTest, ANicThatIsNotHereIsAwaited) {
   Die();
   Rewrite("\"netns\":" + std::to_string(*NetnsInode()), "\"netns\":5");
-  EXPECT_THAT(RecoverFrom(nic_, folder_), ElementsAre(AllOf(HasSubstr("kept"), HasSubstr("network namespace (5)"))));
+  nic_.there = false;
+  EXPECT_THAT(
+      RecoverFrom(nic_, folder_),
+      ElementsAre(AllOf(HasSubstr("kept: eth0 (fake at 0000:00:07.0, 02:00:00:00:00:07) is not in this network namespace"),
+                        HasSubstr("(it was in 5)"))));
   EXPECT_THAT(nic_.calls, IsEmpty());
   EXPECT_FALSE(fs::is_empty(folder_));
+  // The namespace ended, and the kernel gave the NIC to the first.
+  nic_.there = true;
+  nic_.ifindex = 30;
+  EXPECT_THAT(RecoverFrom(nic_, folder_), Contains(HasSubstr("removed: eth0 is put back")));
+  EXPECT_EQ(nic_.Settings(), before_);
 }
 
-TEST_F(RecoverTest, AGoneInterfacesJournalGoes) {
+TEST_F(RecoverTest, AnotherNicUnderItsIndexIsLeftAlone) {
+  for (const bool here : {true, false}) {  // with a namespace's inode come again, or not
+    SCOPED_TRACE(here);
+    nic_ = FakeNic();
+    Die();
+    if (!here) Rewrite("\"netns\":" + std::to_string(*NetnsInode()), "\"netns\":5");
+    nic_.permanent_mac = "02:00:00:00:00:99";
+    EXPECT_THAT(RecoverFrom(nic_, folder_), ElementsAre(HasSubstr("kept: eth0")));
+    EXPECT_THAT(nic_.calls, IsEmpty());
+    fs::remove(path_);
+  }
+}
+
+TEST_F(RecoverTest, WithoutAPermanentAddressItIsKnownWhereItWas) {
+  nic_.permanent_mac.clear();
   Die();
-  nic_.there = false;
-  EXPECT_THAT(RecoverFrom(nic_, folder_), ElementsAre(HasSubstr("removed: eth0 (interface 7) is gone")));
-  EXPECT_TRUE(fs::is_empty(folder_));
+  nic_.ifindex = 8;
+  EXPECT_THAT(RecoverFrom(nic_, folder_), ElementsAre(HasSubstr("kept: eth0 (fake at 0000:00:07.0)")));
+  nic_.ifindex = 7;
+  EXPECT_THAT(RecoverFrom(nic_, folder_), Contains(HasSubstr("removed: eth0 is put back")));
 }
 
 TEST_F(RecoverTest, ARenamedInterfaceIsFound) {
