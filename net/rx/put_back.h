@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "base/clock.h"
 #include "net/rx/nic_settings.h"
@@ -13,12 +14,14 @@ namespace devmem {
 struct PutBackOptions {
   Time deadline;
   std::unique_ptr<RxKernel::Bound> bound;  // to be undone on the way; nullptr: its process died, and the kernel undoes it
+  const RxFolder* held = nullptr;          // the journals' folder, if the caller has it
   bool await_pools = false;                // also wait until no page pool holds the dma-buf, not only the queues
 };
 
 struct PutBack {
   Restored restored;
-  std::string held;  // buffers that somebody still has, if the deadline came first
+  std::optional<RxFolder> folder;  // held since the queues were free: for what is done with the journal then
+  std::string held;                // buffers that somebody still has, if the deadline came first
 };
 
 // Rules, binding, RSS, header split, features. Each is crossed out in the journal; the journal itself is the caller's.

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <functional>
 #include <optional>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
@@ -23,8 +24,8 @@ constexpr Duration kPatience = seconds(10);
 
 class Recovery {
  public:
-  Recovery(const std::function<absl::StatusOr<std::unique_ptr<RxKernel>>()>& open, Duration patience)
-      : open_(open), patience_(patience) {}
+  Recovery(const std::function<absl::StatusOr<std::unique_ptr<RxKernel>>()>& open, Duration patience, const RxFolder& folder)
+      : open_(open), patience_(patience), folder_(folder) {}
 
   void Treat(const std::string& path) {
     absl::StatusOr<std::unique_ptr<RxJournalFile>> file = RxJournalFile::Adopt(path);
@@ -63,7 +64,7 @@ class Recovery {
     }
     if (!link.ok()) return Say(file.path(), absl::StrCat("kept: ", Text(link.status())));
     const JournalledNic nic{*kernel_, link->interface, journal, file};  // by the name that it has now
-    PutBack result = PutNicBack(nic, *link, {.deadline = Clock::now() + patience_});
+    PutBack result = PutNicBack(nic, *link, {.deadline = Clock::now() + patience_, .held = &folder_});
     const std::string left_by = absl::StrCat(" (left by process ", journal.pid, ")");
     for (const auto* lines : {&result.restored.done, &result.restored.foreign, &result.restored.failed}) {
       for (const std::string& line : *lines) lines_.push_back(line + left_by);
@@ -74,6 +75,7 @@ class Recovery {
 
   const std::function<absl::StatusOr<std::unique_ptr<RxKernel>>()>& open_;
   const Duration patience_;
+  const RxFolder& folder_;
   std::unique_ptr<RxKernel> kernel_;
   std::vector<std::string> lines_;
 };
@@ -82,7 +84,11 @@ class Recovery {
 
 std::vector<std::string> RecoverOn(const std::function<absl::StatusOr<std::unique_ptr<RxKernel>>()>& open,
                                    const std::string& folder, Duration patience) {
-  Recovery recovery(open, patience);
+  if (RxJournalFile::All(folder).empty()) return {};
+  const absl::StatusOr<RxFolder> held =
+      RxFolder::Hold(folder, Clock::now() + patience, [](Duration pause) { std::this_thread::sleep_for(pause); });
+  if (!held.ok()) return {absl::StrCat("journals are not looked at: ", Text(held.status()))};
+  Recovery recovery(open, patience, *held);
   for (const std::string& path : RxJournalFile::All(folder)) recovery.Treat(path);
   return std::move(recovery).lines();
 }

@@ -36,6 +36,7 @@ namespace {
 using std::chrono::seconds;
 
 constexpr Duration kUndoPatience = seconds(10);
+constexpr Duration kFolderPatience = seconds(20);  // a start that waits for a dead process's binding holds it for 10 s
 
 constexpr Duration kListRulesEvery = seconds(1);
 
@@ -87,13 +88,18 @@ class Binding final : public RxBinding {
     DEVMEM_ASSIGN_OR_RETURN(link_, kernel_->FindLink(options_.interface));
     DEVMEM_RETURN_IF_ERROR(LinkIsUp(link_));
     DEVMEM_ASSIGN_OR_RETURN(driver_, kernel_->ethtool().Driver(link_.interface));
-    DEVMEM_RETURN_IF_ERROR(QueuesAreFree());
     DEVMEM_ASSIGN_OR_RETURN(journal_, RxJournal::Here(link_.interface, link_.ifindex));
     DEVMEM_ASSIGN_OR_RETURN(journal_.nic, kernel_->ethtool().Identity(link_.interface));
     journal_.queues = options_.queues;
-    DEVMEM_ASSIGN_OR_RETURN(file_, RxJournalFile::Make(options_.journal_folder, journal_));
-    absl::Status status = ChangeNic();
-    if (status.ok()) return status;
+    absl::Status status;
+    {
+      DEVMEM_ASSIGN_OR_RETURN(const RxFolder folder, RxFolder::Hold(options_.journal_folder, Clock::now() + kFolderPatience,
+                                                                    [this](Duration pause) { kernel_->Pause(pause); }));
+      DEVMEM_RETURN_IF_ERROR(QueuesAreFree());
+      DEVMEM_ASSIGN_OR_RETURN(file_, RxJournalFile::Make(options_.journal_folder, journal_));
+      status = ChangeNic();
+      if (status.ok()) return status;
+    }
     const absl::Status undone = Undo(Clock::now() + kUndoPatience);
     if (undone.ok()) return WithObject(status, link_.interface);
     return MakeErrorVerbatim(status.code(), absl::StrCat(Text(status), "; and on the way back: ", Text(undone)),
@@ -253,6 +259,7 @@ class Binding final : public RxBinding {
   }
 
   absl::Status ChangeNic() {
+    DEVMEM_RETURN_IF_ERROR(Inherit(Nic()));
     DEVMEM_RETURN_IF_ERROR(LetRulesIn());
     DEVMEM_RETURN_IF_ERROR(SplitHeaders(Nic()));
     DEVMEM_RETURN_IF_ERROR(MoveRss(Nic(), options_.queues));

@@ -78,7 +78,8 @@ class RxBinding {
 
   // Rules out, unbind, wait until no pool holds the dma-buf, then RSS, header split and features as they were. No socket may
   // still hold fragments. Returns what could not be put back, and keeps the journal for the next start in that case; also if
-  // the NIC is not here any more (kNotFound): it may have been moved.
+  // the NIC is not here any more (kNotFound): it may have been moved. Where other processes of ours are on the NIC, the last
+  // one to leave puts it back.
   [[nodiscard]] virtual absl::Status Undo(Time deadline) = 0;
 };
 

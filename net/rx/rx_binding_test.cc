@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -715,6 +716,146 @@ TEST_F(RxBindingTest, RebindDoesNotFight) {
   const absl::Status undone = binding->Undo(Soon());
   EXPECT_THAT(Text(undone), HasSubstr("another's by now"));
   EXPECT_EQ(nic_.Split(), HeaderSplit::kOn) << "its owner needs it";
+}
+
+// --- several processes on one NIC -----------------------------------------------------------------------------------------
+
+struct Sharing {
+  const char* name;
+  void (*prepare)(FakeNic&);
+};
+
+const Sharing kSharings[] = {
+    {"plain", [](FakeNic&) {}},
+    {"ntuple gates rules and is off; header split wants rx-gro-hw",
+     [](FakeNic& nic) {
+       nic.ntuple_gates = nic.split_wants_gro_hw = true;
+       nic.features["rx-ntuple-filter"].active = false;
+     }},
+    {"an operator's choices",
+     [](FakeNic& nic) {
+       nic.rss = {0, 1, 6, 7, 0, 5, 6, 4};
+       nic.split_set = HeaderSplit::kOn;
+       nic.threshold = 256;
+     }},
+    {"a table that avoids two of the three",
+     [](FakeNic& nic) {
+       nic.rss = {0, 1, 5, 3};
+     }},
+};
+
+class RxBindingSharing : public ::testing::TestWithParam<Sharing> {
+ protected:
+  static constexpr size_t kProcesses = 3;
+  void Start() {
+    nic_ = FakeNic();
+    GetParam().prepare(nic_);
+    before_ = nic_.Settings();
+    const std::vector<std::vector<uint32_t>> queues = {{6, 7}, {5}, {4}};
+    for (size_t i = 0; i < kProcesses; ++i) {
+      nic_.ifindex = static_cast<uint32_t>(10 + i);
+      RxBindingOptions options = Options(folder_);
+      options.queues = queues[i];
+      auto made = CreateRxBinding(nic_.Kernel(), options);
+      ASSERT_TRUE(made.ok()) << made.status();
+      bindings_[i] = *std::move(made);
+      AllIntact();
+    }
+  }
+  void AllIntact() {
+    for (const auto& binding : bindings_) {
+      if (binding == nullptr) continue;
+      const auto state = binding->Look();
+      ASSERT_TRUE(state.ok()) << state.status();
+      EXPECT_TRUE(state->intact) << state->why;
+    }
+  }
+  void Kill(size_t i) {
+    const std::string path = JournalOf(i), text = Read(path);
+    const uint32_t dmabuf = bindings_[i]->dmabuf_id();
+    const FakeNic then = nic_;
+    bindings_[i].reset();
+    nic_ = then;
+    nic_.Unbind(dmabuf);
+    std::ofstream(path) << text;
+  }
+  std::string JournalOf(size_t i) {
+    for (const std::string& path : RxJournalFile::All(folder_)) {
+      if (path.find("/rx-" + std::to_string(10 + i) + "-") != std::string::npos) return path;
+    }
+    return "";
+  }
+  const std::string folder_ = Folder();
+  FakeNic nic_;
+  std::string before_;
+  std::array<std::unique_ptr<RxBinding>, kProcesses> bindings_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Nics, RxBindingSharing, ::testing::ValuesIn(kSharings),
+                         [](const auto& sharing) { return "kind_" + std::to_string(sharing.index); });
+
+TEST_P(RxBindingSharing, TheLastToLeavePutsTheNicBack) {
+  SCOPED_TRACE(GetParam().name);
+  std::array<size_t, kProcesses> order = {0, 1, 2};
+  do {
+    SCOPED_TRACE(::testing::PrintToString(order));
+    Start();
+    for (const size_t i : order) {
+      const absl::Status status = bindings_[i]->Undo(Soon());
+      EXPECT_TRUE(status.ok()) << status;
+      bindings_[i].reset();
+      AllIntact();
+    }
+    EXPECT_EQ(nic_.Settings(), before_);
+    EXPECT_TRUE(fs::is_empty(folder_));
+  } while (std::next_permutation(order.begin(), order.end()));
+}
+
+TEST_P(RxBindingSharing, SoDoesOneWhoseFellowsWereKilled) {
+  SCOPED_TRACE(GetParam().name);
+  for (const bool recovered_at_once : {true, false}) {
+    std::array<size_t, kProcesses> order = {0, 1, 2};
+    do {
+      SCOPED_TRACE(::testing::PrintToString(order));
+      Start();
+      for (size_t at = 0; at < kProcesses; ++at) {
+        const size_t i = order[at];
+        if (at == 1) {
+          EXPECT_TRUE(bindings_[i]->Undo(Soon()).ok());
+          bindings_[i].reset();
+        } else {
+          Kill(i);
+        }
+        if (recovered_at_once || at + 1 == kProcesses) (void)RecoverFrom(nic_, folder_);
+        AllIntact();
+      }
+      EXPECT_EQ(nic_.Settings(), before_);
+      EXPECT_TRUE(fs::is_empty(folder_));
+    } while (std::next_permutation(order.begin(), order.end()));
+  }
+}
+
+TEST_P(RxBindingSharing, WhoComesWhileAnotherLeavesKnowsWhatWas) {
+  SCOPED_TRACE(GetParam().name);
+  Start();
+  bindings_[0].reset();
+  nic_.ifindex = 20;
+  auto next = CreateRxBinding(nic_.Kernel(), Options(folder_));
+  ASSERT_TRUE(next.ok()) << next.status();
+  for (auto& binding : bindings_) binding.reset();
+  EXPECT_TRUE((*next)->Look()->intact);
+  EXPECT_TRUE((*next)->Undo(Soon()).ok());
+  EXPECT_EQ(nic_.Settings(), before_);
+}
+
+TEST_P(RxBindingSharing, ATableThatAnotherSetMeanwhileStays) {
+  Start();
+  const std::vector<uint32_t> theirs = {0, 0, 1, 1, 2, 2, 2, 2};
+  nic_.rss = theirs;
+  std::string said;
+  for (auto& binding : bindings_) said += Text(binding->Undo(Soon()));
+  EXPECT_THAT(said, HasSubstr("RSS table was changed by another"));
+  EXPECT_EQ(nic_.rss, theirs);
 }
 
 // --- Recover: what it finds besides its own -------------------------------------------------------------------------------
