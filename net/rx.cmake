@@ -6,7 +6,7 @@ devmem_unit(net_rx_kernel
 devmem_unit(net_rx_journal
   HDRS rx/rx_journal.h SRCS rx/rx_journal.cc
   DEPS base_clock base_error base_unique_fd net_ethtool net_flow_rules nlohmann_json::nlohmann_json
-  TEST rx/rx_journal_test.cc)
+  TEST rx/rx_journal_test.cc FUZZ rx/rx_journal_fuzz.cc)
 devmem_unit(net_rx_queue_use HDRS rx/queue_use.h SRCS rx/queue_use.cc DEPS net_rx_kernel)
 devmem_unit(net_rx_irq_cpus HDRS rx/irq_cpus.h SRCS rx/irq_cpus.cc DEPS absl::strings TEST rx/irq_cpus_test.cc)
 devmem_unit(net_rx_binding
