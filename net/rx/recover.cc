@@ -85,8 +85,8 @@ class Recovery {
 std::vector<std::string> RecoverOn(const std::function<absl::StatusOr<std::unique_ptr<RxKernel>>()>& open,
                                    const std::string& folder, Duration patience) {
   if (RxJournalFile::All(folder).empty()) return {};
-  const absl::StatusOr<RxFolder> held =
-      RxFolder::Hold(folder, Clock::now() + patience, [](Duration pause) { std::this_thread::sleep_for(pause); });
+  const absl::StatusOr<RxFolder> held = RxFolder::Hold(
+      folder, Clock::now() + patience, [](Duration pause) { std::this_thread::sleep_for(pause); });  // only how often we look
   if (!held.ok()) return {absl::StrCat("journals are not looked at: ", Text(held.status()))};
   Recovery recovery(open, patience, *held);
   for (const std::string& path : RxJournalFile::All(folder)) recovery.Treat(path);
