@@ -5,8 +5,8 @@ devmem_unit(net_rx_kernel
   DEPS base_clock base_error base_unique_fd net_netdev net_ethtool net_flow_rules)
 devmem_unit(net_rx_journal
   HDRS rx/rx_journal.h SRCS rx/rx_journal.cc
-  DEPS base_error base_unique_fd net_ethtool net_flow_rules nlohmann_json::nlohmann_json
-  TEST rx/rx_journal_test.cc)
+  DEPS base_clock base_error base_unique_fd net_ethtool net_flow_rules nlohmann_json::nlohmann_json
+  TEST rx/rx_journal_test.cc FUZZ rx/rx_journal_fuzz.cc)
 devmem_unit(net_rx_say HDRS rx/say.h SRCS rx/say.cc DEPS base_error TEST rx/say_test.cc)
 devmem_unit(net_rx_queue_use HDRS rx/queue_use.h SRCS rx/queue_use.cc DEPS net_rx_kernel)
 devmem_unit(net_rx_irq_cpus HDRS rx/irq_cpus.h SRCS rx/irq_cpus.cc DEPS absl::strings TEST rx/irq_cpus_test.cc)

@@ -123,6 +123,15 @@ static int dms_port_alloc_queues(struct dms_port *port, unsigned int queues)
 	return 0;
 }
 
+/* A NIC's own address, the same each time it is found: by it a NIC is known again in another network namespace. */
+static void dms_set_address(struct net_device *dev, unsigned int pair, unsigned int end)
+{
+	const u8 address[ETH_ALEN] = { 0x02, 'd', 'm', 's', pair, end };
+
+	eth_hw_addr_set(dev, address);
+	dev->addr_assign_type = NET_ADDR_PERM;
+}
+
 static void dms_setup(struct net_device *dev)
 {
 	const netdev_features_t tunnels = NETIF_F_GSO_UDP_TUNNEL | NETIF_F_GSO_UDP_TUNNEL_CSUM | NETIF_F_GSO_GRE |
@@ -141,7 +150,6 @@ static void dms_setup(struct net_device *dev)
 	dev->max_mtu = DMS_MAX_MTU;
 	dev->priv_flags |= IFF_LIVE_ADDR_CHANGE;
 	dms_set_netmem_tx(dev);
-	eth_hw_addr_random(dev);
 	netif_carrier_off(dev);
 }
 
@@ -173,6 +181,7 @@ struct dms_port *dms_port_create(struct dms_pair *pair, unsigned int end, unsign
 	port->dev = dev;
 	*(struct dms_port **)netdev_priv(dev) = port;
 	strscpy(dev->name, "dms%d", sizeof(dev->name));
+	dms_set_address(dev, pair->id, end);
 	dev->dev_port = end;
 	SET_NETDEV_DEV(dev, &pair->parent->dev);
 	dms_setup(dev);

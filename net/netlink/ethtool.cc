@@ -24,6 +24,8 @@ using namespace ethtool_abi;  // NOLINT(google-build-using-namespace): this file
 
 static_assert(ETHTOOL_A_RINGS_TCP_DATA_SPLIT == 11 && ETHTOOL_MSG_MODULE_SET == 35, "ethtool_abi.h counts on from these");
 
+constexpr uint32_t kLongestAddress = 32;  // MAX_ADDR_LEN of the kernel
+
 // Whether a bitset that lists names has this one, and with the value set. A list without a mask holds set bits only.
 struct Bit {
   bool listed = false;
@@ -54,12 +56,28 @@ class KernelEthtool : public Ethtool {
   KernelEthtool(GenlFamily family, EthtoolIoctl ioctl) : family_(std::move(family)), ioctl_(std::move(ioctl)) {}
 
   absl::StatusOr<std::string> Driver(const std::string& interface) override {
-    ethtool_drvinfo info{};
-    info.cmd = ETHTOOL_GDRVINFO;
-    if (const int error = ioctl_.Call(interface, &info); error != 0) {
-      return KernelRefusal({interface, "cannot read its driver's name"}, error);
-    }
+    DEVMEM_ASSIGN_OR_RETURN(const ethtool_drvinfo info, DriverInfo(interface));
     return std::string(info.driver, ::strnlen(info.driver, sizeof(info.driver)));
+  }
+
+  // By ioctl: sysfs may be another network namespace's.
+  absl::StatusOr<NicIdentity> Identity(const std::string& interface) override {
+    DEVMEM_ASSIGN_OR_RETURN(const ethtool_drvinfo info, DriverInfo(interface));
+    NicIdentity identity{.driver = {info.driver, ::strnlen(info.driver, sizeof(info.driver))},
+                         .bus = {info.bus_info, ::strnlen(info.bus_info, sizeof(info.bus_info))}};
+    ethtool_perm_addr header{.cmd = ETHTOOL_GPERMADDR, .size = kLongestAddress};
+    alignas(ethtool_perm_addr) std::array<uint8_t, sizeof header + kLongestAddress> answer{};
+    std::memcpy(answer.data(), &header, sizeof header);
+    if (const int error = ioctl_.Call(interface, answer.data()); error != 0) {
+      return KernelRefusal({interface, "cannot read its permanent address"}, error);
+    }
+    std::memcpy(&header, answer.data(), sizeof header);
+    const std::span address = std::span(answer).subspan(sizeof header, std::min<size_t>(header.size, kLongestAddress));
+    if (std::all_of(address.begin(), address.end(), [](uint8_t byte) { return byte == 0; })) return identity;
+    for (const uint8_t byte : address) {
+      absl::StrAppend(&identity.permanent_mac, identity.permanent_mac.empty() ? "" : ":", absl::Hex(byte, absl::kZeroPad2));
+    }
+    return identity;
   }
 
   absl::StatusOr<Rings> GetRings(const std::string& interface) override {
@@ -205,6 +223,15 @@ class KernelEthtool : public Ethtool {
     std::copy(table.begin(), table.end(), command.begin() + sizeof(ethtool_rxfh_indir) / sizeof(uint32_t));
     if (const int error = ioctl_.Call(subject.object, command.data()); error != 0) return KernelRefusal(subject, error);
     return absl::OkStatus();
+  }
+
+  absl::StatusOr<ethtool_drvinfo> DriverInfo(const std::string& interface) {
+    ethtool_drvinfo info{};
+    info.cmd = ETHTOOL_GDRVINFO;
+    if (const int error = ioctl_.Call(interface, &info); error != 0) {
+      return KernelRefusal({interface, "cannot read its driver's name"}, error);
+    }
+    return info;
   }
 
   GenlFamily family_;

@@ -42,12 +42,21 @@ struct RssTable {
   std::vector<uint32_t> queues;  // entry -> queue
 };
 
+// What a network device keeps across names, indexes and network namespaces.
+struct NicIdentity {
+  std::string driver;
+  std::string bus;            // its parent device: a PCI address, say
+  std::string permanent_mac;  // "02:64:6d:73:00:00"; empty: it has none
+  bool operator==(const NicIdentity& other) const = default;
+};
+
 class Ethtool {
  public:
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Ethtool>> Open();
   virtual ~Ethtool() = default;
 
   [[nodiscard]] virtual absl::StatusOr<std::string> Driver(const std::string& interface) = 0;
+  [[nodiscard]] virtual absl::StatusOr<NicIdentity> Identity(const std::string& interface) = 0;
   [[nodiscard]] virtual absl::StatusOr<Rings> GetRings(const std::string& interface) = 0;
   // `threshold` is ignored on kernels that have none and where it already is so.
   [[nodiscard]] virtual absl::Status SetHeaderSplit(const std::string& interface, HeaderSplit split,

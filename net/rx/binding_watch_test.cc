@@ -152,11 +152,10 @@ TEST_F(BindingWatchTest, WhatComesInTheNicsPlaceIsUsed) {
   ResetRss();
   EXPECT_FALSE(LookAfter(milliseconds(100)));
   for (int i = 0; i < 2; ++i) {
-    const uint32_t gone = nic_.ifindex;
     nic_.there = false;
     EXPECT_FALSE(LookAfter(seconds(1)));
     nic_ = FakeNic();
-    nic_.ifindex = gone + 1;
+    nic_.remade = static_cast<uint32_t>(i) + 1;
     nic_.next_dmabuf = 20 + static_cast<uint32_t>(i);
     EXPECT_TRUE(LookAfter(seconds(5))) << i;
   }

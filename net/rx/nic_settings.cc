@@ -63,8 +63,14 @@ absl::StatusOr<bool> CouldTurnOn(const JournalledNic& nic, const char* name) {
   return !feature->active && !feature->fixed;
 }
 
+const RxJournal::FeatureChange* FindFeature(const RxJournal& journal, const std::string& name) {
+  const auto found = std::find_if(journal.features.begin(), journal.features.end(),
+                                  [&](const RxJournal::FeatureChange& each) { return each.name == name; });
+  return found == journal.features.end() ? nullptr : &*found;
+}
+
 absl::Status TurnOn(const JournalledNic& nic, const char* name) {
-  nic.journal.features.push_back({.name = name, .was = false});
+  if (FindFeature(nic.journal, name) == nullptr) nic.journal.features.push_back({.name = name, .was = false});
   DEVMEM_RETURN_IF_ERROR(nic.file.Write(nic.journal));
   return nic.kernel.ethtool().SetFeature(nic.interface, name, true);
 }
@@ -91,6 +97,48 @@ std::vector<uint32_t> Unbound(const std::vector<uint32_t>& from, const std::vect
   std::vector<uint32_t> others;
   std::set_difference(distinct.begin(), distinct.end(), queues.begin(), queues.end(), std::back_inserter(others));
   return others;
+}
+
+// --- several of ours on one NIC ---------------------------------------------------------------------------------------------
+
+std::string Named(const OtherJournal& other) { return absl::StrCat("process ", other.journal.pid); }
+
+// `queues`, and those that living others have, ascending.
+std::vector<uint32_t> WithTheirs(std::vector<uint32_t> queues, const std::vector<OtherJournal>& others) {
+  for (const OtherJournal& other : others) {
+    if (other.lives) queues.insert(queues.end(), other.journal.queues.begin(), other.journal.queues.end());
+  }
+  std::sort(queues.begin(), queues.end());
+  queues.erase(std::unique(queues.begin(), queues.end()), queues.end());
+  return queues;
+}
+
+// `table` with what leads to `avoid` dealt out to `others`, which may not be empty.
+std::vector<uint32_t> Deal(std::vector<uint32_t> table, const std::vector<uint32_t>& avoid,
+                           const std::vector<uint32_t>& others) {
+  size_t turn = 0;
+  for (uint32_t& queue : table) {
+    if (std::binary_search(avoid.begin(), avoid.end(), queue)) queue = others[turn++ % others.size()];
+  }
+  return table;
+}
+
+// The same to the others it leads to; empty if there are none.
+std::vector<uint32_t> Moved(const std::vector<uint32_t>& table, const std::vector<uint32_t>& avoid) {
+  const std::vector<uint32_t> others = Unbound(table, avoid);
+  return others.empty() ? std::vector<uint32_t>{} : Deal(table, avoid, others);
+}
+
+// Whether `now` is what processes of ours have made of `change.was`, `queues` being those of the change's own.
+bool IsOfOurMaking(const std::vector<uint32_t>& now, const RxJournal::RssChange& change, const std::vector<uint32_t>& queues,
+                   const std::vector<OtherJournal>& others) {
+  if (now == change.set || now == Moved(change.was, WithTheirs(queues, others)) ||
+      now == Moved(change.was, WithTheirs({}, others))) {
+    return true;
+  }
+  return std::any_of(others.begin(), others.end(), [&](const OtherJournal& other) {
+    return other.journal.rss && other.journal.rss->was == change.was && other.journal.rss->set == now;
+  });
 }
 
 // Returns what is then left to say of it, or nothing if all is as it was.
@@ -140,6 +188,43 @@ absl::StatusOr<size_t> RulesThere(const JournalledNic& nic) {
   return rules.size();
 }
 
+// A living process of ours that will put back what `has` says its journal has; empty: there is none.
+template <typename Has>
+std::string Heir(const JournalledNic& nic, Has has) {
+  for (const OtherJournal& other : nic.file.Others(nic.journal)) {
+    if (other.lives && has(other.journal)) return Named(other);
+  }
+  return "";
+}
+
+// Where processes of ours stay on the NIC: our queues alone are given back, in one step, for a table that is reset in between
+// leads to theirs. True if there is nothing more to do.
+bool LeaveRss(const JournalledNic& nic, const std::vector<uint32_t>& now, const std::vector<OtherJournal>& others,
+              Restored& restored) {
+  const std::vector<uint32_t> theirs = WithTheirs({}, others);
+  if (theirs.empty()) return false;
+  const std::string what = absl::StrCat(nic.interface, ": the RSS table");
+  const std::vector<uint32_t> wanted = Moved(nic.journal.rss->was, theirs);
+  if (!wanted.empty() && wanted != now) {
+    if (const absl::Status status = nic.kernel.ethtool().SetRss(nic.interface, {wanted}); !status.ok()) {
+      restored.failed.push_back(absl::StrCat(what, " cannot be given our queues back: ", Text(status)));
+      return true;
+    }
+  }
+  const auto& was = nic.journal.rss->was;
+  const std::string heir = Heir(nic, [&](const RxJournal& each) { return each.rss && each.rss->was == was; });
+  if (!heir.empty()) {
+    restored.done.push_back(absl::StrCat(what, " leads to our queues again, and ", heir, " will put it back"));
+  } else if (wanted == was) {
+    restored.done.push_back(absl::StrCat(what, " is put back"));
+  } else {
+    restored.foreign.push_back(
+        absl::StrCat(what, " stays off queues ", absl::StrJoin(theirs, ","), ", which others of ours have"));
+  }
+  CrossOut(nic, nic.journal.rss);
+  return true;
+}
+
 void RestoreFeature(const JournalledNic& nic, const RxJournal::FeatureChange& change, Restored& restored) {
   const std::string what = absl::StrCat(nic.interface, ": ", change.name);
   const absl::StatusOr<Feature> feature = nic.kernel.ethtool().GetFeature(nic.interface, change.name);
@@ -149,6 +234,11 @@ void RestoreFeature(const JournalledNic& nic, const RxJournal::FeatureChange& ch
   }
   if (feature->active == change.was) {
     restored.done.push_back(absl::StrCat(what, " is ", OnOff(change.was), ", as it was"));
+    return;
+  }
+  if (const std::string heir = Heir(nic, [&](const RxJournal& theirs) { return FindFeature(theirs, change.name) != nullptr; });
+      !heir.empty()) {
+    restored.done.push_back(absl::StrCat(what, " stays ", OnOff(!change.was), ": ", heir, " needs it, and will put it back"));
     return;
   }
   if (change.name == kNtuple && !change.was) {
@@ -162,7 +252,8 @@ void RestoreFeature(const JournalledNic& nic, const RxJournal::FeatureChange& ch
       return;
     }
   }
-  if (const std::string others = OthersMemory(nic); change.name == kGroHw && !others.empty()) {
+  // Both are for what receives into device memory: header split needs the one, and rules, maybe none just now, the other.
+  if (const std::string others = OthersMemory(nic); !others.empty()) {
     restored.foreign.push_back(absl::StrCat(what, " stays on: ", others, " needs it"));
     return;
   }
@@ -210,7 +301,8 @@ absl::Status SplitHeaders(const JournalledNic& nic) {
                       .action = "a NIC and driver that split headers are needed: `ethtool -g` shows 'TCP data split'"});
   }
   // Set also where it reads on: the kernel wants it chosen, and some drivers report on without anybody's choice.
-  nic.journal.header_split = {rings.header_split, rings.threshold};
+  if (!nic.journal.header_split) nic.journal.header_split = {rings.header_split, rings.threshold};
+  nic.journal.header_split->resetting = false;
   DEVMEM_RETURN_IF_ERROR(nic.file.Write(nic.journal));
   absl::Status first = SetSplit(nic);
   if (first.ok()) return first;
@@ -223,26 +315,43 @@ absl::Status SplitHeaders(const JournalledNic& nic) {
 absl::Status MoveRss(const JournalledNic& nic, const std::vector<uint32_t>& queues) {
   DEVMEM_ASSIGN_OR_RETURN(const RssTable now, GetRssOrNone(nic.kernel, nic.interface));
   if (!LeadsToAny(now.queues, queues)) return absl::OkStatus();
-  std::vector<uint32_t> others = Unbound(now.queues, queues);
+  // An inherited table that still stands; else what is there now, by whomever.
+  const std::vector<OtherJournal> sharers = nic.file.Others(nic.journal);
+  const bool stands = nic.journal.rss && IsOfOurMaking(now.queues, *nic.journal.rss, {}, sharers);
+  const std::vector<uint32_t> was = stands ? nic.journal.rss->was : now.queues;
+  const std::vector<uint32_t> avoid = WithTheirs(queues, sharers);
+  std::vector<uint32_t> others = Unbound(was, avoid);
   if (others.empty()) {
     DEVMEM_ASSIGN_OR_RETURN(const Link link, nic.kernel.FindLink(nic.interface));
     DEVMEM_ASSIGN_OR_RETURN(const QueueUse use, FindQueueUse(nic.kernel, link));
     for (uint32_t queue = 0; queue < use.queues; ++queue) {
-      if (!std::binary_search(queues.begin(), queues.end(), queue) && !use.taken.contains(queue)) others.push_back(queue);
+      if (!std::binary_search(avoid.begin(), avoid.end(), queue) && !use.taken.contains(queue)) others.push_back(queue);
     }
   }
   if (others.empty()) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "no queue is left for ordinary traffic",
                      {.object = nic.interface, .cause = "too few queues", .action = "take fewer, or `ethtool -L` for more"});
   }
-  RssTable moved = now;
-  size_t turn = 0;
-  for (uint32_t& queue : moved.queues) {
-    if (std::binary_search(queues.begin(), queues.end(), queue)) queue = others[turn++ % others.size()];
-  }
-  nic.journal.rss = {now.queues, moved.queues};
+  const RssTable moved{Deal(was, avoid, others)};
+  nic.journal.rss = {was, moved.queues};
   DEVMEM_RETURN_IF_ERROR(nic.file.Write(nic.journal));
   return nic.kernel.ethtool().SetRss(nic.interface, moved);
+}
+
+absl::Status Inherit(const JournalledNic& nic) {
+  DEVMEM_ASSIGN_OR_RETURN(const RssTable now, GetRssOrNone(nic.kernel, nic.interface));
+  const std::vector<OtherJournal> others = nic.file.Others(nic.journal);
+  for (const OtherJournal& other : others) {
+    const RxJournal& theirs = other.journal;
+    for (const RxJournal::FeatureChange& change : theirs.features) {
+      if (FindFeature(nic.journal, change.name) == nullptr) nic.journal.features.push_back(change);
+    }
+    if (!nic.journal.header_split) nic.journal.header_split = theirs.header_split;
+    if (!nic.journal.rss && theirs.rss && IsOfOurMaking(now.queues, *theirs.rss, theirs.queues, others)) {
+      nic.journal.rss = {theirs.rss->was, now.queues};
+    }
+  }
+  return others.empty() ? absl::OkStatus() : nic.file.Write(nic.journal);
 }
 
 void RestoreRss(const JournalledNic& nic, Restored& restored) {
@@ -250,7 +359,9 @@ void RestoreRss(const JournalledNic& nic, Restored& restored) {
   const std::string what = absl::StrCat(nic.interface, ": the RSS table");
   const absl::StatusOr<RssTable> now = nic.kernel.ethtool().GetRss(nic.interface);
   absl::Status status = now.status();
-  if (now.ok() && !nic.journal.rss->resetting && now->queues != nic.journal.rss->was && now->queues != nic.journal.rss->set) {
+  const std::vector<OtherJournal> others = nic.file.Others(nic.journal);
+  if (now.ok() && !nic.journal.rss->resetting && now->queues != nic.journal.rss->was &&
+      !IsOfOurMaking(now->queues, *nic.journal.rss, nic.journal.queues, others)) {
     restored.foreign.push_back(absl::StrCat(what, " was changed by another and stays so: it leads to queues ",
                                             absl::StrJoin(Unbound(now->queues, {}), ",")));
     CrossOut(nic, nic.journal.rss);
@@ -261,6 +372,7 @@ void RestoreRss(const JournalledNic& nic, Restored& restored) {
     CrossOut(nic, nic.journal.rss);
     return;
   }
+  if (now.ok() && LeaveRss(nic, now->queues, others, restored)) return;
   // Dying between the reset and what is written after it must not leave the reset table for someone else's.
   nic.journal.rss->resetting = true;
   if (status.ok()) status = nic.file.Write(nic.journal);
@@ -284,6 +396,12 @@ void RestoreHeaderSplit(const JournalledNic& nic, Restored& restored) {
     } else {
       restored.foreign.push_back(absl::StrCat(nic.interface, ": ", Describe(*now), " was set by another and stays so"));
     }
+    CrossOut(nic, nic.journal.header_split);
+    return;
+  }
+  if (const std::string heir = Heir(nic, [](const RxJournal& theirs) { return theirs.header_split.has_value(); });
+      now.ok() && !heir.empty()) {
+    restored.done.push_back(absl::StrCat(nic.interface, ": header split stays on: ", heir, " needs it, and will put it back"));
     CrossOut(nic, nic.journal.header_split);
     return;
   }

@@ -9,6 +9,10 @@
 // default must not become a choice of the user's (an explicit RSS table blocks channel counts; bnxt refuses header split off
 // and reports on while unset); what then still differs is written. What someone else changed meanwhile is theirs and stays.
 //
+// Where several processes of ours have one NIC, what it was before the first of them is in the journal of each (Inherit), and
+// the last to leave puts it back, whichever that is: who leaves earlier crosses its entries out. The RSS table is then always
+// what it was, moved off the queues of all: by that a process knows a table that another of ours has set.
+//
 // Threads: as RxKernel.
 #pragma once
 
@@ -39,6 +43,8 @@ struct Restored {
   std::vector<std::string> failed;   // should be put back and could not be
 };
 
+// Takes over into `nic.journal` what other processes of ours found when they changed this NIC. Before anything is set.
+[[nodiscard]] absl::Status Inherit(const JournalledNic& nic);
 // Finds out whether `queue` takes rules, and turns ntuple on if that is what it takes.
 [[nodiscard]] absl::Status AllowRules(const JournalledNic& nic, uint32_t queue);
 [[nodiscard]] absl::Status SplitHeaders(const JournalledNic& nic);

@@ -3,8 +3,6 @@
 // devices is how far their paths in /sys/devices go together: every bridge between them is a step.
 #include "net/rx/placement.h"
 
-#include <net/if.h>
-
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
@@ -22,14 +20,6 @@ namespace devmem {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::vector<std::string> AllInterfaces() {
-  std::vector<std::string> names;
-  struct if_nameindex* all = if_nameindex();
-  for (const struct if_nameindex* each = all; each != nullptr && each->if_index != 0; ++each) names.emplace_back(each->if_name);
-  if (all != nullptr) if_freenameindex(all);
-  return names;
-}
 
 // How near: fewer steps, then the same NUMA node. Larger is farther.
 struct Distance {
@@ -82,7 +72,7 @@ class Chooser {
                        {.object = request_.near_pci, .cause = "no such device", .action = "see `lspci -D`"});
     }
     std::optional<std::pair<Distance, NicPlacement>> best;
-    std::vector<std::string> names = host_.interfaces();
+    std::vector<std::string> names = host_.kernel.Interfaces();
     std::sort(names.begin(), names.end());
     for (const std::string& name : names) {
       const auto under = host_.physical_devices(name);
@@ -184,7 +174,7 @@ absl::StatusOr<Placement> ChoosePlacementOn(PlacementHost host, const PlacementR
 
 absl::StatusOr<Placement> ChoosePlacement(const PlacementRequest& request) {
   DEVMEM_ASSIGN_OR_RETURN(const std::unique_ptr<RxKernel> kernel, RxKernel::Open());
-  return ChoosePlacementOn({.kernel = *kernel, .interfaces = AllInterfaces}, request);
+  return ChoosePlacementOn({.kernel = *kernel}, request);
 }
 
 }  // namespace devmem

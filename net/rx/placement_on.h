@@ -14,7 +14,6 @@ namespace devmem {
 
 struct PlacementHost {
   RxKernel& kernel;
-  std::function<std::vector<std::string>()> interfaces;  // all there are
   std::function<absl::StatusOr<std::vector<std::string>>(const std::string&)> physical_devices = PhysicalDevices;
   std::string sysfs = "/sys";
 };

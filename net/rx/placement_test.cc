@@ -30,7 +30,7 @@ class ManyNics final : public RxKernel, private Netdev, private Ethtool, private
     nic.ifindex = static_cast<uint32_t>(nics_.size());
     return nic;
   }
-  [[nodiscard]] std::vector<std::string> Names() const {
+  std::vector<std::string> Interfaces() override {
     std::vector<std::string> names = {"lo"};
     for (const auto& [name, nic] : nics_) names.push_back(name);
     return names;
@@ -64,6 +64,7 @@ class ManyNics final : public RxKernel, private Netdev, private Ethtool, private
   absl::StatusOr<std::vector<PagePoolState>> PagePools(uint32_t i) override { return At(i).netdev().PagePools(i); }
   absl::StatusOr<std::vector<RxQueueStats>> RxStats(uint32_t i) override { return At(i).netdev().RxStats(i); }
   absl::StatusOr<std::string> Driver(const std::string& n) override { return At(n).ethtool().Driver(n); }
+  absl::StatusOr<NicIdentity> Identity(const std::string& n) override { return At(n).ethtool().Identity(n); }
   absl::StatusOr<Rings> GetRings(const std::string& n) override { return At(n).ethtool().GetRings(n); }
   absl::Status SetHeaderSplit(const std::string&, HeaderSplit, std::optional<uint32_t>) override { return Never(); }
   absl::StatusOr<Channels> GetChannels(const std::string& n) override { return At(n).ethtool().GetChannels(n); }
@@ -107,7 +108,6 @@ class PlacementTest : public ::testing::Test {
   }
   absl::StatusOr<Placement> Choose(const PlacementRequest& request) {
     return ChoosePlacementOn({.kernel = kernel_,
-                              .interfaces = [this] { return kernel_.Names(); },
                               .physical_devices = [](const std::string& name) -> absl::StatusOr<std::vector<std::string>> {
                                 if (name == "bond0") return std::vector<std::string>{"eth0", "eth1"};
                                 if (name == "lo") return absl::FailedPreconditionError("loopback");

@@ -5,14 +5,16 @@
 //      exactly: locations are not ours to trust after a crash)
 //   2. unbind while the link is up: some drivers cannot restart a queue while it is down, and the kernel can only warn
 //   3. wait until the queues have host memory, and, where the memory is about to be freed, until no pool holds it
-//   4. RSS, only now that hashed traffic finds host memory there
-//   5. header split, which a bound queue needs; then features, which header split and rules need
+//   4. the journals' folder is held, that no other process of ours sets this NIC up, or puts it back, at the same time
+//   5. RSS, only now that hashed traffic finds host memory there
+//   6. header split, which a bound queue needs; then features, which header split and rules need
 //
 // A queue that still is, or by now is someone else's, bound to a dma-buf ends it at 3: what follows would hurt its owner.
 #include "net/rx/put_back.h"
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
@@ -22,6 +24,9 @@ namespace devmem {
 namespace {
 
 using std::chrono::milliseconds;
+
+// What another process takes to set up a NIC, or to put one back, once its queues are free.
+constexpr Duration kTurn = std::chrono::seconds(2);
 
 // Nothing that reaches every kernel announces what is awaited here, so it is looked at: soon first, then not too often.
 class Looks {
@@ -140,10 +145,43 @@ PutBack PutNicBack(const JournalledNic& nic, const Link& link, PutBackOptions op
   if (options.bound != nullptr && !link.up) AwaitLink(nic, link, options.deadline);
   options.bound.reset();
   if (!AwaitHostMemory(nic, link, options, result)) return result;
+  if (options.held == nullptr) {
+    absl::StatusOr<RxFolder> folder =
+        RxFolder::Hold(std::filesystem::path(nic.file.path()).parent_path().string(),
+                       std::max(options.deadline, Clock::now() + kTurn), [&](Duration pause) { nic.kernel.Pause(pause); });
+    if (!folder.ok()) {
+      result.restored.failed.push_back(absl::StrCat(nic.interface, ": ", Text(folder.status())));
+      return result;
+    }
+    result.folder = *std::move(folder);
+  }
   RestoreRss(nic, result.restored);
   RestoreHeaderSplit(nic, result.restored);
   RestoreFeatures(nic, result.restored);
   return result;
+}
+
+absl::StatusOr<Link> FindNic(RxKernel& kernel, const RxJournal& journal, uint64_t netns) {
+  const auto is_it = [&](const std::string& interface) {
+    const absl::StatusOr<NicIdentity> identity = kernel.ethtool().Identity(interface);
+    return identity.ok() && *identity == journal.nic;
+  };
+  if (journal.netns == netns) {
+    absl::StatusOr<Link> link = kernel.FindLink(journal.ifindex);
+    if (link.ok() ? is_it(link->interface) : link.status().code() != absl::StatusCode::kNotFound) return link;
+  }
+  // By the permanent address alone two ports of one device are told from each other.
+  if (!journal.nic.permanent_mac.empty()) {
+    for (const std::string& interface : kernel.Interfaces()) {
+      if (is_it(interface)) return kernel.FindLink(interface);
+    }
+  }
+  return MakeError(absl::StatusCode::kNotFound, "it is not in this network namespace", {.object = DescribeNic(journal)});
+}
+
+std::string DescribeNic(const RxJournal& journal) {
+  return absl::StrCat(journal.interface, " (", journal.nic.driver, " at ", journal.nic.bus,
+                      journal.nic.permanent_mac.empty() ? "" : ", ", journal.nic.permanent_mac, ")");
 }
 
 absl::Status ForgetRule(RxJournal& journal, RxJournalFile& file, const FlowMatch& match, uint32_t queue) {

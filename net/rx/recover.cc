@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // For each journal: its process lives (it holds the lock): nothing. Not readable: kept, for a person. Of another boot: removed,
-// the NIC began anew. Of another network namespace: kept, for a start there. Its interface gone: removed. Else the NIC is put
-// back, and the journal removed if all of it could be.
+// the NIC began anew. Its NIC is not in this network namespace: kept, for a start where it is, or when it is here; the
+// namespace it was in may be gone, and the NIC then is in the first. Else the NIC is put back, wherever it was and whatever its
+// name is now, and the journal removed if all of it could be.
 #include <chrono>
 #include <functional>
 #include <optional>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
@@ -22,8 +24,8 @@ constexpr Duration kPatience = seconds(10);
 
 class Recovery {
  public:
-  Recovery(const std::function<absl::StatusOr<std::unique_ptr<RxKernel>>()>& open, Duration patience)
-      : open_(open), patience_(patience) {}
+  Recovery(const std::function<absl::StatusOr<std::unique_ptr<RxKernel>>()>& open, Duration patience, const RxFolder& folder)
+      : open_(open), patience_(patience), folder_(folder) {}
 
   void Treat(const std::string& path) {
     absl::StatusOr<std::unique_ptr<RxJournalFile>> file = RxJournalFile::Adopt(path);
@@ -35,11 +37,8 @@ class Recovery {
     if (!boot.ok()) return Say(path, absl::StrCat("kept: ", Text(boot.status())));
     if (journal->boot_id != *boot) return Remove(**file, "from before this machine's last start, nothing to put back");
     const absl::StatusOr<uint64_t> netns = NetnsInode();
-    if (!netns.ok() || *netns != journal->netns) {
-      return Say(path, absl::StrCat("kept: ", journal->interface, " is in another network namespace (", journal->netns,
-                                    "): start there to put it back"));
-    }
-    PutBackNic(*journal, **file);
+    if (!netns.ok()) return Say(path, absl::StrCat("kept: ", Text(netns.status())));
+    PutBackNic(*journal, **file, *netns);
   }
 
   [[nodiscard]] std::vector<std::string> lines() && { return std::move(lines_); }
@@ -52,19 +51,20 @@ class Recovery {
     Say(file.path(), status.ok() ? absl::StrCat("removed: ", why) : absl::StrCat(why, ", but: ", Text(status)));
   }
 
-  void PutBackNic(RxJournal& journal, RxJournalFile& file) {
+  void PutBackNic(RxJournal& journal, RxJournalFile& file, uint64_t netns) {
     if (kernel_ == nullptr) {
       absl::StatusOr<std::unique_ptr<RxKernel>> opened = open_();
       if (!opened.ok()) return Say(file.path(), absl::StrCat("kept: ", Text(opened.status())));
       kernel_ = *std::move(opened);
     }
-    const absl::StatusOr<Link> link = kernel_->FindLink(journal.ifindex);
+    const absl::StatusOr<Link> link = FindNic(*kernel_, journal, netns);
     if (link.status().code() == absl::StatusCode::kNotFound) {
-      return Remove(file, absl::StrCat(journal.interface, " (interface ", journal.ifindex, ") is gone"));
+      return Say(file.path(), absl::StrCat("kept: ", DescribeNic(journal), " is not in this network namespace (it was in ",
+                                           journal.netns, "): the next start where it is puts it back"));
     }
     if (!link.ok()) return Say(file.path(), absl::StrCat("kept: ", Text(link.status())));
     const JournalledNic nic{*kernel_, link->interface, journal, file};  // by the name that it has now
-    PutBack result = PutNicBack(nic, *link, {.deadline = Clock::now() + patience_});
+    PutBack result = PutNicBack(nic, *link, {.deadline = Clock::now() + patience_, .held = &folder_});
     const std::string left_by = absl::StrCat(" (left by process ", journal.pid, ")");
     for (const auto* lines : {&result.restored.done, &result.restored.foreign, &result.restored.failed}) {
       for (const std::string& line : *lines) lines_.push_back(line + left_by);
@@ -75,6 +75,7 @@ class Recovery {
 
   const std::function<absl::StatusOr<std::unique_ptr<RxKernel>>()>& open_;
   const Duration patience_;
+  const RxFolder& folder_;
   std::unique_ptr<RxKernel> kernel_;
   std::vector<std::string> lines_;
 };
@@ -83,7 +84,11 @@ class Recovery {
 
 std::vector<std::string> RecoverOn(const std::function<absl::StatusOr<std::unique_ptr<RxKernel>>()>& open,
                                    const std::string& folder, Duration patience) {
-  Recovery recovery(open, patience);
+  if (RxJournalFile::All(folder).empty()) return {};
+  const absl::StatusOr<RxFolder> held = RxFolder::Hold(
+      folder, Clock::now() + patience, [](Duration pause) { std::this_thread::sleep_for(pause); });  // only how often we look
+  if (!held.ok()) return {absl::StrCat("journals are not looked at: ", Text(held.status()))};
+  Recovery recovery(open, patience, *held);
   for (const std::string& path : RxJournalFile::All(folder)) recovery.Treat(path);
   return std::move(recovery).lines();
 }

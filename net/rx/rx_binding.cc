@@ -40,12 +40,25 @@ using std::chrono::seconds;
 
 constexpr Duration kUndoPatience = seconds(10);
 constexpr Duration kSuccessorPatience = seconds(1);  // connections wait for their rules meanwhile; a queue restarts in 13 ms
+constexpr Duration kFolderPatience = seconds(20);    // a start that waits for a dead process's binding holds it for 10 s
+constexpr Duration kListRulesEvery = seconds(1);
 
 // Our own names for rules whose location another rule of ours had before (Rebind may have to move them).
 constexpr uint32_t kMovedHandles = 0x8000'0000;
 
 struct Counters {
   uint64_t alloc_fail = 0, packets = 0, bytes = 0;
+};
+
+// What a NIC's counters came to since the first look. A reset may have them begin at 0 again: then they count from there.
+struct Counted {
+  Counters last, sum;
+  void Add(const Counters& now) {
+    for (uint64_t Counters::*const each : {&Counters::alloc_fail, &Counters::packets, &Counters::bytes}) {
+      sum.*each += now.*each >= last.*each ? now.*each - last.*each : now.*each;
+    }
+    last = now;
+  }
 };
 
 absl::Status Check(const RxBindingOptions& options) {
@@ -69,20 +82,27 @@ class Binding final : public RxBinding {
   Binding(std::unique_ptr<RxKernel> kernel, RxBindingOptions options)
       : kernel_(std::move(kernel)), options_(std::move(options)) {}
 
-  ~Binding() override { (void)Undo(Clock::now() + kUndoPatience); }
+  ~Binding() override {
+    if (!undone_) (void)Undo(Clock::now() + kUndoPatience);
+  }
 
   absl::Status SetUp() {
     DEVMEM_RETURN_IF_ERROR(Check(options_));
     DEVMEM_ASSIGN_OR_RETURN(link_, kernel_->FindLink(options_.interface));
     DEVMEM_RETURN_IF_ERROR(LinkIsUp(link_));
     DEVMEM_ASSIGN_OR_RETURN(driver_, kernel_->ethtool().Driver(link_.interface));
-    DEVMEM_RETURN_IF_ERROR(QueuesAreFree(link_));
     DEVMEM_ASSIGN_OR_RETURN(journal_, RxJournal::Here(link_.interface, link_.ifindex));
+    DEVMEM_ASSIGN_OR_RETURN(journal_.nic, kernel_->ethtool().Identity(link_.interface));
     journal_.queues = options_.queues;
-    DEVMEM_ASSIGN_OR_RETURN(file_, RxJournalFile::Make(options_.journal_folder, journal_));
-    absl::Status status = ChangeNic(options_.dmabuf_fd);
-    if (status.ok()) status = LearnQueues();
-    if (status.ok()) return status;
+    absl::Status status;
+    {
+      DEVMEM_ASSIGN_OR_RETURN(const RxFolder folder, HoldFolder(kFolderPatience));
+      DEVMEM_RETURN_IF_ERROR(QueuesAreFree(link_));
+      DEVMEM_ASSIGN_OR_RETURN(file_, RxJournalFile::Make(options_.journal_folder, journal_));
+      status = ChangeNic(options_.dmabuf_fd);
+      if (status.ok()) status = LearnQueues();
+      if (status.ok()) return status;
+    }
     const absl::Status undone = Undo(Clock::now() + kUndoPatience);
     if (undone.ok()) return WithObject(status, link_.interface);
     return MakeErrorVerbatim(status.code(), absl::StrCat(Text(status), "; and on the way back: ", Text(undone)),
@@ -149,11 +169,12 @@ class Binding final : public RxBinding {
     RxState state;
     DEVMEM_RETURN_IF_ERROR(LookAtQueues(link, state));
     DEVMEM_RETURN_IF_ERROR(LookAtSettings(link, state));
+    DEVMEM_RETURN_IF_ERROR(LookAtRules(link, state));
     LookAtPools(link, state);
-    const Counters now = Count(link);
-    state.alloc_fail = now.alloc_fail - base_.alloc_fail;
-    state.packets = now.packets - base_.packets;
-    state.bytes = now.bytes - base_.bytes;
+    counters_.Add(Count(link));
+    state.alloc_fail = counters_.sum.alloc_fail;
+    state.packets = counters_.sum.packets;
+    state.bytes = counters_.sum.bytes;
     state.intact = state.why.empty();
     return state;
   }
@@ -174,6 +195,7 @@ class Binding final : public RxBinding {
     if (!SplitIsOn(rings)) DEVMEM_RETURN_IF_ERROR(SplitHeaders(Nic()));
     DEVMEM_RETURN_IF_ERROR(MoveRss(Nic(), options_.queues));
     if (!bound) DEVMEM_RETURN_IF_ERROR(Bind(dmabuf_fd, asked_page_, asked_page_));
+    DEVMEM_RETURN_IF_ERROR(LetRulesIn());
     return InsertLostRules();
   }
 
@@ -185,12 +207,18 @@ class Binding final : public RxBinding {
   absl::Status Undo(Time deadline) override {
     const std::scoped_lock lock(kernel_mutex_, rules_mutex_);
     if (file_ == nullptr) return absl::OkStatus();
-    const absl::StatusOr<Link> link = kernel_->FindLink(link_.ifindex);
+    undone_ = true;
+    const absl::StatusOr<Link> link = FindNic(*kernel_, journal_, journal_.netns);
     if (link.status().code() == absl::StatusCode::kNotFound) {
       bound_.reset();
-      (void)std::exchange(file_, nullptr)->Remove();
-      return MakeError(absl::StatusCode::kNotFound, "the interface is gone, and what was set on it with it",
-                       {.object = interface(), .cause = "NIC removed while bound"});
+      rules_.clear();
+      file_.reset();  // the file stays
+      return MakeError(
+          absl::StatusCode::kNotFound,
+          absl::StrCat(DescribeNic(journal_),
+                       " is not here any more: unplugged, or in another network namespace. "
+                       "What was set on it stands in the journal"),
+          {.object = interface(), .cause = "NIC removed while bound", .action = "the next start where it is puts it back"});
     }
     if (!link.ok()) return link.status();
     link_ = *link;
@@ -210,6 +238,10 @@ class Binding final : public RxBinding {
     FlowMatch match;
     uint32_t queue = 0;
   };
+
+  absl::StatusOr<RxFolder> HoldFolder(Duration patience) {
+    return RxFolder::Hold(options_.journal_folder, Clock::now() + patience, [this](Duration pause) { kernel_->Pause(pause); });
+  }
 
   JournalledNic Nic() { return {*kernel_, link_.interface, journal_, *file_}; }
 
@@ -242,10 +274,11 @@ class Binding final : public RxBinding {
   }
 
   absl::Status ChangeNic(int dmabuf_fd) {
-    DEVMEM_RETURN_IF_ERROR(AllowRules(Nic(), options_.queues.front()));
+    DEVMEM_RETURN_IF_ERROR(Inherit(Nic()));
+    DEVMEM_RETURN_IF_ERROR(LetRulesIn());
     DEVMEM_RETURN_IF_ERROR(SplitHeaders(Nic()));
     DEVMEM_RETURN_IF_ERROR(MoveRss(Nic(), options_.queues));
-    base_ = Count(link_);
+    counters_.last = Count(link_);
     const auto page = static_cast<uint32_t>(sysconf(_SC_PAGESIZE));
     DEVMEM_RETURN_IF_ERROR(Bind(dmabuf_fd, options_.page_size > page ? options_.page_size : 0, page));
     RxState state;
@@ -282,16 +315,20 @@ class Binding final : public RxBinding {
     }
     DEVMEM_RETURN_IF_ERROR(LinkIsUp(link));
     DEVMEM_RETURN_IF_ERROR(AllBuffersAreBack());
-    DEVMEM_RETURN_IF_ERROR(QueuesAreFree(link));
     DEVMEM_ASSIGN_OR_RETURN(RxJournal journal, RxJournal::Here(link.interface, link.ifindex));
+    DEVMEM_ASSIGN_OR_RETURN(journal.nic, kernel_->ethtool().Identity(link.interface));
     journal.queues = options_.queues;
+    const bool same = journal.nic == journal_.nic;
+    DEVMEM_ASSIGN_OR_RETURN(const RxFolder folder, HoldFolder(kSuccessorPatience));
+    DEVMEM_RETURN_IF_ERROR(QueuesAreFree(link));
     DEVMEM_ASSIGN_OR_RETURN(std::unique_ptr<RxJournalFile> file, RxJournalFile::Make(options_.journal_folder, journal));
     const Link gone = std::exchange(link_, link);
     RxJournal journal_of_gone = std::exchange(journal_, std::move(journal));
     std::swap(file_, file);
     absl::Status status = ChangeNic(dmabuf_fd);
     if (status.ok()) {
-      (void)file->Remove();  // of the one that is gone: nothing is left of what it says
+      // Made anew, a NIC has nothing left of what its journal says. Another one's journal stays: that NIC may be elsewhere.
+      if (same) (void)file->Remove();
       return InsertLostRules();
     }
     const PutBack undone =
@@ -362,14 +399,24 @@ class Binding final : public RxBinding {
                       .action = "nothing: they come back as connections are read or end"});
   }
 
+  absl::Status LetRulesIn() {
+    DEVMEM_RETURN_IF_ERROR(AllowRules(Nic(), options_.queues.front()));
+    const absl::StatusOr<Feature> ntuple = kernel_->ethtool().GetFeature(link_.interface, kNtuple);
+    wants_ntuple_ = ntuple.ok() && ntuple->active;
+    return absl::OkStatus();
+  }
+
+  static bool IsThere(const std::vector<FlowRule>& there, const Rule& rule) {
+    return std::any_of(there.begin(), there.end(), [&rule](const FlowRule& each) {
+      return each.location == rule.location && each.exact && each.match == rule.match && LeadsTo(each, rule.queue);
+    });
+  }
+
   absl::Status InsertLostRules() {
     if (rules_.empty()) return absl::OkStatus();
     DEVMEM_ASSIGN_OR_RETURN(const std::vector<FlowRule> there, kernel_->rules().List(link_.interface));
     for (auto& [handle, rule] : rules_) {
-      const bool found = std::any_of(there.begin(), there.end(), [&rule = rule](const FlowRule& each) {
-        return each.location == rule.location && each.exact && each.match == rule.match && LeadsTo(each, rule.queue);
-      });
-      if (found) continue;
+      if (IsThere(there, rule)) continue;
       const bool journalled = std::any_of(
           journal_.rules.begin(), journal_.rules.end(),
           [&rule = rule](const RxJournal::Rule& each) { return each.queue == rule.queue && each.match == rule.match; });
@@ -408,6 +455,29 @@ class Binding final : public RxBinding {
     if (LeadsToAny(table.queues, options_.queues)) {
       Note(state, absl::StrCat("the RSS table leads to bound queues (", Joined(options_.queues), ")"));
     }
+    return absl::OkStatus();
+  }
+
+  // Nobody announces that a rule is taken out. To list them costs the driver a call for each, so while their number is what it
+  // was, that is done seldom.
+  absl::Status LookAtRules(const Link& link, RxState& state) {
+    if (wants_ntuple_) {
+      DEVMEM_ASSIGN_OR_RETURN(const Feature ntuple, kernel_->ethtool().GetFeature(link.interface, kNtuple));
+      if (!ntuple.active) Note(state, absl::StrCat(kNtuple, " is off, without which it may take no rules"));
+    }
+    const std::scoped_lock lock(rules_mutex_);
+    if (rules_.empty()) return absl::OkStatus();
+    DEVMEM_ASSIGN_OR_RETURN(const RuleBudget budget, kernel_->rules().Budget(link.interface));
+    const int64_t others = int64_t{budget.used} - static_cast<int64_t>(rules_.size());
+    if (others != others_rules_ || lost_rules_ != 0 || Clock::now() >= next_listing_) {
+      DEVMEM_ASSIGN_OR_RETURN(const std::vector<FlowRule> there, kernel_->rules().List(link.interface));
+      lost_rules_ = static_cast<size_t>(
+          std::count_if(rules_.begin(), rules_.end(), [&](const auto& each) { return !IsThere(there, each.second); }));
+      others_rules_ = static_cast<int64_t>(there.size()) - static_cast<int64_t>(rules_.size());
+      next_listing_ = Clock::now() + kListRulesEvery;
+    }
+    if (lost_rules_ == 0) return absl::OkStatus();
+    Note(state, absl::StrCat(lost_rules_, " of the ", rules_.size(), " rules for its connections are gone from the NIC"));
     return absl::OkStatus();
   }
 
@@ -466,7 +536,8 @@ class Binding final : public RxBinding {
   std::atomic<uint32_t> asked_page_ = 0;  // rx-page-size as bound; 0: the driver's
   std::atomic<uint64_t> posted_ = 0;
   std::atomic<uint64_t> capacity_ = 0;
-  Counters base_;
+  Counted counters_;
+  bool wants_ntuple_ = false;  // it was on when rules were last seen to go in
 
   std::mutex kernel_mutex_;  // netdev and ethtool, link_ for writing, bound_. Taken before:
   mutable std::mutex rules_mutex_;
@@ -474,8 +545,12 @@ class Binding final : public RxBinding {
   std::unique_ptr<RxKernel::Bound> bound_;
   std::map<uint32_t, Rule> rules_;  // by handle: the location it first had
   uint32_t next_handle_ = kMovedHandles;
+  int64_t others_rules_ = 0;  // by the last listing: how many the NIC has besides ours
+  size_t lost_rules_ = 0;
+  Time next_listing_;
   RxJournal journal_;
   std::unique_ptr<RxJournalFile> file_;  // nullptr: nothing done, or all undone
+  bool undone_ = false;                  // Undo() was called: what it could not do is the next start's
 };
 
 }  // namespace

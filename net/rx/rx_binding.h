@@ -41,10 +41,10 @@ struct RxBindingOptions {
 
 // How it stands now, as NIC and kernel tell it.
 struct RxState {
-  bool intact = false;      // our dma-buf is still on every queue, header split is on, RSS avoids the queues
-  std::string why;          // the first thing that is not so
-  uint64_t inflight = 0;    // buffers of our pools that are out: posted or pinned by bytes not yet given back
-  uint64_t detached = 0;    // pools with our dma-buf whose queue is gone
+  bool intact = false;    // our dma-buf is still on every queue, header split is on, RSS avoids the queues, our rules are there
+  std::string why;        // the first thing that is not so
+  uint64_t inflight = 0;  // buffers of our pools that are out: posted or pinned by bytes not yet given back
+  uint64_t detached = 0;  // pools with our dma-buf whose queue is gone
   uint64_t alloc_fail = 0;  // since the bind, of our queues
   uint64_t packets = 0;     // since the bind, of our queues
   uint64_t bytes = 0;
@@ -55,7 +55,7 @@ class RxBinding {
  public:
   // On error everything done so far has been undone, and the error says which step failed on what.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<RxBinding>> Create(const RxBindingOptions& options);
-  virtual ~RxBinding() = default;  // Undo(), if that was not called, with a deadline of 10 s
+  virtual ~RxBinding() = default;  // Undo(), if that was never called, with a deadline of 10 s
 
   [[nodiscard]] virtual const std::string& interface() const = 0;
   [[nodiscard]] virtual const std::string& driver() const = 0;
@@ -82,12 +82,14 @@ class RxBinding {
   virtual void LetGo() = 0;
 
   // Rules out, unbind, wait until no pool holds the dma-buf, then RSS, header split and features as they were. No socket may
-  // still hold fragments. Returns what could not be put back, and keeps the journal for the next start in that case.
+  // still hold fragments. Returns what could not be put back, and keeps the journal for the next start in that case; also if
+  // the NIC is not here any more (kNotFound): it may have been moved. Where other processes of ours are on the NIC, the last
+  // one to leave puts it back.
   [[nodiscard]] virtual absl::Status Undo(Time deadline) = 0;
 };
 
-// Puts back what journals in `folder` say a dead process left on NICs, and removes them. Returns a line for each thing done or
-// found done; journals of living processes are left alone.
+// Puts back what journals in `folder` say a dead process left on NICs that are in this network namespace now, and removes them.
+// Returns a line for each thing done or found done; journals of living processes are left alone.
 [[nodiscard]] std::vector<std::string> Recover(const std::string& folder);
 
 }  // namespace devmem

@@ -8,6 +8,8 @@
 #include <netinet/in.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -525,6 +527,24 @@ TEST_F(RxBindingTest, NtupleStaysOnWhileRulesOfOthersNeedIt) {
   EXPECT_THAT(nic_.rule_table, SizeIs(1));
 }
 
+TEST_F(RxBindingTest, NtupleStaysOnForAnothersDeviceMemoryThatHasNoRuleJustNow) {
+  nic_.ntuple_gates = true;
+  nic_.features["rx-ntuple-filter"].active = false;
+  auto binding = Bind();
+  nic_.queues[3].dmabuf = 42;
+  EXPECT_THAT(Text(binding->Undo(Soon())), HasSubstr("rx-ntuple-filter stays on: dma-buf 42 on queue 3 needs it"));
+  EXPECT_TRUE(nic_.features["rx-ntuple-filter"].active);
+}
+
+TEST_F(RxBindingTest, ADriverThatTakesRulesWithoutNtupleIsIntactWithoutIt) {
+  auto binding = Bind();
+  nic_.features["rx-ntuple-filter"].active = false;
+  EXPECT_THAT(binding->Look()->why, HasSubstr("rx-ntuple-filter is off")) << "whether rules go in without is not tried here";
+  ASSERT_TRUE(binding->Rebind(99).ok());
+  EXPECT_FALSE(nic_.features["rx-ntuple-filter"].active) << "as another has set it";
+  EXPECT_TRUE(binding->Look()->intact);
+}
+
 TEST_F(RxBindingTest, WhatAnothersDeviceMemoryNeedsStays) {
   nic_.split_wants_gro_hw = true;
   auto binding = Bind();
@@ -554,19 +574,30 @@ TEST_F(RxBindingTest, WhatCannotBePutBackKeepsTheJournal) {
   EXPECT_THAT(Text(status), HasSubstr("RSS table cannot be put back: the firmware says no"));
   EXPECT_EQ(nic_.Split(), HeaderSplit::kOff) << "the rest is put back";
   EXPECT_THAT(RecoverFrom(nic_, folder_), IsEmpty()) << "this process lives";
+  nic_.calls.clear();
   binding.reset();
+  EXPECT_THAT(nic_.calls, IsEmpty()) << "not tried again at the end, where nobody hears of it";
   nic_.fail.clear();
   EXPECT_THAT(RecoverFrom(nic_, folder_), Contains(HasSubstr("the RSS table is put back")));
   EXPECT_EQ(nic_.Settings(), before_);
 }
 
-TEST_F(RxBindingTest, ANicThatIsGoneHasNothingToPutBack) {
+TEST_F(RxBindingTest, ANicThatIsNotThereIsPutBackWhereItTurnsUp) {
   auto binding = Bind();
   nic_.there = false;
   EXPECT_EQ(binding->Look().status().code(), absl::StatusCode::kNotFound);
-  EXPECT_EQ(binding->Undo(Soon()).code(), absl::StatusCode::kNotFound);
-  EXPECT_TRUE(fs::is_empty(folder_));
+  const absl::Status status = binding->Undo(Soon());
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(Text(status), HasSubstr("eth0 (fake at 0000:00:07.0, 02:00:00:00:00:07) is not here any more"));
   EXPECT_TRUE(binding->Undo(Soon()).ok());
+  binding.reset();
+  EXPECT_FALSE(fs::is_empty(folder_));
+  nic_.there = true;
+  nic_.ifindex = 12;
+  nic_.name = "eth5";
+  EXPECT_THAT(RecoverFrom(nic_, folder_), Contains(HasSubstr("removed: eth5 is put back")));
+  EXPECT_EQ(nic_.Settings(), before_);
+  EXPECT_TRUE(fs::is_empty(folder_));
 }
 
 TEST_F(RxBindingTest, ANicMayBeRenamed) {
@@ -592,6 +623,10 @@ TEST_F(RxBindingTest, LookCountsSinceTheBind) {
   EXPECT_EQ(state->inflight, 2 * 256 + 3 + 2);
   EXPECT_EQ(state->detached, 1);
   EXPECT_EQ(state->queues[0].napi_id, 555) << "read again";
+  nic_.stats[0] = {.queue = 6, .packets = 2, .bytes = 100, .alloc_fail = 0};  // a reset had them begin anew
+  EXPECT_EQ(binding->Look()->packets, 7);
+  EXPECT_EQ(binding->Look()->bytes, 2100);
+  EXPECT_EQ(binding->Look()->alloc_fail, 3);
 }
 
 TEST_F(RxBindingTest, LookSeesWhatIsLostAndRebindDoesItAgain) {
@@ -614,7 +649,17 @@ TEST_F(RxBindingTest, LookSeesWhatIsLostAndRebindDoesItAgain) {
       {"header split went off", [](FakeNic& nic) { nic.split_set = HeaderSplit::kOff; }, "header split is off", 11},
       {"RSS was restored over our queues", [](FakeNic& nic) { nic.rss = nic.rss_default; },
        "RSS table leads to bound queues (6,7)", 11},
-      {"rules were flushed", [](FakeNic& nic) { nic.rule_table.clear(); }, "", 11},
+      {"rules were flushed", [](FakeNic& nic) { nic.rule_table.clear(); },
+       "1 of the 1 rules for its connections are gone from the NIC", 11},
+      {"a rule was replaced", [](FakeNic& nic) { nic.rule_table[0].match = Flow(1); }, "1 of the 1 rules", 11},
+      {"a rule leads elsewhere", [](FakeNic& nic) { nic.rule_table[0].ring_cookie = 2; }, "1 of the 1 rules", 11},
+      {"ntuple was turned off, which flushes rules",
+       [](FakeNic& nic) {
+         nic.ntuple_gates = true;
+         nic.features["rx-ntuple-filter"].active = false;
+         nic.rule_table.clear();
+       },
+       "rx-ntuple-filter is off", 11},
   };
   for (const auto& row : table) {
     SCOPED_TRACE(row.description);
@@ -624,21 +669,21 @@ TEST_F(RxBindingTest, LookSeesWhatIsLostAndRebindDoesItAgain) {
     row.lose(nic_);
     auto state = binding->Look();
     ASSERT_TRUE(state.ok());
-    EXPECT_EQ(state->intact, row.said[0] == '\0');
+    EXPECT_FALSE(state->intact);
     EXPECT_THAT(state->why, HasSubstr(row.said));
     ASSERT_TRUE(binding->Rebind(99).ok());
     state = binding->Look();
     EXPECT_TRUE(state->intact) << state->why;
     EXPECT_EQ(binding->dmabuf_id(), row.id);
-    ASSERT_THAT(nic_.rule_table, SizeIs(1));
-    EXPECT_EQ(nic_.rule_table[0].ring_cookie, 7);
+    const auto ours = [](const FlowRule& rule) { return rule.match == Flow(40000) && rule.ring_cookie == 7; };
+    EXPECT_EQ(std::count_if(nic_.rule_table.begin(), nic_.rule_table.end(), ours), 1);
     EXPECT_TRUE(binding->RemoveRule(location).ok());
-    EXPECT_THAT(nic_.rule_table, IsEmpty());
+    EXPECT_EQ(std::count_if(nic_.rule_table.begin(), nic_.rule_table.end(), ours), 0);
+    nic_.rule_table.clear();  // of others
     EXPECT_TRUE(binding->Undo(Soon()).ok());
     FakeNic fresh;
-    if (std::string(row.description) != "header split went off") {
-      EXPECT_EQ(nic_.Settings(), fresh.Settings());
-    }
+    fresh.features["rx-ntuple-filter"].active = !nic_.ntuple_gates;  // as another had set it
+    EXPECT_EQ(nic_.Settings(), fresh.Settings());
   }
 }
 
@@ -670,7 +715,7 @@ TEST_F(RxBindingTest, TheMemoryIsNotBoundAgainWhileBuffersOfItAreOut) {
 void ComeBack(FakeNic& nic) {
   const FakeNic gone = nic;
   nic = FakeNic();
-  nic.ifindex = gone.ifindex + 1;
+  nic.remade = gone.remade + 1;
   nic.next_dmabuf = gone.next_dmabuf;
   nic.ntuple_gates = true;
   nic.features["rx-ntuple-filter"].active = false;
@@ -687,7 +732,7 @@ TEST_F(RxBindingTest, ANicThatComesBackIsSetUpAnew) {
     if (call == "Unbind") return;
     std::vector<RxJournal> journals;
     for (const std::string& path : RxJournalFile::All(folder_)) journals.push_back(*RxJournal::Parse(Read(path)));
-    EXPECT_EQ(std::ranges::count(journals, nic_.ifindex, &RxJournal::ifindex), 1) << call;
+    EXPECT_EQ(std::ranges::count(journals, 107u, &RxJournal::ifindex), 1) << call;
   };
   nic_.stats = {{.queue = 6, .packets = 10}};
   ASSERT_TRUE(binding->Rebind(99).ok());
@@ -698,7 +743,7 @@ TEST_F(RxBindingTest, ANicThatComesBackIsSetUpAnew) {
   ASSERT_TRUE(state.ok()) << state.status();
   EXPECT_TRUE(state->intact) << state->why;
   EXPECT_EQ(state->packets, 0) << "counted from the new bind";
-  EXPECT_EQ(state->queues[0].ifindex, nic_.ifindex);
+  EXPECT_EQ(state->queues[0].ifindex, 107u);
   ASSERT_THAT(nic_.rule_table, SizeIs(1));
   EXPECT_THAT(RxJournalFile::All(folder_), SizeIs(1));
   EXPECT_TRUE(binding->RemoveRule(location).ok()) << "by the name it had";
@@ -714,13 +759,16 @@ TEST_F(RxBindingTest, WhatComesInTheNicsPlaceMustBeFit) {
     const char* description;
     void (*prepare)(FakeNic&);
     const char* said;
+    absl::StatusCode undone;  // kOk: it is that NIC, and nothing of ours is on it
   } const table[] = {
-      {"another driver", [](FakeNic& nic) { nic.driver = "other"; }, "another NIC has its name now"},
-      {"the link", [](FakeNic& nic) { nic.up = false; }, "the link is down"},
+      {"another driver", [](FakeNic& nic) { nic.driver = "other"; }, "another NIC has its name now",
+       absl::StatusCode::kNotFound},
+      {"the link", [](FakeNic& nic) { nic.up = false; }, "the link is down", absl::StatusCode::kOk},
       {"buffers of the old one",
        [](FakeNic& nic) { nic.pools = {{.id = 5, .inflight = 4, .dmabuf = 11}}, nic.looks_until_free = 1; },
-       "4 buffers of dma-buf 11"},
-      {"a user", [](FakeNic& nic) { nic.queues[7].dmabuf = 5; }, "Rx queue 7 is in use: dma-buf 5"},
+       "4 buffers of dma-buf 11", absl::StatusCode::kOk},
+      {"a user", [](FakeNic& nic) { nic.queues[7].dmabuf = 5; }, "Rx queue 7 is in use: dma-buf 5",
+       absl::StatusCode::kInternal},
   };
   for (const auto& row : table) {
     SCOPED_TRACE(row.description);
@@ -732,8 +780,11 @@ TEST_F(RxBindingTest, WhatComesInTheNicsPlaceMustBeFit) {
     EXPECT_THAT(Text(binding->Rebind(99)), HasSubstr(row.said));
     EXPECT_THAT(nic_.calls, ::testing::Not(Contains("SetHeaderSplit")));
     EXPECT_EQ(binding->Look().status().code(), absl::StatusCode::kNotFound) << "it is still not there";
-    EXPECT_EQ(binding->Undo(Soon()).code(), absl::StatusCode::kNotFound);
-    EXPECT_TRUE(fs::is_empty(folder_));
+    EXPECT_EQ(binding->Undo(Soon()).code(), row.undone);
+    EXPECT_EQ(fs::is_empty(folder_), row.undone == absl::StatusCode::kOk) << "the journal of what is not put back stays";
+    binding.reset();
+    fs::remove_all(folder_);
+    fs::create_directory(folder_);
   }
 }
 
@@ -784,6 +835,146 @@ TEST_F(RxBindingTest, RebindDoesNotFight) {
   const absl::Status undone = binding->Undo(Soon());
   EXPECT_THAT(Text(undone), HasSubstr("another's by now"));
   EXPECT_EQ(nic_.Split(), HeaderSplit::kOn) << "its owner needs it";
+}
+
+// --- several processes on one NIC -----------------------------------------------------------------------------------------
+
+struct Sharing {
+  const char* name;
+  void (*prepare)(FakeNic&);
+};
+
+const Sharing kSharings[] = {
+    {"plain", [](FakeNic&) {}},
+    {"ntuple gates rules and is off; header split wants rx-gro-hw",
+     [](FakeNic& nic) {
+       nic.ntuple_gates = nic.split_wants_gro_hw = true;
+       nic.features["rx-ntuple-filter"].active = false;
+     }},
+    {"an operator's choices",
+     [](FakeNic& nic) {
+       nic.rss = {0, 1, 6, 7, 0, 5, 6, 4};
+       nic.split_set = HeaderSplit::kOn;
+       nic.threshold = 256;
+     }},
+    {"a table that avoids two of the three",
+     [](FakeNic& nic) {
+       nic.rss = {0, 1, 5, 3};
+     }},
+};
+
+class RxBindingSharing : public ::testing::TestWithParam<Sharing> {
+ protected:
+  static constexpr size_t kProcesses = 3;
+  void Start() {
+    nic_ = FakeNic();
+    GetParam().prepare(nic_);
+    before_ = nic_.Settings();
+    const std::vector<std::vector<uint32_t>> queues = {{6, 7}, {5}, {4}};
+    for (size_t i = 0; i < kProcesses; ++i) {
+      nic_.ifindex = static_cast<uint32_t>(10 + i);
+      RxBindingOptions options = Options(folder_);
+      options.queues = queues[i];
+      auto made = CreateRxBinding(nic_.Kernel(), options);
+      ASSERT_TRUE(made.ok()) << made.status();
+      bindings_[i] = *std::move(made);
+      AllIntact();
+    }
+  }
+  void AllIntact() {
+    for (const auto& binding : bindings_) {
+      if (binding == nullptr) continue;
+      const auto state = binding->Look();
+      ASSERT_TRUE(state.ok()) << state.status();
+      EXPECT_TRUE(state->intact) << state->why;
+    }
+  }
+  void Kill(size_t i) {
+    const std::string path = JournalOf(i), text = Read(path);
+    const uint32_t dmabuf = bindings_[i]->dmabuf_id();
+    const FakeNic then = nic_;
+    bindings_[i].reset();
+    nic_ = then;
+    nic_.Unbind(dmabuf);
+    std::ofstream(path) << text;
+  }
+  std::string JournalOf(size_t i) {
+    for (const std::string& path : RxJournalFile::All(folder_)) {
+      if (path.find("/rx-" + std::to_string(10 + i) + "-") != std::string::npos) return path;
+    }
+    return "";
+  }
+  const std::string folder_ = Folder();
+  FakeNic nic_;
+  std::string before_;
+  std::array<std::unique_ptr<RxBinding>, kProcesses> bindings_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Nics, RxBindingSharing, ::testing::ValuesIn(kSharings),
+                         [](const auto& sharing) { return "kind_" + std::to_string(sharing.index); });
+
+TEST_P(RxBindingSharing, TheLastToLeavePutsTheNicBack) {
+  SCOPED_TRACE(GetParam().name);
+  std::array<size_t, kProcesses> order = {0, 1, 2};
+  do {
+    SCOPED_TRACE(::testing::PrintToString(order));
+    Start();
+    for (const size_t i : order) {
+      const absl::Status status = bindings_[i]->Undo(Soon());
+      EXPECT_TRUE(status.ok()) << status;
+      bindings_[i].reset();
+      AllIntact();
+    }
+    EXPECT_EQ(nic_.Settings(), before_);
+    EXPECT_TRUE(fs::is_empty(folder_));
+  } while (std::next_permutation(order.begin(), order.end()));
+}
+
+TEST_P(RxBindingSharing, SoDoesOneWhoseFellowsWereKilled) {
+  SCOPED_TRACE(GetParam().name);
+  for (const bool recovered_at_once : {true, false}) {
+    std::array<size_t, kProcesses> order = {0, 1, 2};
+    do {
+      SCOPED_TRACE(::testing::PrintToString(order));
+      Start();
+      for (size_t at = 0; at < kProcesses; ++at) {
+        const size_t i = order[at];
+        if (at == 1) {
+          EXPECT_TRUE(bindings_[i]->Undo(Soon()).ok());
+          bindings_[i].reset();
+        } else {
+          Kill(i);
+        }
+        if (recovered_at_once || at + 1 == kProcesses) (void)RecoverFrom(nic_, folder_);
+        AllIntact();
+      }
+      EXPECT_EQ(nic_.Settings(), before_);
+      EXPECT_TRUE(fs::is_empty(folder_));
+    } while (std::next_permutation(order.begin(), order.end()));
+  }
+}
+
+TEST_P(RxBindingSharing, WhoComesWhileAnotherLeavesKnowsWhatWas) {
+  SCOPED_TRACE(GetParam().name);
+  Start();
+  bindings_[0].reset();
+  nic_.ifindex = 20;
+  auto next = CreateRxBinding(nic_.Kernel(), Options(folder_));
+  ASSERT_TRUE(next.ok()) << next.status();
+  for (auto& binding : bindings_) binding.reset();
+  EXPECT_TRUE((*next)->Look()->intact);
+  EXPECT_TRUE((*next)->Undo(Soon()).ok());
+  EXPECT_EQ(nic_.Settings(), before_);
+}
+
+TEST_P(RxBindingSharing, ATableThatAnotherSetMeanwhileStays) {
+  Start();
+  const std::vector<uint32_t> theirs = {0, 0, 1, 1, 2, 2, 2, 2};
+  nic_.rss = theirs;
+  std::string said;
+  for (auto& binding : bindings_) said += Text(binding->Undo(Soon()));
+  EXPECT_THAT(said, HasSubstr("RSS table was changed by another"));
+  EXPECT_EQ(nic_.rss, theirs);
 }
 
 // --- Recover: what it finds besides its own -------------------------------------------------------------------------------
@@ -845,19 +1036,43 @@ TEST_F(RecoverTest, AnotherBootsJournalOnlyGoes) {
   EXPECT_TRUE(fs::is_empty(folder_));
 }
 
-TEST_F(RecoverTest, AnotherNamespacesJournalIsKept) {
+TEST_F(RecoverTest, ANicThatIsNotHereIsAwaited) {
   Die();
   Rewrite("\"netns\":" + std::to_string(*NetnsInode()), "\"netns\":5");
-  EXPECT_THAT(RecoverFrom(nic_, folder_), ElementsAre(AllOf(HasSubstr("kept"), HasSubstr("network namespace (5)"))));
+  nic_.there = false;
+  EXPECT_THAT(
+      RecoverFrom(nic_, folder_),
+      ElementsAre(AllOf(HasSubstr("kept: eth0 (fake at 0000:00:07.0, 02:00:00:00:00:07) is not in this network namespace"),
+                        HasSubstr("(it was in 5)"))));
   EXPECT_THAT(nic_.calls, IsEmpty());
   EXPECT_FALSE(fs::is_empty(folder_));
+  // The namespace ended, and the kernel gave the NIC to the first.
+  nic_.there = true;
+  nic_.ifindex = 30;
+  EXPECT_THAT(RecoverFrom(nic_, folder_), Contains(HasSubstr("removed: eth0 is put back")));
+  EXPECT_EQ(nic_.Settings(), before_);
 }
 
-TEST_F(RecoverTest, AGoneInterfacesJournalGoes) {
+TEST_F(RecoverTest, AnotherNicUnderItsIndexIsLeftAlone) {
+  for (const bool here : {true, false}) {  // with a namespace's inode come again, or not
+    SCOPED_TRACE(here);
+    nic_ = FakeNic();
+    Die();
+    if (!here) Rewrite("\"netns\":" + std::to_string(*NetnsInode()), "\"netns\":5");
+    nic_.permanent_mac = "02:00:00:00:00:99";
+    EXPECT_THAT(RecoverFrom(nic_, folder_), ElementsAre(HasSubstr("kept: eth0")));
+    EXPECT_THAT(nic_.calls, IsEmpty());
+    fs::remove(path_);
+  }
+}
+
+TEST_F(RecoverTest, WithoutAPermanentAddressItIsKnownWhereItWas) {
+  nic_.permanent_mac.clear();
   Die();
-  nic_.there = false;
-  EXPECT_THAT(RecoverFrom(nic_, folder_), ElementsAre(HasSubstr("removed: eth0 (interface 7) is gone")));
-  EXPECT_TRUE(fs::is_empty(folder_));
+  nic_.ifindex = 8;
+  EXPECT_THAT(RecoverFrom(nic_, folder_), ElementsAre(HasSubstr("kept: eth0 (fake at 0000:00:07.0)")));
+  nic_.ifindex = 7;
+  EXPECT_THAT(RecoverFrom(nic_, folder_), Contains(HasSubstr("removed: eth0 is put back")));
 }
 
 TEST_F(RecoverTest, ARenamedInterfaceIsFound) {

@@ -19,8 +19,10 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <sstream>
 
 #include "absl/strings/ascii.h"
@@ -34,8 +36,9 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr int kVersion = 1;
-constexpr uintmax_t kLargest = 16 << 20;  // 4,096 rules of some 150 bytes are 0.6 MB
+constexpr int kVersion = 2;
+constexpr uintmax_t kLargest = 16 << 20;                       // 4,096 rules of some 150 bytes are 0.6 MB
+constexpr Duration kLookAgain = std::chrono::milliseconds(5);  // for a lock: nothing announces that it is free
 constexpr std::string_view kHalf = ".new";
 
 constexpr std::array<std::pair<HeaderSplit, const char*>, 3> kSplits = {
@@ -88,11 +91,16 @@ RxJournal FromJson(const Json& json) {
   if (json.at("version").get<int>() != kVersion) throw std::invalid_argument("written by another version of this program");
   RxJournal journal;
   json.at("pid").get_to(journal.pid);
+  json.at("pid_namespace").get_to(journal.pid_namespace);
   json.at("start_time").get_to(journal.start_time);
   json.at("boot_id").get_to(journal.boot_id);
   json.at("netns").get_to(journal.netns);
   json.at("interface").get_to(journal.interface);
   json.at("ifindex").get_to(journal.ifindex);
+  const Json& nic = json.at("nic");
+  nic.at("driver").get_to(journal.nic.driver);
+  nic.at("bus").get_to(journal.nic.bus);
+  nic.at("permanent_mac").get_to(journal.nic.permanent_mac);
   json.at("queues").get_to(journal.queues);
   json.at("dmabuf").get_to(journal.dmabuf);
   for (const Json& each : json.at("features")) journal.features.push_back({each.at("name"), each.at("was").get<bool>()});
@@ -134,6 +142,12 @@ absl::StatusOr<uint64_t> StartTime() {
   return ticks;
 }
 
+absl::StatusOr<uint64_t> NamespaceInode(const std::string& path) {
+  struct stat status {};
+  if (stat(path.c_str(), &status) != 0) return ErrnoError(errno, "which namespace this is cannot be told", {.object = path});
+  return status.st_ino;
+}
+
 absl::Status JournalError(int error, std::string_view what, const std::string& path) {
   return ErrnoError(error, what,
                     {.object = path,
@@ -154,12 +168,12 @@ bool SameFile(int fd, const std::string& path) {
   return fstat(fd, &held) == 0 && stat(path.c_str(), &named) == 0 && held.st_ino == named.st_ino && held.st_dev == named.st_dev;
 }
 
-// Opens and locks what `path` leads to.
-absl::StatusOr<UniqueFd> Lock(const std::string& path) {
+// Opens and locks what `path` leads to; `how` is LOCK_EX, or LOCK_SH to see whether it could be.
+absl::StatusOr<UniqueFd> Lock(const std::string& path, int how = LOCK_EX) {
   while (true) {
     UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
     if (!fd.valid()) return ErrnoError(errno, "the journal cannot be opened", {.object = path});
-    if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (flock(fd.get(), how | LOCK_NB) != 0) {
       if (errno != EWOULDBLOCK) return ErrnoError(errno, "the journal cannot be locked", {.object = path});
       return MakeError(absl::StatusCode::kUnavailable, "the process that wrote this journal lives", {.object = path});
     }
@@ -167,20 +181,37 @@ absl::StatusOr<UniqueFd> Lock(const std::string& path) {
   }
 }
 
+absl::Status MakeFolder(const std::string& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  return error ? JournalError(error.value(), "the journal's folder cannot be made", folder) : absl::OkStatus();
+}
+
+absl::StatusOr<std::string> ReadJournal(const std::string& path) {
+  std::error_code error;
+  if (!std::filesystem::is_regular_file(path, error) || std::filesystem::file_size(path, error) > kLargest) {
+    return MakeError(absl::StatusCode::kDataLoss, "this is no journal of ours: no plain file of at most 16 MiB",
+                     {.object = path});
+  }
+  std::ostringstream text;
+  text << std::ifstream(path).rdbuf();
+  return std::move(text).str();
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> BootId() { return FirstLine("/proc/sys/kernel/random/boot_id"); }
 
-absl::StatusOr<uint64_t> NetnsInode() {
-  struct stat status {};
-  if (stat("/proc/thread-self/ns/net", &status) != 0) {
-    return ErrnoError(errno, "which network namespace this is cannot be told", {.object = "/proc/thread-self/ns/net"});
-  }
-  return status.st_ino;
+absl::StatusOr<uint64_t> NetnsInode() { return NamespaceInode("/proc/thread-self/ns/net"); }
+
+bool OfOneNic(const RxJournal& a, const RxJournal& b) {
+  if (a.boot_id != b.boot_id || !(a.nic == b.nic)) return false;
+  return !a.nic.permanent_mac.empty() || (a.netns == b.netns && a.ifindex == b.ifindex);
 }
 
 absl::StatusOr<RxJournal> RxJournal::Here(const std::string& interface, uint32_t ifindex) {
   RxJournal journal{.pid = getpid(), .interface = interface, .ifindex = ifindex};
+  DEVMEM_ASSIGN_OR_RETURN(journal.pid_namespace, NamespaceInode("/proc/self/ns/pid"));
   DEVMEM_ASSIGN_OR_RETURN(journal.start_time, StartTime());
   DEVMEM_ASSIGN_OR_RETURN(journal.boot_id, BootId());
   DEVMEM_ASSIGN_OR_RETURN(journal.netns, NetnsInode());
@@ -188,11 +219,18 @@ absl::StatusOr<RxJournal> RxJournal::Here(const std::string& interface, uint32_t
 }
 
 std::string RxJournal::ToJson() const {
-  Json json = {{"version", kVersion},      {"pid", pid},
-               {"start_time", start_time}, {"boot_id", boot_id},
-               {"netns", netns},           {"interface", interface},
-               {"ifindex", ifindex},       {"queues", queues},
-               {"dmabuf", dmabuf},         {"features", Json::array()},
+  Json json = {{"version", kVersion},
+               {"pid", pid},
+               {"pid_namespace", pid_namespace},
+               {"start_time", start_time},
+               {"boot_id", boot_id},
+               {"netns", netns},
+               {"interface", interface},
+               {"ifindex", ifindex},
+               {"nic", {{"driver", nic.driver}, {"bus", nic.bus}, {"permanent_mac", nic.permanent_mac}}},
+               {"queues", queues},
+               {"dmabuf", dmabuf},
+               {"features", Json::array()},
                {"rules", Json::array()}};
   for (const FeatureChange& each : features) json["features"].push_back({{"name", each.name}, {"was", each.was}});
   if (header_split) {
@@ -218,17 +256,24 @@ absl::StatusOr<RxJournal> RxJournal::Parse(std::string_view json) {
   }
 }
 
-absl::StatusOr<std::unique_ptr<RxJournalFile>> RxJournalFile::Make(const std::string& folder, const RxJournal& journal) {
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error) return JournalError(error.value(), "the journal's folder cannot be made", folder);
+absl::StatusOr<std::unique_ptr<RxJournalFile>> RxJournalFile::Make(const std::string& folder, RxJournal& journal) {
+  DEVMEM_RETURN_IF_ERROR(MakeFolder(folder));
   std::unique_ptr<RxJournalFile> file(
-      new RxJournalFile(absl::StrCat(folder, "/rx-", journal.ifindex, "-", journal.pid, ".json")));
-  if (std::filesystem::exists(file->path_, error)) {
+      new RxJournalFile(absl::StrCat(folder, "/rx-", journal.ifindex, "-", journal.netns, "-", journal.pid_namespace, "-",
+                                     journal.pid, "-", journal.start_time, ".json")));
+  absl::StatusOr<UniqueFd> former = Lock(file->path_);
+  if (former.status().code() == absl::StatusCode::kUnavailable) {
     return MakeError(absl::StatusCode::kAlreadyExists, "this process has a journal for this NIC already",
-                     {.object = file->path_,
-                      .cause = "NIC bound twice",
-                      .action = "undo the first binding; what a dead process left, Recover() puts back"});
+                     {.object = file->path_, .cause = "NIC bound twice", .action = "undo the first binding"});
+  }
+  if (former.ok()) {
+    DEVMEM_ASSIGN_OR_RETURN(const std::string text, ReadJournal(file->path_));
+    if (const absl::StatusOr<RxJournal> left = RxJournal::Parse(text); left.ok() && OfOneNic(*left, journal)) {
+      journal.features = left->features;
+      journal.header_split = left->header_split;
+      journal.rss = left->rss;
+      journal.rules = left->rules;
+    }
   }
   DEVMEM_RETURN_IF_ERROR(file->Write(journal));
   return file;
@@ -237,14 +282,7 @@ absl::StatusOr<std::unique_ptr<RxJournalFile>> RxJournalFile::Make(const std::st
 absl::StatusOr<std::unique_ptr<RxJournalFile>> RxJournalFile::Adopt(const std::string& path) {
   std::unique_ptr<RxJournalFile> file(new RxJournalFile(path));
   DEVMEM_ASSIGN_OR_RETURN(file->locked_, Lock(path));
-  std::error_code error;
-  if (!std::filesystem::is_regular_file(path, error) || std::filesystem::file_size(path, error) > kLargest) {
-    return MakeError(absl::StatusCode::kDataLoss, "this is no journal of ours: no plain file of at most 16 MiB",
-                     {.object = path});
-  }
-  std::ostringstream text;
-  text << std::ifstream(path).rdbuf();
-  file->text_ = std::move(text).str();
+  DEVMEM_ASSIGN_OR_RETURN(file->text_, ReadJournal(path));
   return file;
 }
 
@@ -256,12 +294,49 @@ std::vector<std::string> RxJournalFile::All(const std::string& folder) {
     if (!absl::StartsWith(name, "rx-")) continue;
     if (absl::EndsWith(name, ".json")) paths.push_back(each->path().string());
     // Nobody's once its lock is free: a living writer that loses the race for it makes another.
-    if (absl::EndsWith(name, absl::StrCat(".json", std::string(kHalf))) && Lock(each->path().string()).ok()) {
-      (void)unlink(each->path().c_str());
-    }
+    if (!absl::EndsWith(name, absl::StrCat(".json", std::string(kHalf)))) continue;
+    const absl::StatusOr<UniqueFd> lock = Lock(each->path().string());  // held over the unlink
+    if (lock.ok()) (void)unlink(each->path().c_str());
   }
   std::sort(paths.begin(), paths.end());
   return paths;
+}
+
+std::vector<OtherJournal> RxJournalFile::Others(const RxJournal& journal) const {
+  const std::string folder = std::filesystem::path(path_).parent_path().string();
+  std::set<std::string> paths;
+  // A folder read while a name in it is replaced may lack that name: its process may write at any time. Twice is unlikely.
+  for (int pass = 0; pass < 2; ++pass) {
+    for (std::string& path : All(folder)) paths.insert(std::move(path));
+  }
+  std::vector<OtherJournal> others;
+  for (const std::string& path : paths) {
+    if (path == path_) continue;
+    const absl::StatusOr<UniqueFd> lock = Lock(path, LOCK_SH);
+    const absl::StatusOr<std::string> text = ReadJournal(path);
+    if (!text.ok()) continue;
+    absl::StatusOr<RxJournal> other = RxJournal::Parse(*text);
+    if (!other.ok() || !OfOneNic(*other, journal)) continue;
+    others.push_back({path, lock.status().code() == absl::StatusCode::kUnavailable, *std::move(other)});
+  }
+  return others;
+}
+
+absl::StatusOr<RxFolder> RxFolder::Hold(const std::string& folder, Time deadline, const std::function<void(Duration)>& pause) {
+  DEVMEM_RETURN_IF_ERROR(MakeFolder(folder));
+  UniqueFd fd(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd.valid()) return JournalError(errno, "the journal's folder cannot be opened", folder);
+  while (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK && errno != EINTR) return JournalError(errno, "the journal's folder cannot be locked", folder);
+    if (Clock::now() >= deadline) {
+      return MakeError(absl::StatusCode::kUnavailable, "another process is setting up a NIC, or putting one back, all the time",
+                       {.object = folder,
+                        .cause = "journals in use",
+                        .action = "see who has this folder locked (`lslocks`), and try again"});
+    }
+    pause(std::min<Duration>(kLookAgain, deadline - Clock::now()));
+  }
+  return RxFolder(std::move(fd));
 }
 
 absl::Status RxJournalFile::Replace(const std::string& text) {

@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 
@@ -20,6 +21,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::SizeIs;
 
 std::string Folder() {
   std::string folder = ::testing::TempDir() + "journal-XXXXXX";
@@ -43,11 +45,13 @@ sockaddr_storage Endpoint(const char* address, uint16_t port) {
 
 RxJournal Full() {
   return {.pid = 4242,
+          .pid_namespace = 4026531836,
           .start_time = 123456,
           .boot_id = "4a1e0d2c-0000-0000-0000-000000000000",
           .netns = 4026531840,
           .interface = "eth0",
           .ifindex = 7,
+          .nic = {"bnxt_en", "0000:3b:00.0", "02:00:00:00:00:07"},
           .queues = {6, 7},
           .dmabuf = 3,
           .features = {{"rx-gro-hw", false}},
@@ -71,10 +75,11 @@ TEST(RxJournal, IsLegible) {
   EXPECT_EQ(
       Full().ToJson(),
       R"({"boot_id":"4a1e0d2c-0000-0000-0000-000000000000","dmabuf":3,"features":[{"name":"rx-gro-hw","was":false}],)"
-      R"("header_split":{"resetting":false,"threshold_was":256,"was":"off"},"ifindex":7,"interface":"eth0","netns":4026531840,"pid":4242,)"
+      R"("header_split":{"resetting":false,"threshold_was":256,"was":"off"},"ifindex":7,"interface":"eth0","netns":4026531840,)"
+      R"("nic":{"bus":"0000:3b:00.0","driver":"bnxt_en","permanent_mac":"02:00:00:00:00:07"},"pid":4242,"pid_namespace":4026531836,)"
       R"("queues":[6,7],"rss":{"resetting":false,"set":[0,1,0,1],"was":[0,1,6,7]},"rules":[{"destination":{"address":"192.0.2.1",)"
       R"("port":40112},"queue":6,"source":{"address":"192.0.2.2","port":80}},{"destination":{"address":"2001:db8::1",)"
-      R"("port":0},"queue":7,"source":{"address":"2001:db8::2","port":443}}],"start_time":123456,"version":1})"
+      R"("port":0},"queue":7,"source":{"address":"2001:db8::2","port":443}}],"start_time":123456,"version":2})"
       "\n");
 }
 
@@ -85,7 +90,7 @@ TEST(RxJournal, NothingElseIsTakenForOne) {
     ASSERT_EQ(RxJournal::Parse(whole.substr(0, length)).status().code(), absl::StatusCode::kDataLoss) << length;
   }
   for (const std::string text :
-       {"null", "[]", "{}", "{\"version\":2}", "{\"version\":\"1\"}", "\xff", "{\"version\":1,\"pid\":\"x\"}"}) {
+       {"null", "[]", "{}", "{\"version\":1}", "{\"version\":\"2\"}", "\xff", "{\"version\":2,\"pid\":\"x\"}"}) {
     EXPECT_EQ(RxJournal::Parse(text).status().code(), absl::StatusCode::kDataLoss) << text;
   }
 }
@@ -95,11 +100,12 @@ TEST(RxJournalFile, IsReplacedAsAWhole) {
   RxJournal journal = Full();
   auto file = RxJournalFile::Make(folder, journal);
   ASSERT_TRUE(file.ok()) << file.status();
-  EXPECT_THAT(RxJournalFile::All(folder), ElementsAre(folder + "/rx-7-4242.json"));
+  const std::string path = folder + "/rx-7-4026531840-4026531836-4242-123456.json";
+  EXPECT_THAT(RxJournalFile::All(folder), ElementsAre(path));
   journal.rules.clear();
   ASSERT_TRUE((*file)->Write(journal).ok());
   std::ostringstream text;
-  text << std::ifstream(folder + "/rx-7-4242.json").rdbuf();
+  text << std::ifstream(path).rdbuf();
   EXPECT_EQ(text.str(), journal.ToJson());
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder), {}), 1) << "nothing is left beside it";
   EXPECT_EQ(RxJournalFile::Make(folder, journal).status().code(), absl::StatusCode::kAlreadyExists);
@@ -108,7 +114,8 @@ TEST(RxJournalFile, IsReplacedAsAWhole) {
 }
 
 TEST(RxJournalFile, AFolderThatCannotBeWrittenIsAnError) {
-  const auto file = RxJournalFile::Make("/proc/self/none", Full());
+  RxJournal journal = Full();
+  const auto file = RxJournalFile::Make("/proc/self/none", journal);
   EXPECT_FALSE(file.ok());
   EXPECT_THAT(Text(file.status()), HasSubstr("/proc/self/none"));
 }
@@ -121,8 +128,9 @@ class Owner {
     EXPECT_EQ(pipe(ready), 0);
     pid_ = fork();
     if (pid_ == 0) {
-      auto file = RxJournalFile::Make(folder, Full());
-      const bool ok = file.ok() && (*file)->Write(Full()).ok();
+      RxJournal journal = Full();
+      auto file = RxJournalFile::Make(folder, journal);
+      const bool ok = file.ok() && (*file)->Write(journal).ok();
       if (write(ready[1], ok ? "y" : "n", 1) != 1) _exit(1);
       while (true) pause();
     }
@@ -156,6 +164,59 @@ TEST(RxJournalFile, BelongsToItsProcessUntilThatIsDead) {
   EXPECT_EQ(RxJournalFile::Adopt(paths[0]).status().code(), absl::StatusCode::kUnavailable) << "two cannot recover at once";
   ASSERT_TRUE((*file)->Remove().ok());
   EXPECT_EQ(RxJournalFile::Adopt(paths[0]).status().code(), absl::StatusCode::kNotFound);
+}
+
+// Process 1 of two containers, which share the folder: with the host's network, or each with its own, where indexes are the
+// same.
+TEST(RxJournalFile, ContainersDoNotCollide) {
+  const std::string folder = Folder();
+  RxJournal first = Full(), second = Full(), third = Full();
+  first.pid = second.pid = third.pid = 1;
+  second.pid_namespace += 1;
+  third.netns += 1;
+  third.nic.permanent_mac = "02:00:00:00:00:08";
+  std::vector<std::unique_ptr<RxJournalFile>> files;
+  for (RxJournal* const journal : {&first, &second, &third}) {
+    auto file = RxJournalFile::Make(folder, *journal);
+    ASSERT_TRUE(file.ok()) << file.status();
+    files.push_back(*std::move(file));
+  }
+  EXPECT_THAT(RxJournalFile::All(folder), SizeIs(3));
+  const std::vector<OtherJournal> others = files[0]->Others(first);
+  ASSERT_THAT(others, SizeIs(1)) << "of this NIC, besides its own";
+  EXPECT_TRUE(others[0].lives);
+  EXPECT_EQ(others[0].journal.ToJson(), second.ToJson());
+  files[1].reset();
+  EXPECT_FALSE(files[0]->Others(first).at(0).lives);
+}
+
+TEST(RxJournalFile, WhatThisProcessLeftGoesOn) {
+  const std::string folder = Folder();
+  RxJournal journal = Full();
+  ASSERT_TRUE(RxJournalFile::Make(folder, journal).ok()) << "and nobody holds it any more";
+  RxJournal next = Full();
+  next.features.clear();
+  next.header_split.reset();
+  next.rss.reset();
+  next.rules.clear();
+  next.queues = {5};
+  ASSERT_TRUE(RxJournalFile::Make(folder, next).ok());
+  journal.queues = {5};
+  EXPECT_EQ(next.ToJson(), journal.ToJson());
+}
+
+TEST(RxFolder, IsHeldByOneAtATime) {
+  const std::string folder = Folder() + "/made";
+  int pauses = 0;
+  const auto pause = [&](Duration) { ++pauses; };
+  auto held = RxFolder::Hold(folder, Clock::now(), pause);
+  ASSERT_TRUE(held.ok()) << held.status();
+  const auto late = RxFolder::Hold(folder, Clock::now() + std::chrono::milliseconds(2), pause);
+  EXPECT_EQ(late.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(Text(late.status()), HasSubstr(folder));
+  EXPECT_GT(pauses, 0);
+  held = absl::InternalError("let go");
+  EXPECT_TRUE(RxFolder::Hold(folder, Clock::now(), pause).ok());
 }
 
 TEST(RxJournalFile, HalfWrittenOnesOfTheDeadGo) {

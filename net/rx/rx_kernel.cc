@@ -62,6 +62,15 @@ class RealKernel final : public RxKernel {
     return FindLink(std::string(request.ifr_name, strnlen(request.ifr_name, sizeof request.ifr_name)));
   }
 
+  std::vector<std::string> Interfaces() override {
+    std::vector<std::string> names;
+    struct if_nameindex* all = if_nameindex();
+    for (const struct if_nameindex* each = all; each != nullptr && each->if_index != 0; ++each)
+      names.emplace_back(each->if_name);
+    if (all != nullptr) if_freenameindex(all);
+    return names;
+  }
+
   absl::StatusOr<std::unique_ptr<Bound>> Bind(const Link& link, int dmabuf_fd, std::span<const uint32_t> queues,
                                               uint32_t page_size) override {
     DEVMEM_ASSIGN_OR_RETURN(DmabufBinding binding,

@@ -46,6 +46,7 @@ class RxKernel {
   // kNotFound if there is none.
   [[nodiscard]] virtual absl::StatusOr<Link> FindLink(const std::string& interface) = 0;
   [[nodiscard]] virtual absl::StatusOr<Link> FindLink(uint32_t ifindex) = 0;
+  [[nodiscard]] virtual std::vector<std::string> Interfaces() = 0;  // all there are
   [[nodiscard]] virtual absl::StatusOr<std::unique_ptr<Bound>> Bind(const Link& link, int dmabuf_fd,
                                                                     std::span<const uint32_t> queues, uint32_t page_size) = 0;
   // Has the kernel free what it put aside for later, and with it buffers of page pools (deferred_skbs.h).

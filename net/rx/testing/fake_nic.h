@@ -5,7 +5,8 @@
 //   nic.fail["SetRss"] = status;       // each call of that name fails from now on, and changes nothing
 //   nic.before = [&](const std::string& call) { ... };   // runs before each call that changes the NIC: "SetRss", "Bind" ...
 //   nic.calls                          // those calls so far
-//   auto kernel = nic.Kernel();        // any number of times, as processes come and go; nic outlives them
+//   auto kernel = nic.Kernel();        // any number of times, as processes come and go; nic outlives them; each has the index
+//                                      // that the NIC had then: another index stands for another process
 //
 // A bound dma-buf lives as its Bound does. Threads: one.
 #pragma once
@@ -28,9 +29,11 @@ struct FakeNic {
   // What it is.
   std::string name = "eth0";
   uint32_t ifindex = 7;
+  uint32_t remade = 0;  // how often it went and came back: as another interface each time, to every process
   bool there = true;
   bool up = true;
   std::string driver = "fake";
+  std::string permanent_mac = "02:00:00:00:00:07";
   bool splits = true;
   HeaderSplit split_default = HeaderSplit::kOff;
   bool split_refuses_off = false;   // bnxt
@@ -99,7 +102,7 @@ struct FakeNic {
 
 class FakeKernel final : public RxKernel, private Netdev, private Ethtool, private FlowRules {
  public:
-  explicit FakeKernel(FakeNic& nic) : nic_(nic) {}
+  explicit FakeKernel(FakeNic& nic) : nic_(nic), ifindex_(nic.ifindex) {}
 
   Netdev& netdev() override { return *this; }
   Ethtool& ethtool() override { return *this; }
@@ -107,10 +110,14 @@ class FakeKernel final : public RxKernel, private Netdev, private Ethtool, priva
 
   absl::StatusOr<Link> FindLink(const std::string& interface) override {
     if (!nic_.there || interface != nic_.name) return Gone(interface);
-    return Link{nic_.name, nic_.ifindex, nic_.up, nic_.up};
+    return Link{nic_.name, Index(), nic_.up, nic_.up};
   }
   absl::StatusOr<Link> FindLink(uint32_t ifindex) override {
-    return ifindex == nic_.ifindex ? FindLink(nic_.name) : Gone(absl::StrCat(ifindex));
+    return ifindex == Index() ? FindLink(nic_.name) : Gone(absl::StrCat(ifindex));
+  }
+
+  std::vector<std::string> Interfaces() override {
+    return nic_.there ? std::vector<std::string>{"lo", nic_.name} : std::vector<std::string>{"lo"};
   }
 
   absl::StatusOr<std::unique_ptr<Bound>> Bind(const Link& link, int, std::span<const uint32_t> queues,
@@ -127,7 +134,7 @@ class FakeKernel final : public RxKernel, private Netdev, private Ethtool, priva
     const uint32_t id = nic_.next_dmabuf++;
     for (const uint32_t queue : queues) {
       nic_.queues[queue].dmabuf = id;
-      nic_.pools.push_back({.id = 1000 + id * 8 + queue, .ifindex = nic_.ifindex, .inflight = nic_.ring, .dmabuf = id});
+      nic_.pools.push_back({.id = 1000 + id * 8 + queue, .ifindex = Index(), .inflight = nic_.ring, .dmabuf = id});
     }
     return std::make_unique<FakeBound>(nic_, id);
   }
@@ -161,6 +168,10 @@ class FakeKernel final : public RxKernel, private Netdev, private Ethtool, priva
   absl::StatusOr<std::vector<RxQueueStats>> RxStats(uint32_t) override { return nic_.stats; }
 
   absl::StatusOr<std::string> Driver(const std::string&) override { return nic_.driver; }
+  absl::StatusOr<NicIdentity> Identity(const std::string& interface) override {
+    DEVMEM_RETURN_IF_ERROR(Check(interface));
+    return NicIdentity{nic_.driver, "0000:00:07.0", nic_.permanent_mac};
+  }
   absl::StatusOr<Rings> GetRings(const std::string& interface) override {
     DEVMEM_RETURN_IF_ERROR(Check(interface));
     return Rings{.rx = nic_.ring, .has_header_split = nic_.splits, .header_split = nic_.Split(), .threshold = nic_.threshold};
@@ -239,6 +250,9 @@ class FakeKernel final : public RxKernel, private Netdev, private Ethtool, priva
 
   static constexpr const char* kGroHw = "rx-gro-hw";
   FakeNic& nic_;
+  const uint32_t ifindex_;  // while the NIC is the first
+
+  [[nodiscard]] uint32_t Index() const { return ifindex_ + 100 * nic_.remade; }
 };
 
 inline std::unique_ptr<RxKernel> FakeNic::Kernel() { return std::make_unique<FakeKernel>(*this); }

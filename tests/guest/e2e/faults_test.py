@@ -3,7 +3,6 @@
 found, and what an operator should know is said. A trainer reads without end meanwhile (stand.Endless); a fault strikes when it has
 been given samples, and it has to be given more afterwards."""
 import re
-import shutil
 import signal
 
 import guest
@@ -172,7 +171,13 @@ class Wire(Live):
         self.trainer.more(60)
         for location in ethtool.locations(self.here):
             ethtool.unsteer(self.here, location)
-        self.trainer.more(60)  # by whatever way the frames come now
+        self.said("rules for its connections are gone from the NIC")
+        shell.until(lambda: rules(self.here), "the rules are there again")
+        self.trainer.more(60)
+        shell.until(lambda: self.devmem(self.served)["nics"][0]["intact"], "it says so")
+        before = self.counters()
+        self.trainer.more(60)
+        self.assertGreater(self.counters()["device_bytes"], before["device_bytes"])
         ethtool.rss_default(self.here)
         self.said("bound dms0 again after: the RSS table")
         self.trainer.more(60)
@@ -248,10 +253,92 @@ class Unplugged(Live):
         self.here.up()
         shell.until(lambda: self.here.carrier() and self.there.carrier(), "a carrier")
         self.assertEqual({}, bound_queues(self.here))
-        self.addCleanup(shutil.rmtree, "/run/devmem-loader", ignore_errors=True)
-        after = self.daemon()  # it cannot know that a NIC of its namespace is that of another that is no more
-        self.assertRegex(after.stderr(), r"kept: dms0 is in another network namespace \(\d+\): start there to put it back")
-        after.end()
+        product.daemon(self, "--transport", "copy").end()  # the next start, whatever its transport
+        self.assert_as_found()
+
+    @guest.deadline(240)
+    def test_moved_to_another_namespace(self):
+        served = self.daemon()
+        shell.run("ip netns add node")
+        self.addCleanup(shell.delete_namespace, "node")
+        shell.run("ip link set dms0 netns node")
+        served.end()
+        self.assertRegex(served.stderr(), r"dms0 \(devmemsim at devmemsim\.0, [0-9a-f:]+\) is not here any more")
+        shell.run("ip link set dms0 netns 1", "node")
+        self.here.up()
+        shell.until(self.here.carrier, "a carrier")
+        self.assertNotEqual(self.found, state(self.here))
+        product.daemon(self, "--transport", "copy").end()
+        self.assert_as_found()
+
+
+class Upgrade(Live):
+    """Two daemons on one NIC, and the older ends first."""
+    LONG = True
+
+    def test_the_older_ends_first(self):
+        rows = dataset.raw(self.bucket, samples=self.SAMPLES)
+        server, old, new = self.serve(), self.daemon(), self.daemon()
+        self.assertEqual([2, 3], sorted(bound_queues(self.here)))
+        old.end()
+        self.assertNotIn("not wholly as it was", old.stderr())
+        self.assertEqual({0, 1, 3}, set(state(self.here)["RSS"]))
+        (summary,), digests = self.trainers(new, server.url, *RAW, world=1)
+        self.assert_delivered(rows, digests)
+        self.assertEqual(0, summary["bytes_copied"])
+        new.end()
+        self.assertNotIn("not wholly as it was", new.stderr())
+        self.assert_as_found()
+
+    def test_the_older_is_killed(self):
+        old, new = self.daemon(), self.daemon()
+        old.kill()
+        shell.until(lambda: len(bound_queues(self.here)) == 1, "the kernel took the older one's binding")
+        newest = self.daemon()
+        new.end()
+        newest.end()
+        self.assert_as_found()
+
+    def test_process_1_of_two_containers(self):
+        words = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+        one, two = self.daemon(prefix=words), self.daemon(prefix=words)
+        self.assertEqual([2, 3], sorted(bound_queues(self.here)))
+        for each in (one, two):  # unshare is killed, and its child with it: the next start puts back
+            each.kill()
+        shell.until(lambda: not bound_queues(self.here), "the kernel took the bindings")
+        product.daemon(self, "--transport", "copy").end()
+        self.assert_as_found()
+
+
+class Bnxt(Live):
+    """ntuple is found off, and without it there are no rules."""
+    LONG = True
+    PERSONALITY = {"personality": "bnxt"}
+
+    def setUp(self):
+        super().setUp()
+        ethtool.feature(self.here, "ntuple", False)
+        self.found = state(self.here)
+
+    def test_the_older_of_two_leaves_ntuple_on(self):
+        rows = dataset.raw(self.bucket, samples=self.SAMPLES)
+        server, old, new = self.serve(), self.daemon(), self.daemon()
+        old.end()
+        self.assertTrue(ethtool.features(self.here)["ntuple-filters"])
+        (summary,), digests = self.trainers(new, server.url, *RAW, world=1)
+        self.assert_delivered(rows, digests)
+        self.assertEqual(0, summary["bytes_copied"])
+        new.end()
+        self.assert_as_found()
+
+    def test_another_tool_turns_ntuple_off(self):
+        self.live()
+        ethtool.feature(self.here, "ntuple", False)
+        self.said("bound dms0 again after: rx-ntuple-filter is off")
+        self.trainer.more(60)
+        self.assertTrue(ethtool.features(self.here)["ntuple-filters"])
+        self.assertTrue(rules(self.here))
+        self.finish()
 
 
 class Gve(Live):

@@ -125,15 +125,34 @@ class Plain(Rx):
         self.create(owner, queues=[3])
         self.assertIn("journal", self.refused("ALREADY_EXISTS", self.create, owner=owner, queues=[2]))
 
-    def test_two_processes_share_a_nic(self):
+    def test_two_processes_share_a_nic_and_leave_in_any_order(self):
         before = state(self.here)
-        first, second = Owner(self), Owner(self)
-        self.create(first, queues=[3])
-        self.create(second, queues=[2])
-        self.assertEqual({0, 1}, set(ethtool.rss(self.here)["rss-indirection-table"]))
-        second.undo()
-        self.assertTrue(first.look()["intact"])
-        first.undo()
+        for leaves_first in (0, 1):
+            with self.subTest(leaves_first):
+                one = Owner(self)
+                owners = [one, Owner(self, journal=one.journal)]
+                for owner, queue in zip(owners, BOUND):
+                    self.create(owner, queues=[queue])
+                self.assertEqual({0, 1}, set(ethtool.rss(self.here)["rss-indirection-table"]))
+                owners[leaves_first].undo()
+                stays = owners[1 - leaves_first]
+                self.assertTrue(stays.look()["intact"])
+                self.assertEqual({0, 1, BOUND[leaves_first]}, set(ethtool.rss(self.here)["rss-indirection-table"]))
+                self.assertEqual("enabled", ethtool.rings(self.here)["tcp-data-split"])
+                stays.undo()
+                self.await_state(before)
+                self.assertEqual([], os.listdir(one.journal))
+
+    def test_process_1_of_two_containers(self):
+        before = state(self.here)
+        words = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+        one = Owner(self, prefix=words)
+        two = Owner(self, journal=one.journal, prefix=words)
+        self.create(one, queues=[3])
+        self.create(two, queues=[2])
+        self.assertEqual(2, len(os.listdir(one.journal)))
+        one.undo()
+        two.undo()
         self.await_state(before)
 
     @unittest.skipUnless(LARGE_PAGES, "rx-page-size came after 6.19")
@@ -173,7 +192,7 @@ class Plain(Rx):
         owner.create(interface=self.there.name, queues=BOUND)
         self.assertTrue(owner.look()["intact"])
         owner.kill()
-        self.assertIn("another network namespace", Owner(self, journal=owner.journal).recover()[0])
+        self.assertIn("is not in this network namespace", Owner(self, journal=owner.journal).recover()[0])
         lines = Owner(self, journal=owner.journal, netns=self.there.netns).recover()
         self.assertIn("is put back", lines[-1])
         self.assertEqual(before, state(self.there))
@@ -198,8 +217,12 @@ class Changed(Rx):
         self.create(owner)
         location = self.rule(owner, 0, 40000)
         ethtool.unsteer(self.here, location)
+        look = owner.look()
+        self.assertFalse(look["intact"])
+        self.assertIn("1 of the 1 rules for its connections are gone", look["why"])
         owner.rebind()
         self.assertEqual([location], ethtool.locations(self.here))
+        self.assertTrue(owner.look()["intact"])
 
     def test_rss_that_another_set_stays(self):
         owner = Owner(self)
@@ -227,8 +250,46 @@ class Changed(Rx):
         self.create(owner)
         guest.modules.unload("devmemsim")
         self.refused("NOT_FOUND", owner.look)
-        self.assertIn("the interface is gone", self.refused("NOT_FOUND", owner.undo))
-        self.assertEqual([], os.listdir(owner.journal))
+        self.assertIn("is not here any more", self.refused("NOT_FOUND", owner.undo))
+        self.assertEqual(1, len(os.listdir(owner.journal)), "it may have been moved, for all that is known")
+
+
+class Ntuple(Rx):
+    """A driver that takes rules only with that feature on, and was found with it off."""
+    PERSONALITY = "bnxt"
+
+    def setUp(self):
+        super().setUp()
+        ethtool.feature(self.here, "ntuple", False)
+
+    def on(self):
+        return ethtool.features(self.here)["ntuple-filters"]
+
+    def test_who_leaves_does_not_take_it_from_who_stays(self):
+        before = state(self.here)
+        old = Owner(self)
+        new = Owner(self, journal=old.journal)
+        self.create(old, queues=[3])
+        self.create(new, queues=[2])
+        old.undo()
+        self.assertTrue(self.on())
+        self.rule(new, 0, 40000)
+        self.assertTrue(new.look()["intact"])
+        new.undo()
+        self.await_state(before)
+
+    def test_turned_off_by_another_it_is_missed(self):
+        before = state(self.here)
+        owner = Owner(self)
+        self.create(owner)
+        ethtool.feature(self.here, "ntuple", False)
+        self.assertIn("rx-ntuple-filter is off", owner.look()["why"])
+        owner.rebind()
+        self.assertTrue(self.on())
+        self.assertTrue(owner.look()["intact"])
+        self.rule(owner, 0, 40000)
+        owner.undo()
+        self.await_state(before)
 
 
 class Drivers(Rx):

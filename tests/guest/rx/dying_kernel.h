@@ -48,6 +48,7 @@ class DyingKernel final : public RxKernel, private Ethtool, private FlowRules {
   FlowRules& rules() override { return *this; }
   absl::StatusOr<Link> FindLink(const std::string& interface) override { return real_->FindLink(interface); }
   absl::StatusOr<Link> FindLink(uint32_t ifindex) override { return real_->FindLink(ifindex); }
+  std::vector<std::string> Interfaces() override { return real_->Interfaces(); }
   absl::StatusOr<std::unique_ptr<Bound>> Bind(const Link& link, int fd, std::span<const uint32_t> queues,
                                               uint32_t size) override {
     return Between([&]() -> absl::StatusOr<std::unique_ptr<Bound>> {
@@ -73,6 +74,7 @@ class DyingKernel final : public RxKernel, private Ethtool, private FlowRules {
   };
 
   absl::StatusOr<std::string> Driver(const std::string& i) override { return real_->ethtool().Driver(i); }
+  absl::StatusOr<NicIdentity> Identity(const std::string& i) override { return real_->ethtool().Identity(i); }
   absl::StatusOr<Rings> GetRings(const std::string& i) override { return real_->ethtool().GetRings(i); }
   absl::Status SetHeaderSplit(const std::string& i, HeaderSplit split, std::optional<uint32_t> threshold) override {
     return Between([&] { return real_->ethtool().SetHeaderSplit(i, split, threshold); });

@@ -6,7 +6,7 @@ import unittest
 
 import guest
 from guest import ethtool, nic, shell
-from rx import Died, Owner, state
+from rx import Died, Owner, Refused, state
 
 QUEUES, BOUND = 4, [2, 3]
 
@@ -77,7 +77,7 @@ class Recover(unittest.TestCase):
         self.assertIn("kept", other.recover()[0])
         self.assertTrue(strange.exists())
 
-    def test_a_nic_that_came_anew_is_another(self):
+    def test_a_nic_that_came_anew_is_as_it_was(self):
         self.here, self.there = nic.pair(self, queues=QUEUES)
         owner = Owner(self)
         owner.create(interface=self.here.name, queues=BOUND)
@@ -86,9 +86,65 @@ class Recover(unittest.TestCase):
         self.here, self.there = nic.up(queues=QUEUES)
         before = state(self.here)
         lines = Owner(self, journal=owner.journal).recover()
-        self.assertIn("removed: dms0", lines[0])
-        self.assertIn("is gone", lines[0])
+        self.assertIn("removed: dms0 is put back", lines[-1])
         self.assertEqual(before, state(self.here))
+
+    def away(self):
+        shell.run("ip netns add node")
+        self.addCleanup(shell.delete_namespace, "node")
+        self.here.ip("link set dms0 netns node")
+
+    def up_again(self):
+        self.here.ip(f"addr add {self.here.v4}/24 dev dms0")
+        self.here.up()
+        shell.until(self.here.carrier, "a carrier")
+
+    def test_a_nic_that_was_moved_away_when_its_daemon_ended(self):
+        self.here, self.there = nic.pair(self, queues=QUEUES)
+        before = state(self.here)
+        owner = Owner(self)
+        owner.create(interface=self.here.name, queues=BOUND)
+        self.away()
+        with self.assertRaises(Refused) as caught:
+            owner.undo()
+        self.assertIn("is not here any more", str(caught.exception))
+        owner.end()
+        self.assertIn("kept: dms0", Owner(self, journal=owner.journal).recover()[0])
+        shell.run("ip link set dms0 netns 1", "node")
+        self.up_again()
+        self.assertNotEqual(before["-x"], state(self.here)["-x"])
+        self.assertIn("is put back", Owner(self, journal=owner.journal).recover()[-1])
+        self.assertEqual(before, state(self.here))
+        self.assertEqual([], os.listdir(owner.journal))
+
+    def test_where_its_nic_was_moved_to(self):
+        self.here, self.there = nic.pair(self, queues=QUEUES)
+        before = state(self.here)
+        owner = Owner(self)
+        owner.create(interface=self.here.name, queues=BOUND)
+        owner.kill()
+        self.away()
+        self.assertIn("is put back", Owner(self, journal=owner.journal, netns="node").recover()[-1])
+        shell.run("ip link set dms0 netns 1", "node")
+        self.up_again()
+        self.assertEqual(before, state(self.here))
+
+    def test_of_a_namespace_that_is_no_more(self):
+        self.here, self.there = nic.pair(self, queues=QUEUES)
+        before = state(self.here)
+        self.away()
+        self.here.netns = "node"
+        self.up_again()
+        owner = Owner(self, netns="node")
+        owner.create(interface=self.here.name, queues=BOUND)
+        owner.kill()
+        shell.run("ip netns delete node")
+        shell.until(lambda: shell.run("ip link show dms0", ok=False).returncode == 0, "dms0 came back to the first namespace")
+        self.here.netns = None
+        self.up_again()
+        self.assertIn("is put back", Owner(self, journal=owner.journal).recover()[-1])
+        self.assertEqual(before, state(self.here))
+        self.assertEqual([], os.listdir(owner.journal))
 
 
 if __name__ == "__main__":

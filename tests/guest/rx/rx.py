@@ -34,13 +34,13 @@ class Died(Exception):
 class Owner:
     """owner.add_rule(index=0, ...) sends {"do": "add-rule", ...} and returns the answer's value."""
 
-    def __init__(self, test, journal=None, netns=None, dies_at=None):
+    def __init__(self, test, journal=None, netns=None, dies_at=None, prefix=()):
         if journal is None:
             folder = tempfile.TemporaryDirectory(prefix="journal-")
             test.addCleanup(folder.cleanup)
             journal = folder.name
         self.journal = journal
-        words = [*program.command("net_rx_guest_test"), *([] if dies_at is None else [str(dies_at)])]
+        words = [*prefix, *program.command("net_rx_guest_test"), *([] if dies_at is None else [str(dies_at)])]
         # in a namespace without a mount namespace of its own: sysfs stays the other's, as in a thread that moved
         with nic.namespace(netns):
             self.process = subprocess.Popen(words, text=True, bufsize=1, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

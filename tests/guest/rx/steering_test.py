@@ -116,7 +116,7 @@ class Steering(unittest.TestCase):
         owner = self.bound()
         told = owner.connect(peer=["198.51.100.2", PORT], queue=1)
         self.assertEqual({"interface": "dms0.5", "queue": 1}, told)
-        self.assertEqual(BYTES, sum(owner.receive(bytes=BYTES).values()))
+        self.assertEqual({"device": BYTES, "host": 0}, owner.receive(bytes=BYTES))
         self.assertEqual(1, len(ethtool.locations(self.here)))
 
 
