@@ -7,7 +7,7 @@ import unittest
 
 import guest
 from guest import devmem, ethtool, handle, modules, netdev, nic, shell
-from stand import BOUND, QUEUES, RSS_BY_NETLINK, Case, Process, create, drop, keep, unprivileged
+from stand import BOUND, QUEUES, RSS_BY_NETLINK, Case, Process, create, drop, keep, rss, unprivileged
 
 PORT = 5201
 
@@ -156,11 +156,11 @@ class Ends(Case):
         ethtool.unsteer(self.here, place)
         ethtool.steer(self.here, 1, dst_port=PORT, location=place)  # at the same place, but another's
         ethtool.run("weight 3 1 0 0", self.here, "-X")
-        table = ethtool.rss(self.here)["rss-indirection-table"]
-        left, rss, split = self.end(made)
-        self.assertEqual((1, "changed" if RSS_BY_NETLINK else "unsupported", "done"), (left, rss, split))
+        table = rss(self.here)
+        left, table_outcome, split = self.end(made)
+        self.assertEqual((1, "changed" if RSS_BY_NETLINK else "unsupported", "done"), (left, table_outcome, split))
         self.assertEqual([place], ethtool.locations(self.here))
-        self.assertEqual(table, ethtool.rss(self.here)["rss-indirection-table"])
+        self.assertEqual(table, rss(self.here))
 
     def test_a_rule_that_somebody_else_deleted(self):
         made = self.create(**self.ready())
@@ -195,7 +195,7 @@ class Ends(Case):
                 made.append(self.create((2,), reset=handle.RSS | handle.SPLIT, split_before=2))
                 self.assertEqual((0, "handed-over", "handed-over"), self.end(made.pop(first_to_end)))
                 self.assertEqual("enabled", ethtool.rings(self.here)["tcp-data-split"])
-                self.assertEqual({0, 1}, set(ethtool.rss(self.here)["rss-indirection-table"]))
+                self.assertEqual([0, 1], list(rss(self.here)[0]))
                 self.assertEqual((0, "done", "done"), self.end(made.pop()))
                 self.nothing_left()
 
@@ -204,11 +204,11 @@ class Ends(Case):
         made = self.create(**self.ready(2))
         with netdev.Binding(self.here.ifindex, self.buffer().fd, [2]):
             self.assertEqual((0, "in-use", "refused"), self.end(made))
-            self.assertEqual({0, 1}, set(ethtool.rss(self.here)["rss-indirection-table"]))
+            self.assertEqual([0, 1], list(rss(self.here)[0]))
 
 
 def settings_now(here):
-    return {"split": ethtool.rings(here).get("tcp-data-split"), "rss": ethtool.rss(here)["rss-indirection-table"],
+    return {"split": ethtool.rings(here).get("tcp-data-split"), "rss": rss(here),
             "rules": ethtool.locations(here), "dmabufs": settings_of(here)}
 
 
@@ -243,6 +243,7 @@ class Device(Case):
             self.here.ip(f"link set {self.here.name} netns other")
             self.await_gone(made)
             self.assertEqual("device-gone-ntf", events.next()[0])  # after which it is unbound
+        shell.run(f"ip -n other link set {self.here.name} up")  # queues are told of devices that are up
         with nic.namespace("other"):
             away = nic.Nic(self.here.name, self.here.v4, self.here.v6)
             netdev.renew()
@@ -265,6 +266,7 @@ class Device(Case):
         self.transfer(buffer, PORT)
         self.here.up(False)
         made.close()
+        self.here.up()
         self.nothing_left()
 
     def test_the_namespace_ends_with_its_last_holder(self):
@@ -277,14 +279,15 @@ class Device(Case):
             ethtool.header_split(away, True, 0 if guest.kernel() >= (6, 14) else None)
             ethtool.run("equal 3", away, "-X")
             holder = Process(self)
-            holder.do(create, socket.if_nametoindex(away.name), [BOUND], {"reset": handle.RSS | handle.SPLIT, "split_before": 1},
-                      fds=[self.buffer().fd])
+            os.close(holder.do(create, socket.if_nametoindex(away.name), [BOUND],
+                               {"reset": handle.RSS | handle.SPLIT, "split_before": 1}, fds=[self.buffer().fd])[1])
         netdev.renew()
         self.assertEqual([], handle.held(), "what is held in a namespace is told only there")
         shell.run("ip netns delete other")
         holder.do(drop)
         holder.kill()
         shell.until(lambda: shell.run("ip link show dms0", ok=False).returncode == 0, "dms0 came back to the first namespace")
+        self.here.up()
         after = settings_now(self.here)
         self.assertEqual(("disabled", [None] * QUEUES), (after["split"], after["dmabufs"]))
 

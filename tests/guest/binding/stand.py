@@ -17,11 +17,17 @@ RSS_BY_NETLINK = guest.kernel() >= (7, 0)  # RSS_SET, without which the module c
 THRESHOLD = guest.kernel() >= (6, 14)
 
 
+def rss(here):
+    """How many entries of the RSS table lead to each queue, and whether in turns: short enough to be read."""
+    table = ethtool.rss(here)["rss-indirection-table"]
+    return {queue: table.count(queue) for queue in sorted(set(table))}, table == [i % (max(table) + 1) for i in range(len(table))]
+
+
 def settings(here):
     """What a binding must leave as it found it, as upstream's tools tell it."""
     rings = ethtool.rings(here)
     return {"split": rings.get("tcp-data-split"), "threshold": rings.get("hds-thresh"), "rules": ethtool.locations(here),
-            "rss": ethtool.rss(here)["rss-indirection-table"], "dmabufs": [queue.get("dmabuf") for queue in netdev.queues(here.ifindex)]}
+            "rss": rss(here), "dmabufs": [queue.get("dmabuf") for queue in netdev.queues(here.ifindex)]}
 
 
 class Process:
