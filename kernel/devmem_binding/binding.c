@@ -45,23 +45,31 @@ bool dmb_has_queue(const struct dmb_binding *dmb, u32 queue)
 
 static int dmb_device_find(struct dmb_binding *dmb, struct dmb_said *said)
 {
+	struct net_device *dev;
 	static u32 next;
 	int err = -ENODEV;
 
 	rtnl_lock();
-	dmb->dev = __dev_get_by_index(dmb->net, dmb->ifindex);
-	if (dmb->dev && dmb->dev->ethtool_ops) {
-		mutex_lock(&dmb_registry_lock);
-		err = xa_alloc_cyclic(&dmb_registry, &dmb->id, dmb, xa_limit_31b, &next, GFP_KERNEL_ACCOUNT);
-		mutex_unlock(&dmb_registry_lock);
-	}
-	if (err >= 0)
-		netdev_hold(dmb->dev, &dmb->tracker, GFP_KERNEL);
-	else
-		dmb->dev = NULL;
-	rtnl_unlock();
-	if (err == -ENODEV)
+	dev = __dev_get_by_index(dmb->net, dmb->ifindex);
+	if (!dev) {
 		dmb_say(said, "no network device has the number %u in your network namespace", dmb->ifindex);
+		goto unlock;
+	}
+	/* 6.12 finds that out only after it tried to map the dma-buf for a device that is none, with a warning. */
+	err = -EOPNOTSUPP;
+	if (!dev->queue_mgmt_ops || !dev->ethtool_ops) {
+		dmb_say(said, "%s: its driver cannot restart single queues, and so cannot bind memory to one", dev->name);
+		goto unlock;
+	}
+	mutex_lock(&dmb_registry_lock);
+	err = xa_alloc_cyclic(&dmb_registry, &dmb->id, dmb, xa_limit_31b, &next, GFP_KERNEL_ACCOUNT);
+	if (err >= 0)
+		dmb->dev = dev;
+	mutex_unlock(&dmb_registry_lock);
+	if (err >= 0)
+		netdev_hold(dev, &dmb->tracker, GFP_KERNEL);
+unlock:
+	rtnl_unlock();
 	return min(err, 0);	/* 1: the numbers wrapped */
 }
 

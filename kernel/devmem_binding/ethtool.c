@@ -311,7 +311,7 @@ static enum devmem_binding_outcome dmb_outcome(const struct dmb_binding *dmb, co
 		{ -ESTALE, DEVMEM_BINDING_OUTCOME_CHANGED, "somebody else changed it meanwhile" },
 		{ -EAGAIN, DEVMEM_BINDING_OUTCOME_HANDED_OVER },
 		{ -EBUSY, DEVMEM_BINDING_OUTCOME_IN_USE, "the default would lead to a queue on which someone else has device memory" },
-		{ -EOPNOTSUPP, DEVMEM_BINDING_OUTCOME_UNSUPPORTED, "this kernel or driver cannot be told so by netlink" },
+		{ -EOPNOTSUPP, DEVMEM_BINDING_OUTCOME_UNSUPPORTED },
 		{ -ENODEV, DEVMEM_BINDING_OUTCOME_DEVICE_GONE, "the device is gone" },
 	};
 	size_t i;
@@ -319,7 +319,8 @@ static enum devmem_binding_outcome dmb_outcome(const struct dmb_binding *dmb, co
 	for (i = 0; i < ARRAY_SIZE(known); i++)
 		if (known[i].err == err)
 			break;
-	if (err && err != -EAGAIN)
+	/* Not what is so with every binding on this machine: the event says it. */
+	if (err && err != -EAGAIN && err != -EOPNOTSUPP)
 		net_warn_ratelimited("interface %u: devmem_binding %u: %s not reset: %s (%d)\n", dmb->ifindex, dmb->id, what,
 				     said->text[0] ? said->text : i < ARRAY_SIZE(known) ? known[i].words : "refused", err);
 	return i < ARRAY_SIZE(known) ? known[i].outcome : DEVMEM_BINDING_OUTCOME_REFUSED;
@@ -334,8 +335,8 @@ static void dmb_settings_entrust(struct dmb_binding *dmb, struct dmb_binding *ot
 		other->split_before = dmb->split_before;
 		other->threshold_before = dmb->threshold_before;
 	}
-	/* The table as it was left last, whoever of us left it. */
-	if (dmb->rss && (!other->rss || dmb->rss_of > other->rss_of)) {
+	/* The table as it was left last by one of us; one who asked for no reset did not say that it is his. */
+	if ((dmb->reset & DEVMEM_BINDING_RESET_RSS) && dmb->rss && (!other->rss || dmb->rss_of > other->rss_of)) {
 		swap(dmb->rss, other->rss);
 		swap(dmb->rss_size, other->rss_size);
 		swap(dmb->rss_of, other->rss_of);

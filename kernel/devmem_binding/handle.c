@@ -7,6 +7,7 @@
 #include <linux/fs.h>
 #include <linux/poll.h>
 #include <linux/seq_file.h>
+#include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/user_namespace.h>
 #include <net/net_namespace.h>
@@ -51,38 +52,53 @@ tell:
 	return err ?: told;
 }
 
-static int dmb_info_rules(struct dmb_binding *dmb, struct devmem_binding_rule __user *to, u32 room)
+/* A copy of up to *@count rules, made under the lock so that nobody's page fault holds it up; *@count becomes how many there are. */
+static struct devmem_binding_rule *dmb_info_rules(struct dmb_binding *dmb, u32 *count, u32 *copied)
 {
+	struct devmem_binding_rule *rules = NULL;
 	const struct dmb_rule *rule;
+	u32 i = 0;
 
-	list_for_each_entry(rule, &dmb->rules, list) {
-		struct devmem_binding_rule told = { .location = rule->location, .queue = rule->queue, .flow = rule->flow };
-
-		if (!room--)
-			break;
-		if (copy_to_user(to++, &told, sizeof(told)))
-			return -EFAULT;
+	if (mutex_lock_interruptible(&dmb->lock))
+		return ERR_PTR(-EINTR);
+	*copied = min(*count, dmb->rule_count);
+	*count = dmb->rule_count;
+	if (*copied)
+		rules = kvcalloc(*copied, sizeof(*rules), GFP_KERNEL_ACCOUNT);
+	if (*copied && !rules) {
+		mutex_unlock(&dmb->lock);
+		return ERR_PTR(-ENOMEM);
 	}
-	return 0;
+	list_for_each_entry(rule, &dmb->rules, list) {
+		if (i == *copied)
+			break;
+		rules[i].location = rule->location;
+		rules[i].queue = rule->queue;
+		rules[i++].flow = rule->flow;
+	}
+	mutex_unlock(&dmb->lock);
+	return rules;
 }
 
 /* What any holder may know: it says nothing that a NIC does not tell everybody. */
 static long dmb_handle_info(struct dmb_binding *dmb, struct devmem_binding_info __user *arg)
 {
+	struct devmem_binding_rule *rules;
 	struct devmem_binding_info info;
-	u32 queues;
-	int err;
+	u32 queues, copied;
+	int err = 0;
 
 	if (copy_from_user(&info, arg, sizeof(info)))
 		return -EFAULT;
 	queues = min(info.queue_count, dmb->queue_count);
 	if (copy_to_user(u64_to_user_ptr(info.queues), dmb->queues, queues * sizeof(u32)))
 		return -EFAULT;
-	if (mutex_lock_interruptible(&dmb->lock))
-		return -EINTR;
-	err = dmb_info_rules(dmb, u64_to_user_ptr(info.rules), info.rule_count);
-	info.rule_count = dmb->rule_count;
-	mutex_unlock(&dmb->lock);
+	rules = dmb_info_rules(dmb, &info.rule_count, &copied);
+	if (IS_ERR(rules))
+		return PTR_ERR(rules);
+	if (copied && copy_to_user(u64_to_user_ptr(info.rules), rules, copied * sizeof(*rules)))
+		err = -EFAULT;
+	kvfree(rules);
 	if (err)
 		return err;
 	info.id = dmb->id;
