@@ -74,6 +74,7 @@ class Refused(Case):
                 (errno.EINVAL, "rx_page_size 2048", {"rx_page_size": 2048})):
             self.refused_to_create(code, saying, **more)
         self.refused(errno.ENODEV, handle.Handle.create, 4000, self.buffer(1 << 20).fd, [BOUND], saying="number 4000")
+        self.refused(errno.EOPNOTSUPP, handle.Handle.create, 1, self.buffer(1 << 20).fd, [BOUND], saying="lo: its driver cannot")
         device = os.open(handle.DEVICE, os.O_RDWR)
         try:
             for command in (handle.IOC_CREATE, handle.IOC_INFO, handle.IOC_RULE_ADD, 0x5401):

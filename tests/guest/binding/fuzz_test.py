@@ -120,7 +120,8 @@ class Fuzz(Case):
         weights = [self.OFTEN.get(name, 2) for name in names]
         end = time.monotonic() + seconds
         grace = end + 60 * guest.patience()
-        while time.monotonic() < end or (set(names) - set(self.done) and time.monotonic() < grace):
+        needed = set(names) - {"noise"}  # which succeeds by chance only
+        while time.monotonic() < end or (needed - set(self.done) and time.monotonic() < grace):
             name = self.rng.choices(names, weights)[0]
             with contextlib.suppress(OSError, Bad, netdev.Error(), IndexError):
                 getattr(self, f"do_{name}")()
@@ -129,8 +130,7 @@ class Fuzz(Case):
                 self.ready()
         self.note = f"seed {seed}: {dict(self.done)}"
         print(self.note)
-        # noise never succeeds but by chance
-        self.assertEqual(set(), set(names) - set(self.done) - {"noise"}, "these never once succeeded")
+        self.assertEqual(set(), needed - set(self.done), "these never once succeeded")
         self.settle()
 
     def settle(self):
@@ -149,8 +149,8 @@ class Fuzz(Case):
 
 class Random(Fuzz):
     @guest.deadline(120)
-    def test_ten_seconds(self):
-        self.run_for(10, seed=5)
+    def test_a_few_seconds(self):
+        self.run_for(6, seed=5)
 
 
 class RandomLong(Fuzz):
