@@ -243,6 +243,10 @@ static int dms_start(struct net_device *dev, void *mem, int index)
 {
 	struct dms_port *port = dms_port(dev);
 
+	if (!netif_running(dev)) {	/* opening will make its own */
+		dms_rx_mem_free(mem);
+		return 0;
+	}
 	dms_queue_run(&port->rxq[index], mem);
 	dms_pause_others(port, index, false);
 	port->restarts++;
@@ -253,6 +257,10 @@ static int dms_stop_queue(struct net_device *dev, void *mem, int index)
 {
 	struct dms_port *port = dms_port(dev);
 
+	if (!netif_running(dev)) {	/* 6.12 restarts a queue of a device that is down, too; its NAPI is disabled already */
+		memset(mem, 0, sizeof(struct dms_rx_mem));
+		return 0;
+	}
 	dms_pause_others(port, index, true);
 	dms_queue_halt(&port->rxq[index], mem);
 	return 0;

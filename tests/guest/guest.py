@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 
-from host import boot, cache, choose, fetch, image, kernels, modules, report, toolchain
+from host import boot, cache, choose, fetch, generated, image, kernels, modules, report, toolchain
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -38,6 +38,7 @@ def arguments():
     parser.add_argument("--shell", action="store_true", help="a shell in the guest, modules and tools at hand")
     parser.add_argument("--build-only", action="store_true", help="build kernel/*/ and show what the compiler says")
     parser.add_argument("--check", action="store_true", help="build kernel/*/ with sparse looking at every file")
+    parser.add_argument("--generate", action="store_true", help="make kernel/*/'s code anew from its netlink specifications")
     return parser.parse_args()
 
 
@@ -73,7 +74,8 @@ class Machine:
         return wanted is None or numbers(self.kernel["release"]) >= numbers(wanted)
 
     def payload(self, target, tests, needs):
-        image.payload(target, HERE, self.modules, [PROGRAMS / name for name in needs["programs"]], {"tests": tests})
+        specs = [spec for module in modules.sources(ROOT / "kernel") for spec in generated.specs(module)]
+        image.payload(target, HERE, self.modules, specs, [PROGRAMS / name for name in needs["programs"]], {"tests": tests})
 
 
 def build_programs(tests):
@@ -198,6 +200,11 @@ def main():
     BUILD.mkdir(parents=True, exist_ok=True)
     result = report.Report()
     try:
+        if args.generate:
+            with cache.lock(cache.folder() / "lock"):
+                for module in modules.sources(ROOT / "kernel"):
+                    generated.write(module)
+            return 0
         if args.build_only or args.check:
             return build(lines, args.check)
         if args.shell:

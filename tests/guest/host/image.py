@@ -4,7 +4,7 @@
   root      a trixie tree with Python, ethtool, ip ... and upstream's tree at /opt/linux (cached; one for all kernels)
   modules   one kernel's modules (cached)
   initrd    loads the block, squashfs and overlay modules, lays a tmpfs over the root, mounts the others in it (cached)
-  payload   what changes: our modules, tests/guest, our programs, and what to run (made for each boot)
+  payload   what changes: our modules with their netlink specifications, tests/guest, our programs, and what to run (made for each boot)
 """
 import json
 import lzma
@@ -166,15 +166,16 @@ def cpio(entries):
     return bytes(out)
 
 
-def payload(target, tests, modules, programs, job):
-    """What changes between boots: `tests` (tests/guest), module files, our programs, and the job (JSON-able)."""
+def payload(target, tests, modules, specs, programs, job):
+    """What changes between boots: `tests` (tests/guest), module files, specifications, our programs, and the job (JSON-able)."""
     with cache.building(target) as made:
         tree = made.parent / "tree"
         for name in ("lib", *{test["suite"] for test in job["tests"]}):
             shutil.copytree(tests / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-        (tree / "modules").mkdir()
-        for path in modules:
-            shutil.copy2(path, tree / "modules" / path.name)
+        for name, files in (("modules", modules), ("specs", specs)):
+            (tree / name).mkdir()
+            for path in files:
+                shutil.copy2(path, tree / name / path.name)
         if programs:
             host_programs(programs, tree / "host")
         (tree / "job.json").write_text(json.dumps(job), encoding="utf-8")

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 
-from . import cache, fetch, kernels, toolchain
+from . import cache, fetch, generated, kernels, toolchain
 
 
 def sources(kernel_folder):
@@ -43,6 +43,7 @@ def build(line, kernel_folder, build_folder, check=False, show=False):
             valid.chmod(0o755)
     made = []
     for source in sources(kernel_folder):
+        generated.check(source, build_folder / f".generated-{source.name}")
         work = build_folder / release / source.name
         work.mkdir(parents=True, exist_ok=True)
         with cache.lock(build_folder / f".{release}-{source.name}.lock"):

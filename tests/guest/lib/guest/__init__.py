@@ -6,6 +6,7 @@
   ethtool  features, channels, rings, RSS and ntuple rules by ethtool's command line, rules also by ioctl
   knobs    devmemsim's fault knobs, and the counters they show in
   devmem   udmabufs, a receiver of device memory, a sender, and a check of contents
+  handle   bindings by handle (kernel/devmem_binding): create, rules, what is told of them
   program  our own programs, with the libraries they were linked against
   product  our daemon and CLI as processes
   serve    nginx at the other end of the wire

@@ -12,6 +12,7 @@ import sys
 from . import Bad
 
 SPECS = "/opt/linux/Documentation/netlink/specs"
+OUR_SPECS = "/payload/specs"
 sys.path.append("/opt/linux/tools/net/ynl")
 
 
@@ -23,8 +24,17 @@ def _ynl():
 
 @functools.cache
 def family(name):
-    """The ynl family of a specification: netdev, ethtool, rt-link ... One socket a process."""
-    return _ynl().YnlFamily(f"{SPECS}/{name}.yaml", schema="", process_unknown=True)
+    """The ynl family of a specification, upstream's or ours: netdev, ethtool, rt-link, devmem-binding ... One socket a process."""
+    return another(name)
+
+
+def another(name):
+    """The same, with a socket of its own."""
+    ours = f"{OUR_SPECS}/{name}.yaml"
+    if os.path.exists(ours):  # a module's: it came after the list of families was read, and gets another number each time
+        from pyynl.lib.ynl import GenlProtocol  # pylint: disable=import-outside-toplevel
+        GenlProtocol.genl_family_name_to_id = {}
+    return _ynl().YnlFamily(ours if os.path.exists(ours) else f"{SPECS}/{name}.yaml", schema="", process_unknown=True)
 
 
 def renew():
