@@ -218,8 +218,8 @@ class Crowd(Cycles):
         self.nothing_left()
         self.assertGreater(number[0], 0)
 
-    def test_a_hundred_times(self):
-        self.cycles(real=60, refused=300)
+    def test_many_times(self):
+        self.cycles(real=25, refused=200)
 
     def test_at_once_from_all_sides(self):
         """Rules, questions and closing from many threads, over one handle and copies of it."""
