@@ -47,7 +47,8 @@ absl::Status BindingWatch::Lost(const absl::StatusOr<RxState>& state, Time now) 
   if (std::exchange(lost_, kind) != kind) {
     told_ = {};
     lost_since_ = now;
-    if (state.ok() && mended_.contains(kind)) {
+    // Rules lead nobody else's traffic anywhere, and a table is emptied one by one: putting them in again is no fight.
+    if (state.ok() && !state->only_rules && mended_.contains(kind)) {
       binding_.LetGo();
       left_ = absl::StrCat(why, ", again within a minute: given up until the next start");
       say_(Severity::kWarning, absl::StrCat(NotBound(left_).message(), ". Find out what sets it, and start again"));

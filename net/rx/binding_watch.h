@@ -2,7 +2,7 @@
 // BindingWatch: looks at a binding, and binds again what a reset or another tool took off. It does not fight: what is lost
 // again the same way before its mending has held for a minute is another's wish. Then the queues are given up (an RSS table
 // that leads to a bound one loses the traffic of others), that is said, and the NIC's connections are ordinary ones until the
-// next start, or until the NIC itself is another.
+// next start, or until the NIC itself is another. Rules are put in again however often they go, more and more seldom.
 //
 //   BindingWatch watch(*binding, [&] { return binding->Rebind(dmabuf_fd); }, say);
 //   const BindingWatch::Seen seen = watch.Look(Clock::now());   // again and again

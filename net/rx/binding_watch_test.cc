@@ -83,6 +83,18 @@ TEST_F(BindingWatchTest, WhatAnotherToolSetsAgainIsItsOwn) {
   EXPECT_THAT(warned_, SizeIs(1)) << "said once";
 }
 
+TEST_F(BindingWatchTest, RulesArePutInAgainHoweverOftenTheyGo) {
+  FlowMatch match;
+  match.source.ss_family = match.destination.ss_family = AF_INET;
+  ASSERT_TRUE(binding_->AddRule(match, 0).ok());
+  for (int i = 0; i < 10; ++i) {
+    nic_.rule_table.clear();
+    EXPECT_TRUE(LookAfter(BindingWatch::kRebindMost)) << i;
+    EXPECT_THAT(nic_.rule_table, SizeIs(1));
+  }
+  EXPECT_THAT(warned_, IsEmpty());
+}
+
 TEST_F(BindingWatchTest, AMendingThatWasNeverSeenToHoldIsAFightToo) {
   ResetRss();
   EXPECT_TRUE(LookAfter(milliseconds(100)));

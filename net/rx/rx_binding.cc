@@ -477,6 +477,7 @@ class Binding final : public RxBinding {
       next_listing_ = Clock::now() + kListRulesEvery;
     }
     if (lost_rules_ == 0) return absl::OkStatus();
+    state.only_rules = state.why.empty();
     Note(state, absl::StrCat(lost_rules_, " of the ", rules_.size(), " rules for its connections are gone from the NIC"));
     return absl::OkStatus();
   }

@@ -41,10 +41,11 @@ struct RxBindingOptions {
 
 // How it stands now, as NIC and kernel tell it.
 struct RxState {
-  bool intact = false;    // our dma-buf is still on every queue, header split is on, RSS avoids the queues, our rules are there
-  std::string why;        // the first thing that is not so
-  uint64_t inflight = 0;  // buffers of our pools that are out: posted or pinned by bytes not yet given back
-  uint64_t detached = 0;  // pools with our dma-buf whose queue is gone
+  bool intact = false;  // our dma-buf is still on every queue, header split is on, RSS avoids the queues, our rules are there
+  std::string why;      // the first thing that is not so
+  bool only_rules = false;  // nothing but rules is missing: that is between us and our connections
+  uint64_t inflight = 0;    // buffers of our pools that are out: posted or pinned by bytes not yet given back
+  uint64_t detached = 0;    // pools with our dma-buf whose queue is gone
   uint64_t alloc_fail = 0;  // since the bind, of our queues
   uint64_t packets = 0;     // since the bind, of our queues
   uint64_t bytes = 0;

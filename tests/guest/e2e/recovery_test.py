@@ -28,15 +28,18 @@ class Killed(Stand):
 
     def test_at_its_start(self):
         path = str(self.work / "loader.sock")
-        whole = self.start(path)
-        seconds = cpu(whole.pid)
-        whole.end()
-        self.assert_as_found()
+        seconds = []
+        for _ in range(2):  # the first has everything to fetch into memory, and would be no measure for the others
+            whole = self.start(path)
+            seconds.append(cpu(whole.pid))
+            whole.end()
+            self.assert_as_found()
         seen = []
         for point in range(STARTING):
             daemon = self.start(path, ready=False)
-            wanted = seconds * point / STARTING
-            shell.until(lambda: not daemon.running() or cpu(daemon.pid) >= wanted, "it has come so far", every=0.001)  # pylint: disable=cell-var-from-loop
+            wanted = min(seconds) * point / (STARTING - 1)
+            # Where it needs less this time, it is killed when it serves.
+            shell.until(lambda: not daemon.running() or cpu(daemon.pid) >= wanted or daemon.listens(), "it has come so far", every=0.001)  # pylint: disable=cell-var-from-loop
             daemon.kill()
             self.unbound()
             seen.append(state(self.here) != self.found)

@@ -70,11 +70,15 @@ class Daemon(Program):
         self.service = f"unix:{self.path}"
         super().__init__("devmem-loaderd", "--socket", self.path, *flags, prefix=prefix)
 
+    def listens(self):
+        """Whether it serves."""
+        return accepts(self.path, socket.SOCK_STREAM) and accepts(self.path + ".fd", socket.SOCK_SEQPACKET)
+
     def ready(self, seconds=30.0):
         def up():
             if not self.running():
                 raise AssertionError(f"the daemon ended with {self.process.returncode}:\n{self.stderr()[-4000:]}")
-            return accepts(self.path, socket.SOCK_STREAM) and accepts(self.path + ".fd", socket.SOCK_SEQPACKET)
+            return self.listens()
         shell.until(up, "the daemon listens", seconds)
         return self
 
