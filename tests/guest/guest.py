@@ -102,14 +102,13 @@ def run_suite(machine, suite, tests, result):
     """Runs one suite's tests in one guest, or in as many as it takes when tests kill theirs. On any thread."""
     line, needs = machine.kernel["line"], choose.settings(HERE, suite)
     needs |= {"memory": machine.memory(needs["memory"]), "plugin": needs["plugin"] and PROGRAMS / needs["plugin"]}
-    remaining, second_try = list(tests), False
+    remaining, tried_again = list(tests), set()
     for number in itertools.count(1):
         if not remaining or boot.stopping.is_set():
             return
         console = LOGS / line / f"{suite}-{number}.console"
         dmesg = console.with_suffix(".dmesg")
         dmesg.parent.mkdir(parents=True, exist_ok=True)
-        running = None
         start = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="payload-", dir=BUILD) as scratch, open(dmesg, "w", encoding="utf-8") as log:
             payload = pathlib.Path(scratch) / "payload.squashfs"
@@ -123,20 +122,22 @@ def run_suite(machine, suite, tests, result):
                         if event["splats"]:
                             result.add(line, report.Result(f"{suite}/boot", "failed", event["splats"][0], "", 0))
                     elif event["event"] == "start":
-                        running, second_try = event["test"], False
                         start = time.monotonic()
-                        log.write(f"=== {running}\n")
+                        log.write(f"=== {event['test']}\n")
                     elif event["event"] == "end":
-                        running = None
                         del remaining[0]
                         result.add(line, report.Result(event["test"], event["outcome"], told(event), event["output"],
                                                        time.monotonic() - start))
             except boot.Died as e:
                 if boot.stopping.is_set():
                     return
-                if running is None and boot.retry_worthwhile(console) and not second_try:
-                    cache.say(f"the guest tripped over its own start ({boot.EARLY_OOPS.pattern}): booting it again")
-                    second_try = True
+                if not remaining:
+                    result.add(line, report.Result(f"{suite}/farewell", "failed", f"{e}", "", time.monotonic() - start))
+                    return
+                if boot.retry_worthwhile(console) and remaining[0]["id"] not in tried_again:
+                    cache.say(f"{line}: the emulator tripped over the kernel patching itself ({boot.PATCHING_OOPS.pattern}): booting again "
+                              f"for {remaining[0]['id']}")
+                    tried_again.add(remaining[0]["id"])
                     continue
                 test = remaining.pop(0)  # if none was running, the one that would have been: or this would never end
                 result.add(line, report.Result(test["id"], "failed", f"{e}", "", time.monotonic() - start))
