@@ -448,6 +448,20 @@ class DevmemStreamTest : public testing::TestWithParam<When>, public ByteStream:
   void OnMoved(absl::Status status) override { Say("moved", std::move(status)); }
   void OnClosed() override { Say("closed", absl::OkStatus()); }
 
+  // In place of the stream there is.
+  void ConnectWithoutALease() {
+    CloseStream();
+    steering_.refuse = absl::ResourceExhaustedError("no rule left");
+    sockaddr_in address{};
+    socklen_t length = sizeof address;
+    getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&address), &length);
+    OnLoop([&] {
+      stream_ = std::make_unique<DevmemStream>(queue_, *this);
+      stream_->Connect(reinterpret_cast<sockaddr*>(&address), length);
+    });
+    ASSERT_TRUE(Next("connected").ok());
+  }
+
   int SocketOfStream() const {  // the one that is connected to our peer
     sockaddr_in mine{};
     socklen_t length = sizeof mine;
@@ -696,16 +710,7 @@ TEST_P(DevmemStreamTest, CloseWaitsForTheDevice) {
 }
 
 TEST_P(DevmemStreamTest, NoLeaseMeansAnOrdinaryConnection) {
-  CloseStream();
-  steering_.refuse = absl::ResourceExhaustedError("no rule left");
-  sockaddr_in address{};
-  socklen_t length = sizeof address;
-  getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&address), &length);
-  OnLoop([&] {
-    stream_ = std::make_unique<DevmemStream>(queue_, *this);
-    stream_->Connect(reinterpret_cast<sockaddr*>(&address), length);
-  });
-  ASSERT_TRUE(Next("connected").ok());
+  ConnectWithoutALease();
   EXPECT_EQ(counters_.fallen_back.load(), 1u);
   EXPECT_EQ(fell_back_.message(), "no rule left");
   peer_ = UniqueFd(::accept(listener_.get(), nullptr, nullptr));
@@ -729,16 +734,7 @@ TEST_P(DevmemStreamTest, NoLeaseMeansAnOrdinaryConnection) {
 
 // What others steer into the landing pool cannot be placed where gaps were to be thrown away: another connection is asked.
 TEST_P(DevmemStreamTest, FragmentsOfAnOrdinaryConnectionAreGivenBack) {
-  CloseStream();
-  steering_.refuse = absl::ResourceExhaustedError("no rule left");
-  sockaddr_in address{};
-  socklen_t length = sizeof address;
-  getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&address), &length);
-  OnLoop([&] {
-    stream_ = std::make_unique<DevmemStream>(queue_, *this);
-    stream_->Connect(reinterpret_cast<sockaddr*>(&address), length);
-  });
-  ASSERT_TRUE(Next("connected").ok());
+  ConnectWithoutALease();
   peer_ = UniqueFd(::accept(listener_.get(), nullptr, nullptr));
   ASSERT_EQ(::send(peer_.get(), "x", 1, 0), 1);
   kernel_.Play(SocketOfStream(), pool_.get(), {{{.device = true, .at = 0, .size = 100}}});
