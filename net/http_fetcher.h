@@ -49,7 +49,7 @@ class HttpFetcher {
   void PumpAll();
   // Whether one more connection may be made. If not, an idle one is made to give way.
   bool HasPlace(const Origin& origin);
-  // Whether another origin has work, no connection for it, and fewer than `origin`.
+  // Whether another origin has work, and so few connections that `origin`, which has more, should give one up.
   [[nodiscard]] bool OwesPlace(const Origin& origin) const;
   void HeldTooLong();
   void Resolve(Origin& origin);
