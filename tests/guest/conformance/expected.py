@@ -11,3 +11,10 @@ EXCEPTIONS = [
     ("rss_ctx.py", "test_rss_context_queue_reconfigure", "fail",
      "it demands that a second rule take the first one's place and number, then deletes that number twice: the second time it is gone"),
 ]
+
+# Cases that fail once in a while by upstream's own draw of the dice: one that failed with these words in its log runs a second time.
+# (script, case, words, why)
+DICE = [
+    ("csum.py", "*_rx_*_invalid", "good csum, while bad expected",
+     "it inverts the checksum of 100 random packets, and where the rest sums up to 0 the inverse is right as well: 1 packet in 65,535, 1 run in 164"),
+]

@@ -3,7 +3,8 @@
 import collections
 import re
 
-Case = collections.namedtuple("Case", "name verdict reason")  # verdict: pass, fail, skip or xfail; reason: upstream's words
+# verdict: pass, fail, skip or xfail; reason: upstream's words; log: the lines before its result that are of no other
+Case = collections.namedtuple("Case", "name verdict reason log", defaults=[""])
 
 PLAN = re.compile(r"1\.\.(\d+)$")
 RESULT = re.compile(r"(not )?ok (\d+) (\S+)(?: # (.*))?$")
@@ -15,6 +16,7 @@ class Results:
     def __init__(self):
         self.planned = None
         self.cases = []
+        self.log = []
 
     def feed(self, line):
         """One line; the Case it reports, if it does."""
@@ -23,8 +25,10 @@ class Results:
             self.planned = int(plan[1])
         found = RESULT.match(line)
         if not found:
+            self.log.append(line)
             return None
-        self.cases.append(case(*found.groups()))
+        self.cases.append(case(*found.groups())._replace(log="\n".join(self.log)))
+        self.log = []
         return self.cases[-1]
 
     def counts(self):
