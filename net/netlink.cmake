@@ -18,6 +18,10 @@ devmem_unit(net_flow_rules
   HDRS netlink/flow_rules.h netlink/flow_spec.h SRCS netlink/flow_rules.cc netlink/flow_spec.cc
   DEPS net_netlink_socket net_ethtool_ioctl
   TEST netlink/flow_rules_test.cc)
+devmem_unit(net_binding_handle
+  HDRS netlink/binding_handle.h SRCS netlink/binding_handle.cc
+  DEPS net_ethtool net_flow_rules net_netlink_socket base_error base_unique_fd)
+target_include_directories(net_binding_handle PRIVATE ${PROJECT_SOURCE_DIR}/kernel/devmem_binding/include/uapi)
 devmem_unit(net_route
   HDRS netlink/route.h SRCS netlink/route.cc netlink/physical_devices.cc
   DEPS net_netlink_socket

@@ -2,7 +2,7 @@
 # Rx queues of a NIC bound to a dma-buf, connections steered to them, and the pool behind.
 devmem_unit(net_rx_kernel
   HDRS rx/rx_kernel.h rx/deferred_skbs.h SRCS rx/rx_kernel.cc rx/deferred_skbs.cc
-  DEPS base_clock base_error base_unique_fd net_netdev net_ethtool net_flow_rules)
+  DEPS base_clock base_error base_unique_fd net_binding_handle net_netdev net_ethtool net_flow_rules)
 devmem_unit(net_rx_journal
   HDRS rx/rx_journal.h SRCS rx/rx_journal.cc
   DEPS base_clock base_error base_unique_fd net_ethtool net_flow_rules nlohmann_json::nlohmann_json

@@ -65,7 +65,10 @@ class DmabufBinding {
                                                           std::span<const uint32_t> queues, uint32_t page_size);
   DmabufBinding(DmabufBinding&&) = default;
   DmabufBinding& operator=(DmabufBinding&&) = default;
+  // A socket that another process bound with, and gave: binding `id` lives until all have closed it.
+  [[nodiscard]] static DmabufBinding Adopt(UniqueFd socket, uint32_t id) { return {std::move(socket), id}; }
   [[nodiscard]] uint32_t id() const { return id_; }  // as in cmsgs, queues and page pools
+  [[nodiscard]] int socket() const { return socket_.get(); }
 
  private:
   DmabufBinding(UniqueFd socket, uint32_t id) : socket_(std::move(socket)), id_(id) {}

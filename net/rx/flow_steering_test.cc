@@ -35,6 +35,7 @@ class FakeBinding final : public RxBinding {
   [[nodiscard]] uint32_t page_size() const override { return 4096; }
   [[nodiscard]] uint64_t posted() const override { return 0; }
   [[nodiscard]] uint64_t rule_capacity() const override { return capacity_; }
+  [[nodiscard]] bool by_handle() const override { return false; }
   absl::StatusOr<uint32_t> AddRule(const FlowMatch& match, size_t index) override {
     if (!refuse_.ok()) return refuse_;
     table_[next_] = match.ToString() + " to " + std::to_string(queues_.at(index).queue);
@@ -48,6 +49,8 @@ class FakeBinding final : public RxBinding {
   absl::StatusOr<RxState> Look() override { return state_; }
   absl::Status Rebind(int) override { return absl::OkStatus(); }
   void LetGo() override {}
+  absl::StatusOr<HeldBinding> Share() override { return absl::UnimplementedError("not asked here"); }
+  void Forget() override {}
   absl::Status Undo(Time) override { return absl::OkStatus(); }
 
   std::vector<std::string> Rules() const {

@@ -129,11 +129,21 @@ std::vector<uint32_t> Moved(const std::vector<uint32_t>& table, const std::vecto
   return others.empty() ? std::vector<uint32_t>{} : Deal(table, avoid, others);
 }
 
+// What drivers make of a table that nobody has chosen (ethtool_rxfh_indir_default()): all queues in turn, `among` included.
+bool IsDefault(const std::vector<uint32_t>& table, const std::vector<uint32_t>& among) {
+  if (!LeadsToAny(table, among)) return false;
+  const uint32_t queues = *std::max_element(table.begin(), table.end()) + 1;
+  for (size_t entry = 0; entry < table.size(); ++entry) {
+    if (table[entry] != entry % queues) return false;
+  }
+  return true;
+}
+
 // Whether `now` is what processes of ours have made of `change.was`, `queues` being those of the change's own.
 bool IsOfOurMaking(const std::vector<uint32_t>& now, const RxJournal::RssChange& change, const std::vector<uint32_t>& queues,
                    const std::vector<OtherJournal>& others) {
   if (now == change.set || now == Moved(change.was, WithTheirs(queues, others)) ||
-      now == Moved(change.was, WithTheirs({}, others))) {
+      now == Moved(change.was, WithTheirs({}, others)) || (change.by_kernel && IsDefault(now, queues))) {
     return true;
   }
   return std::any_of(others.begin(), others.end(), [&](const OtherJournal& other) {
@@ -317,7 +327,7 @@ absl::Status MoveRss(const JournalledNic& nic, const std::vector<uint32_t>& queu
   if (!LeadsToAny(now.queues, queues)) return absl::OkStatus();
   // An inherited table that still stands; else what is there now, by whomever.
   const std::vector<OtherJournal> sharers = nic.file.Others(nic.journal);
-  const bool stands = nic.journal.rss && IsOfOurMaking(now.queues, *nic.journal.rss, {}, sharers);
+  const bool stands = nic.journal.rss && IsOfOurMaking(now.queues, *nic.journal.rss, queues, sharers);
   const std::vector<uint32_t> was = stands ? nic.journal.rss->was : now.queues;
   const std::vector<uint32_t> avoid = WithTheirs(queues, sharers);
   std::vector<uint32_t> others = Unbound(was, avoid);
@@ -333,7 +343,7 @@ absl::Status MoveRss(const JournalledNic& nic, const std::vector<uint32_t>& queu
                      {.object = nic.interface, .cause = "too few queues", .action = "take fewer, or `ethtool -L` for more"});
   }
   const RssTable moved{Deal(was, avoid, others)};
-  nic.journal.rss = {was, moved.queues};
+  nic.journal.rss = {was, moved.queues, false, stands && nic.journal.rss->by_kernel};
   DEVMEM_RETURN_IF_ERROR(nic.file.Write(nic.journal));
   return nic.kernel.ethtool().SetRss(nic.interface, moved);
 }
@@ -348,7 +358,7 @@ absl::Status Inherit(const JournalledNic& nic) {
     }
     if (!nic.journal.header_split) nic.journal.header_split = theirs.header_split;
     if (!nic.journal.rss && theirs.rss && IsOfOurMaking(now.queues, *theirs.rss, theirs.queues, others)) {
-      nic.journal.rss = {theirs.rss->was, now.queues};
+      nic.journal.rss = {theirs.rss->was, now.queues, false, theirs.rss->by_kernel};
     }
   }
   return others.empty() ? absl::OkStatus() : nic.file.Write(nic.journal);

@@ -41,9 +41,11 @@ class ManyNics final : public RxKernel, private Netdev, private Ethtool, private
   FlowRules& rules() override { return *this; }
   absl::StatusOr<Link> FindLink(const std::string& name) override { return At(name).FindLink(name); }
   absl::StatusOr<Link> FindLink(uint32_t ifindex) override { return At(ifindex).FindLink(ifindex); }
-  absl::StatusOr<std::unique_ptr<Bound>> Bind(const Link&, int, std::span<const uint32_t>, uint32_t) override {
+  absl::StatusOr<std::unique_ptr<Bound>> Bind(const Link&, int, std::span<const uint32_t>, uint32_t,
+                                              const ResetAtEnd&) override {
     return Never();
   }
+  absl::StatusOr<std::unique_ptr<Bound>> Adopt(UniqueFd, bool, uint32_t) override { return Never(); }
   void FreeDeferred() override {}
   void Pause(Duration) override {}
 

@@ -2,7 +2,8 @@
 // The order, and why:
 //
 //   1. rules out, so that no payload comes to the queues any more (by what the journal says matches a flow and leads to a queue
-//      exactly: locations are not ours to trust after a crash)
+//      exactly: locations are not ours to trust after a crash). Those of a handle (devmem_binding) are not in the journal:
+//      they go with 2
 //   2. unbind while the link is up: some drivers cannot restart a queue while it is down, and the kernel can only warn
 //   3. wait until the queues have host memory, and, where the memory is about to be freed, until no pool holds it
 //   4. the journals' folder is held, that no other process of ours sets this NIC up, or puts it back, at the same time

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // For each journal: its process lives (it holds the lock): nothing. Not readable: kept, for a person. Of another boot: removed,
 // the NIC began anew. Its NIC is not in this network namespace: kept, for a start where it is, or when it is here; the
-// namespace it was in may be gone, and the NIC then is in the first. Else the NIC is put back, wherever it was and whatever its
-// name is now, and the journal removed if all of it could be.
+// namespace it was in may be gone, and the NIC then is in the first. Its binding was handed on to a process that lives:
+// removed, for that one's has all. Else the NIC is put back, wherever it was and whatever its name is now, and the journal
+// removed if all of it could be.
 #include <chrono>
 #include <functional>
 #include <optional>
@@ -63,6 +64,10 @@ class Recovery {
                                            journal.netns, "): the next start where it is puts it back"));
     }
     if (!link.ok()) return Say(file.path(), absl::StrCat("kept: ", Text(link.status())));
+    for (const OtherJournal& other : file.Others(journal)) {
+      if (!other.lives || journal.dmabuf == 0 || other.journal.dmabuf != journal.dmabuf) continue;
+      return Remove(file, absl::StrCat("its binding was handed on to process ", other.journal.pid, ", and lives there"));
+    }
     const JournalledNic nic{*kernel_, link->interface, journal, file};  // by the name that it has now
     PutBack result = PutNicBack(nic, *link, {.deadline = Clock::now() + patience_, .held = &folder_});
     const std::string left_by = absl::StrCat(" (left by process ", journal.pid, ")");

@@ -61,12 +61,12 @@ struct Counted {
   }
 };
 
-absl::Status Check(const RxBindingOptions& options) {
+absl::Status Check(const RxBindingOptions& options, bool to_bind) {
   const char* wrong = nullptr;
   if (options.queues.empty() || options.queues.front() == 0 ||
       std::adjacent_find(options.queues.begin(), options.queues.end(), std::greater_equal<>()) != options.queues.end()) {
     wrong = "the queues must be ascending, and none 0";
-  } else if (options.dmabuf_fd < 0) {
+  } else if (to_bind && options.dmabuf_fd < 0) {
     wrong = "there is no dma-buf";
   } else if ((options.page_size & (options.page_size - 1)) != 0) {
     wrong = "rx-page-size is no power of two";
@@ -87,7 +87,7 @@ class Binding final : public RxBinding {
   }
 
   absl::Status SetUp() {
-    DEVMEM_RETURN_IF_ERROR(Check(options_));
+    DEVMEM_RETURN_IF_ERROR(Check(options_, true));
     DEVMEM_ASSIGN_OR_RETURN(link_, kernel_->FindLink(options_.interface));
     DEVMEM_RETURN_IF_ERROR(LinkIsUp(link_));
     DEVMEM_ASSIGN_OR_RETURN(driver_, kernel_->ethtool().Driver(link_.interface));
@@ -119,6 +119,7 @@ class Binding final : public RxBinding {
   }
   [[nodiscard]] uint64_t posted() const override { return posted_; }
   [[nodiscard]] uint64_t rule_capacity() const override { return capacity_; }
+  [[nodiscard]] bool by_handle() const override { return by_handle_; }
 
   absl::StatusOr<uint32_t> AddRule(const FlowMatch& match, size_t index) override {
     const std::scoped_lock lock(rules_mutex_);
@@ -127,16 +128,12 @@ class Binding final : public RxBinding {
       return MakeError(absl::StatusCode::kInvalidArgument, absl::StrCat("there is no bound queue number ", index),
                        {.object = interface()});
     }
+    if (bound_ == nullptr) return NotBound();
     const uint32_t queue = options_.queues[index];
-    journal_.rules.push_back({match, queue});
-    if (absl::Status status = file_->Write(journal_); !status.ok()) {
-      journal_.rules.pop_back();
-      return status;
-    }
-    const absl::StatusOr<uint32_t> location = kernel_->rules().Insert(link_.interface, match, queue);
+    DEVMEM_RETURN_IF_ERROR(JournalRule(match, queue));
+    const absl::StatusOr<uint32_t> location = bound_->rules().Insert(link_.interface, match, queue);
     if (!location.ok()) {
-      journal_.rules.pop_back();
-      (void)file_->Write(journal_);  // one too many there does no harm: it is looked for, and not found
+      (void)ForgetRule(journal_, *file_, match, queue);  // one too many there does no harm: it is looked for, and not found
       return location.status();
     }
     const uint32_t handle = rules_.contains(*location) ? next_handle_++ : *location;
@@ -149,7 +146,8 @@ class Binding final : public RxBinding {
     const auto found = rules_.find(handle);
     if (file_ == nullptr || found == rules_.end()) return absl::OkStatus();
     const Rule rule = found->second;
-    absl::Status status = kernel_->rules().Delete(link_.interface, rule.location, rule.match, rule.queue);
+    FlowRules& rules = bound_ != nullptr ? bound_->rules() : kernel_->rules();
+    absl::Status status = rules.Delete(link_.interface, rule.location, rule.match, rule.queue);
     if (status.code() == absl::StatusCode::kNotFound) status = absl::OkStatus();
     // Any other failure: it stays, and Undo() tries again.
     if (!status.ok() && status.code() != absl::StatusCode::kAborted) return status;
@@ -200,8 +198,56 @@ class Binding final : public RxBinding {
   }
 
   void LetGo() override {
-    const std::scoped_lock lock(kernel_mutex_);
+    const std::scoped_lock lock(kernel_mutex_, rules_mutex_);
     bound_.reset();
+  }
+
+  absl::StatusOr<HeldBinding> Share() override {
+    const std::scoped_lock lock(kernel_mutex_, rules_mutex_);
+    if (file_ == nullptr) return Undone();
+    if (bound_ == nullptr) return NotBound();
+    if (!rules_.empty()) {
+      return MakeError(absl::StatusCode::kFailedPrecondition,
+                       absl::StrCat(rules_.size(), " rules of its connections are there"),
+                       {.object = interface(), .cause = "rules there", .action = "close the connections first"});
+    }
+    DEVMEM_ASSIGN_OR_RETURN(UniqueFd fd, bound_->Share());
+    return HeldBinding{.interface = link_.interface,
+                       .queues = options_.queues,
+                       .dmabuf_id = dmabuf_,
+                       .page_size = page_size(),
+                       .posted = posted_,
+                       .by_handle = by_handle_,
+                       .fd = std::move(fd)};
+  }
+
+  void Forget() override {
+    const std::scoped_lock lock(kernel_mutex_, rules_mutex_);
+    undone_ = true;
+    bound_.reset();
+    if (file_ != nullptr) (void)std::exchange(file_, nullptr)->Remove();  // else the next start finds the other's beside it
+  }
+
+  absl::Status TakeOver(HeldBinding held) {
+    undone_ = true;  // until it is ours, there is nothing to undo
+    DEVMEM_RETURN_IF_ERROR(Check(options_, false));
+    DEVMEM_ASSIGN_OR_RETURN(link_, kernel_->FindLink(options_.interface));
+    DEVMEM_ASSIGN_OR_RETURN(driver_, kernel_->ethtool().Driver(link_.interface));
+    DEVMEM_ASSIGN_OR_RETURN(journal_, RxJournal::Here(link_.interface, link_.ifindex));
+    DEVMEM_ASSIGN_OR_RETURN(journal_.nic, kernel_->ethtool().Identity(link_.interface));
+    journal_.queues = options_.queues;
+    journal_.dmabuf = held.dmabuf_id;
+    DEVMEM_ASSIGN_OR_RETURN(const RxFolder folder, HoldFolder(kSuccessorPatience));
+    DEVMEM_ASSIGN_OR_RETURN(std::unique_ptr<RxJournalFile> file, RxJournalFile::Make(options_.journal_folder, journal_));
+    std::swap(file_, file);
+    absl::Status status = TakeOverBound(std::move(held));
+    if (status.ok()) {
+      undone_ = false;
+      return status;
+    }
+    bound_.reset();
+    (void)std::exchange(file_, nullptr)->Remove();
+    return WithObject(status, link_.interface);
   }
 
   absl::Status Undo(Time deadline) override {
@@ -239,6 +285,36 @@ class Binding final : public RxBinding {
     uint32_t queue = 0;
   };
 
+  absl::Status TakeOverBound(HeldBinding held) {
+    const auto page = static_cast<uint32_t>(sysconf(_SC_PAGESIZE));
+    dmabuf_ = held.dmabuf_id;
+    asked_page_ = held.page_size == page ? 0 : held.page_size;
+    posted_ = held.posted;
+    by_handle_ = held.by_handle;
+    DEVMEM_RETURN_IF_ERROR(Inherit(Nic()));
+    DEVMEM_ASSIGN_OR_RETURN(bound_, kernel_->Adopt(std::move(held.fd), held.by_handle, held.dmabuf_id));
+    RxState state;
+    DEVMEM_RETURN_IF_ERROR(LookAtQueues(link_, state));
+    if (!state.why.empty()) {
+      return MakeError(absl::StatusCode::kFailedPrecondition, state.why,
+                       {.cause = "not bound any more", .action = "start again: it is then bound anew"});
+    }
+    const absl::StatusOr<Feature> ntuple = kernel_->ethtool().GetFeature(link_.interface, kNtuple);
+    wants_ntuple_ = ntuple.ok() && ntuple->active;
+    counters_.last = Count(link_);
+    LearnCapacity();
+    return LearnQueues();
+  }
+
+  // A handle keeps its rules itself.
+  absl::Status JournalRule(const FlowMatch& match, uint32_t queue) {
+    if (by_handle_) return absl::OkStatus();
+    journal_.rules.push_back({match, queue});
+    absl::Status status = file_->Write(journal_);
+    if (!status.ok()) journal_.rules.pop_back();
+    return status;
+  }
+
   absl::StatusOr<RxFolder> HoldFolder(Duration patience) {
     return RxFolder::Hold(options_.journal_folder, Clock::now() + patience, [this](Duration pause) { kernel_->Pause(pause); });
   }
@@ -247,6 +323,11 @@ class Binding final : public RxBinding {
 
   absl::Status Undone() const {
     return MakeError(absl::StatusCode::kFailedPrecondition, "the binding was undone", {.object = interface()});
+  }
+
+  absl::Status NotBound() const {
+    return MakeError(absl::StatusCode::kFailedPrecondition, "its queues are not bound just now",
+                     {.object = interface(), .cause = "not bound"});
   }
 
   static absl::Status LinkIsUp(const Link& link) {
@@ -286,9 +367,13 @@ class Binding final : public RxBinding {
     if (!state.why.empty()) return MakeError(absl::StatusCode::kInternal, state.why, {.cause = "bound, but not so"});
     LookAtPools(link_, state);
     posted_ = state.inflight;
+    LearnCapacity();
+    return absl::OkStatus();
+  }
+
+  void LearnCapacity() {
     const absl::StatusOr<RuleBudget> budget = kernel_->rules().Budget(link_.interface);
     if (budget.ok() && budget->capacity > budget->used) capacity_ = budget->capacity - budget->used;
-    return absl::OkStatus();
   }
 
   absl::Status LearnQueues() {
@@ -345,14 +430,30 @@ class Binding final : public RxBinding {
     return WithObject(status, link.interface);
   }
 
+  ResetAtEnd ToReset() const {
+    ResetAtEnd reset{.rss = journal_.rss.has_value(), .header_split = journal_.header_split.has_value()};
+    if (reset.header_split) {
+      reset.split_before = journal_.header_split->was;
+      reset.threshold_before = journal_.header_split->threshold_was.value_or(0);
+    }
+    return reset;
+  }
+
   // From `most` down by halves while larger than `least`, then (or with 0) the driver's own.
   absl::Status Bind(int dmabuf_fd, uint32_t most, uint32_t least) {
+    if (journal_.rss) {  // so that dying right after the bind leaves no doubt; without a handle it is taken back below
+      journal_.rss->by_kernel = true;
+      DEVMEM_RETURN_IF_ERROR(file_->Write(journal_));
+    }
     for (uint32_t size = most;; size = size / 2 > least ? size / 2 : 0) {
-      absl::StatusOr<std::unique_ptr<RxKernel::Bound>> bound = kernel_->Bind(link_, dmabuf_fd, options_.queues, size);
+      absl::StatusOr<std::unique_ptr<RxKernel::Bound>> bound =
+          kernel_->Bind(link_, dmabuf_fd, options_.queues, size, ToReset());
       if (bound.ok()) {
         bound_ = *std::move(bound);
         asked_page_ = size;
         dmabuf_ = journal_.dmabuf = bound_->id();
+        by_handle_ = bound_->by_handle();
+        if (journal_.rss) journal_.rss->by_kernel = by_handle_;
         return file_->Write(journal_);
       }
       const absl::StatusCode code = bound.status().code();
@@ -420,11 +521,10 @@ class Binding final : public RxBinding {
       const bool journalled = std::any_of(
           journal_.rules.begin(), journal_.rules.end(),
           [&rule = rule](const RxJournal::Rule& each) { return each.queue == rule.queue && each.match == rule.match; });
-      if (!journalled) {
-        journal_.rules.push_back({rule.match, rule.queue});
-        DEVMEM_RETURN_IF_ERROR(file_->Write(journal_));
-      }
-      DEVMEM_ASSIGN_OR_RETURN(rule.location, kernel_->rules().Insert(link_.interface, rule.match, rule.queue));
+      if (!journalled) DEVMEM_RETURN_IF_ERROR(JournalRule(rule.match, rule.queue));
+      if (by_handle_)
+        (void)bound_->rules().Delete(link_.interface, rule.location, rule.match, rule.queue);  // it counts it still
+      DEVMEM_ASSIGN_OR_RETURN(rule.location, bound_->rules().Insert(link_.interface, rule.match, rule.queue));
     }
     return absl::OkStatus();
   }
@@ -537,13 +637,16 @@ class Binding final : public RxBinding {
   std::atomic<uint32_t> asked_page_ = 0;  // rx-page-size as bound; 0: the driver's
   std::atomic<uint64_t> posted_ = 0;
   std::atomic<uint64_t> capacity_ = 0;
+  std::atomic<bool> by_handle_ = false;
   Counted counters_;
   bool wants_ntuple_ = false;  // it was on when rules were last seen to go in
 
-  std::mutex kernel_mutex_;  // netdev and ethtool, link_ for writing, bound_. Taken before:
+  std::mutex kernel_mutex_;  // netdev and ethtool. Taken before:
   mutable std::mutex rules_mutex_;
-  Link link_;  // read under either
+  // Read under either, written under both.
+  Link link_;
   std::unique_ptr<RxKernel::Bound> bound_;
+
   std::map<uint32_t, Rule> rules_;  // by handle: the location it first had
   uint32_t next_handle_ = kMovedHandles;
   int64_t others_rules_ = 0;  // by the last listing: how many the NIC has besides ours
@@ -560,6 +663,21 @@ absl::StatusOr<std::unique_ptr<RxBinding>> CreateRxBinding(std::unique_ptr<RxKer
   auto binding = std::make_unique<Binding>(std::move(kernel), options);
   DEVMEM_RETURN_IF_ERROR(binding->SetUp());
   return binding;
+}
+
+absl::StatusOr<std::unique_ptr<RxBinding>> AdoptRxBinding(std::unique_ptr<RxKernel> kernel, HeldBinding held,
+                                                          const std::string& journal_folder) {
+  auto binding = std::make_unique<Binding>(
+      std::move(kernel),
+      RxBindingOptions{
+          .interface = held.interface, .queues = held.queues, .page_size = held.page_size, .journal_folder = journal_folder});
+  DEVMEM_RETURN_IF_ERROR(binding->TakeOver(std::move(held)));
+  return binding;
+}
+
+absl::StatusOr<std::unique_ptr<RxBinding>> RxBinding::Adopt(HeldBinding held, const std::string& journal_folder) {
+  DEVMEM_ASSIGN_OR_RETURN(std::unique_ptr<RxKernel> kernel, RxKernel::Open());
+  return AdoptRxBinding(std::move(kernel), std::move(held), journal_folder);
 }
 
 absl::StatusOr<std::unique_ptr<RxBinding>> RxBinding::Create(const RxBindingOptions& options) {

@@ -19,6 +19,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "base/unique_fd.h"
 #include "net/netlink/flow_rules.h"
 
 namespace devmem {
@@ -29,6 +30,18 @@ struct BoundQueue {
   uint32_t queue = 0;
   uint32_t napi_id = 0;   // at the time of asking: a reset may change it
   std::vector<int> cpus;  // those its interrupt goes to; empty: unknown
+};
+
+// What a process gives to another so that a binding goes on there (RxBinding::Adopt). It holds the binding as long as `fd` is
+// open.
+struct HeldBinding {
+  std::string interface;
+  std::vector<uint32_t> queues;
+  uint32_t dmabuf_id = 0;
+  uint32_t page_size = 0;  // as RxBinding::page_size()
+  uint64_t posted = 0;     // likewise
+  bool by_handle = false;  // `fd` is a handle of devmem_binding; else the netlink socket that it was bound with
+  UniqueFd fd;
 };
 
 struct RxBindingOptions {
@@ -56,6 +69,9 @@ class RxBinding {
  public:
   // On error everything done so far has been undone, and the error says which step failed on what.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<RxBinding>> Create(const RxBindingOptions& options);
+  // Goes on with what another process has bound. That one lives, and keeps it until it calls Forget() or dies. Nothing on the
+  // NIC is changed, by an error neither; what the NIC was before is taken over from the other's journal in the folder.
+  [[nodiscard]] static absl::StatusOr<std::unique_ptr<RxBinding>> Adopt(HeldBinding held, const std::string& journal_folder);
   virtual ~RxBinding() = default;  // Undo(), if that was never called, with a deadline of 10 s
 
   [[nodiscard]] virtual const std::string& interface() const = 0;
@@ -65,6 +81,9 @@ class RxBinding {
   [[nodiscard]] virtual uint32_t page_size() const = 0;      // bytes of a buffer (niov)
   [[nodiscard]] virtual uint64_t posted() const = 0;         // inflight just after the bind: the baseline
   [[nodiscard]] virtual uint64_t rule_capacity() const = 0;  // rules this NIC has room for beside those of others; 0: unknown
+  // Bound by a handle (kernel/devmem_binding): if this process dies, the kernel takes rules out and resets RSS and header
+  // split.
+  [[nodiscard]] virtual bool by_handle() const = 0;
 
   // Steers the flow to queues()[index]. Journalled, inserted, read back. Returns its location; errors as FlowRules::Insert.
   [[nodiscard]] virtual absl::StatusOr<uint32_t> AddRule(const FlowMatch& match, size_t index) = 0;
@@ -79,8 +98,15 @@ class RxBinding {
   // A NIC that is gone (kNotFound) is looked for by its name and driver, and set up as by Create where it is back.
   [[nodiscard]] virtual absl::Status Rebind(int dmabuf_fd) = 0;
 
-  // Takes the dma-buf off the queues, and does nothing else: whoever wants them may have them. Rebind() binds again.
+  // Takes the dma-buf off the queues (a handle's rules go with it), and does nothing else: whoever wants them may have them.
+  // Rebind() binds again.
   virtual void LetGo() = 0;
+
+  // For a successor in another process. kFailedPrecondition while there are rules, or if it is not bound just now. Nothing
+  // changes.
+  [[nodiscard]] virtual absl::StatusOr<HeldBinding> Share() = 0;
+  // A successor has adopted it: our hold and our journal go, nothing is undone.
+  virtual void Forget() = 0;
 
   // Rules out, unbind, wait until no pool holds the dma-buf, then RSS, header split and features as they were. No socket may
   // still hold fragments. Returns what could not be put back, and keeps the journal for the next start in that case; also if

@@ -130,6 +130,52 @@ class RxBindingKinds : public ::testing::TestWithParam<Kind> {
 INSTANTIATE_TEST_SUITE_P(Nics, RxBindingKinds, ::testing::ValuesIn(kKinds),
                          [](const auto& kind) { return "kind_" + std::to_string(kind.index); });
 
+// The same NICs where devmem_binding is loaded.
+class RxBindingByHandle : public RxBindingKinds {
+ protected:
+  RxBindingByHandle() { nic_.module = true; }
+};
+
+INSTANTIATE_TEST_SUITE_P(Nics, RxBindingByHandle, ::testing::ValuesIn(kKinds),
+                         [](const auto& kind) { return "kind_" + std::to_string(kind.index); });
+
+TEST_P(RxBindingByHandle, SetsUpTheSameAndPutsAllBack) {
+  SCOPED_TRACE(GetParam().name);
+  auto binding = CreateRxBinding(nic_.Kernel(), Options(folder_));
+  ASSERT_TRUE(binding.ok()) << binding.status();
+  EXPECT_EQ(nic_.calls, GetParam().set_up);
+  EXPECT_TRUE((*binding)->by_handle());
+  const auto location = (*binding)->AddRule(Flow(40000), 1);
+  ASSERT_TRUE(location.ok() && (*binding)->AddRule(Flow(40001), 0).ok());
+  const auto paths = RxJournalFile::All(folder_);
+  ASSERT_THAT(paths, SizeIs(1));
+  EXPECT_THAT(RxJournal::Parse(Read(paths[0]))->rules, IsEmpty()) << "the handle keeps them";
+  EXPECT_TRUE((*binding)->RemoveRule(*location).ok());
+  EXPECT_THAT(nic_.rule_table, SizeIs(1));
+  EXPECT_TRUE((*binding)->Look()->intact);
+  EXPECT_TRUE((*binding)->Undo(Soon()).ok());
+  EXPECT_EQ(nic_.Settings(), before_);
+  EXPECT_TRUE(fs::is_empty(folder_));
+}
+
+TEST_P(RxBindingByHandle, LeavesOnlyFeaturesAndChosenTablesToTheNextStart) {
+  auto binding = CreateRxBinding(nic_.Kernel(), Options(folder_));
+  ASSERT_TRUE(binding.ok()) << binding.status();
+  ASSERT_TRUE((*binding)->AddRule(Flow(40000), 1).ok());
+  FakeNic dead = nic_;
+  const std::string folder = Folder();
+  for (const std::string& path : RxJournalFile::All(folder_)) {
+    std::ofstream(folder + "/" + fs::path(path).filename().string()) << Read(path);
+  }
+  dead.End(11);
+  EXPECT_THAT(dead.rule_table, IsEmpty());
+  EXPECT_EQ(dead.Split(), FakeNic(nic_).handles[11].reset.split_before);
+  dead.calls.clear();
+  const auto lines = RecoverFrom(dead, folder);
+  EXPECT_EQ(dead.Settings(), before_) << ::testing::PrintToString(lines);
+  EXPECT_TRUE(fs::is_empty(folder));
+}
+
 TEST_P(RxBindingKinds, SetsUpInOrderAndPutsAllBack) {
   SCOPED_TRACE(GetParam().name);
   auto binding = CreateRxBinding(nic_.Kernel(), Options(folder_));
@@ -206,7 +252,7 @@ TEST_P(RxBindingKinds, AStepThatFailsUndoesTheFormer) {
 }
 
 // At every call that changes the NIC in a life with rules, the process dies: before the call, and right after it.
-TEST_P(RxBindingKinds, RecoversFromDeathAtEveryStep) {
+void RecoverFromDeathAtEveryStep(FakeNic& nic_, const std::string& folder_, const std::string& before_) {
   struct Moment {
     std::string call;
     FakeNic nic;
@@ -238,7 +284,7 @@ TEST_P(RxBindingKinds, RecoversFromDeathAtEveryStep) {
       const std::string folder = Folder();
       for (const auto& [name, text] : moments[i].disk) std::ofstream(folder + "/" + name) << text;
       FakeNic nic = moments[nic_at].nic;
-      for (uint32_t id = 1; id < 20; ++id) nic.Unbind(id);
+      for (uint32_t id = 1; id < 20; ++id) nic.End(id);
       const auto lines = RecoverFrom(nic, folder);
       EXPECT_EQ(nic.Settings(), before_);
       EXPECT_TRUE(fs::is_empty(folder)) << ::testing::PrintToString(lines);
@@ -246,6 +292,9 @@ TEST_P(RxBindingKinds, RecoversFromDeathAtEveryStep) {
     }
   }
 }
+
+TEST_P(RxBindingKinds, RecoversFromDeathAtEveryStep) { RecoverFromDeathAtEveryStep(nic_, folder_, before_); }
+TEST_P(RxBindingByHandle, RecoversFromDeathAtEveryStep) { RecoverFromDeathAtEveryStep(nic_, folder_, before_); }
 
 // --- one NIC from here on ---------------------------------------------------------------------------------------------
 
@@ -709,6 +758,94 @@ TEST_F(RxBindingTest, TheMemoryIsNotBoundAgainWhileBuffersOfItAreOut) {
   EXPECT_TRUE(binding->Rebind(99).ok());
   EXPECT_TRUE(binding->Look()->intact);
   EXPECT_EQ(binding->dmabuf_id(), 12);
+}
+
+// --- handing on -------------------------------------------------------------------------------------------------------------
+
+class HandOn : public RxBindingTest, public ::testing::WithParamInterface<bool> {
+ protected:
+  HandOn() { nic_.module = GetParam(); }
+  // In "another process": the NIC's index tells them apart here.
+  absl::StatusOr<std::unique_ptr<RxBinding>> AdoptElsewhere(HeldBinding held) {
+    ++nic_.ifindex;
+    return AdoptRxBinding(nic_.Kernel(), std::move(held), folder_);
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Ways, HandOn, ::testing::Bool(), [](const auto& way) { return way.param ? "handle" : "netlink"; });
+
+TEST_P(HandOn, NothingIsTouchedAndTheLastPutsAllBack) {
+  auto old = Bind();
+  const std::string bound = nic_.Settings();
+  auto held = old->Share();
+  ASSERT_TRUE(held.ok()) << held.status();
+  EXPECT_EQ(held->by_handle, GetParam());
+  nic_.calls.clear();
+  auto successor = AdoptElsewhere(*std::move(held));
+  ASSERT_TRUE(successor.ok()) << successor.status();
+  EXPECT_EQ((*successor)->dmabuf_id(), old->dmabuf_id());
+  EXPECT_EQ((*successor)->posted(), old->posted());
+  EXPECT_EQ((*successor)->page_size(), old->page_size());
+  old->Forget();
+  old.reset();
+  EXPECT_THAT(nic_.calls, IsEmpty());
+  EXPECT_EQ(nic_.Settings(), bound);
+  EXPECT_TRUE((*successor)->Look()->intact) << (*successor)->Look()->why;
+  const auto location = (*successor)->AddRule(Flow(40000), 0);
+  ASSERT_TRUE(location.ok()) << location.status();
+  EXPECT_TRUE((*successor)->Undo(Soon()).ok());
+  EXPECT_EQ(nic_.Settings(), before_);
+  EXPECT_TRUE(fs::is_empty(folder_));
+}
+
+TEST_P(HandOn, ASuccessorThatFailsOrDiesLeavesItToItsPredecessor) {
+  auto old = Bind();
+  const std::string bound = nic_.Settings();
+  {
+    auto held = old->Share();
+    ASSERT_TRUE(held.ok());
+    held->dmabuf_id = 77;
+    const auto wrong = AdoptElsewhere(*std::move(held));
+    ASSERT_FALSE(wrong.ok());
+    EXPECT_THAT(RxJournalFile::All(folder_), SizeIs(1)) << "the predecessor's";
+  }
+  auto successor = AdoptElsewhere(*old->Share());
+  ASSERT_TRUE(successor.ok()) << successor.status();
+  (*successor)->Forget();  // as a death before the other was told, but that its journal would stay
+  successor->reset();
+  EXPECT_EQ(nic_.Settings(), bound);
+  EXPECT_TRUE(old->Look()->intact);
+  EXPECT_TRUE(old->Undo(Soon()).ok());
+  EXPECT_EQ(nic_.Settings(), before_);
+}
+
+TEST_P(HandOn, WhatIsThereMustNotBeGivenAway) {
+  auto old = Bind();
+  const auto location = old->AddRule(Flow(40000), 0);
+  ASSERT_TRUE(location.ok());
+  EXPECT_THAT(Text(old->Share().status()), HasSubstr("1 rules of its connections are there"));
+  ASSERT_TRUE(old->RemoveRule(*location).ok());
+  EXPECT_TRUE(old->Share().ok());
+  old->LetGo();
+  EXPECT_EQ(old->Share().status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(old->AddRule(Flow(40000), 0).status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+// Killed after the successor had it, and before it could forget.
+TEST_P(HandOn, ADeadPredecessorsJournalIsNoReasonToWait) {
+  auto old = Bind();
+  const std::string path = RxJournalFile::All(folder_).at(0);
+  const std::string text = Read(path);
+  auto successor = AdoptElsewhere(*old->Share());
+  ASSERT_TRUE(successor.ok()) << successor.status();
+  const std::string bound = nic_.Settings();
+  old->Forget();
+  std::ofstream(path) << text;
+  const auto lines = RecoverFrom(nic_, folder_);
+  EXPECT_THAT(lines, ElementsAre(HasSubstr("handed on")));
+  EXPECT_EQ(nic_.Settings(), bound);
+  EXPECT_THAT(RxJournalFile::All(folder_), SizeIs(1));
+  EXPECT_TRUE((*successor)->Undo(Soon()).ok());
+  EXPECT_EQ(nic_.Settings(), before_);
 }
 
 // A driver reloaded: the same name, another index, and nothing set on it.

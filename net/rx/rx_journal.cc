@@ -113,7 +113,7 @@ RxJournal FromJson(const Json& json) {
   if (json.contains("rss")) {
     const Json& rss = json["rss"];
     journal.rss = {rss.at("was").get<std::vector<uint32_t>>(), rss.at("set").get<std::vector<uint32_t>>(),
-                   rss.at("resetting").get<bool>()};
+                   rss.at("resetting").get<bool>(), rss.value("by_kernel", false)};
   }
   for (const Json& each : json.at("rules")) {
     journal.rules.push_back(
@@ -238,7 +238,7 @@ std::string RxJournal::ToJson() const {
     json["header_split"]["resetting"] = header_split->resetting;
     if (header_split->threshold_was) json["header_split"]["threshold_was"] = *header_split->threshold_was;
   }
-  if (rss) json["rss"] = {{"was", rss->was}, {"set", rss->set}, {"resetting", rss->resetting}};
+  if (rss) json["rss"] = {{"was", rss->was}, {"set", rss->set}, {"resetting", rss->resetting}, {"by_kernel", rss->by_kernel}};
   for (const Rule& each : rules) {
     json["rules"].push_back({{"source", EndpointToJson(each.match.source)},
                              {"destination", EndpointToJson(each.match.destination)},

@@ -42,6 +42,7 @@ struct RxJournal {
   struct RssChange {
     std::vector<uint32_t> was, set;
     bool resetting = false;
+    bool by_kernel = false;  // a handle resets it at its end: then a driver's default is of our making too
   };
   struct Rule {
     FlowMatch match;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "net/rx/rx_kernel.h"
 
+#include <fcntl.h>
 #include <net/if.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -18,13 +19,44 @@
 namespace devmem {
 namespace {
 
-class RealBound final : public RxKernel::Bound {
+absl::StatusOr<UniqueFd> Duplicate(int fd) {
+  UniqueFd copy(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  return copy.valid() ? absl::StatusOr<UniqueFd>(std::move(copy)) : ErrnoError(errno, "a binding cannot be shared");
+}
+
+class NetlinkBound final : public RxKernel::Bound {
  public:
-  explicit RealBound(DmabufBinding binding) : binding_(std::move(binding)) {}
+  NetlinkBound(DmabufBinding binding, FlowRules& rules) : binding_(std::move(binding)), rules_(rules) {}
   [[nodiscard]] uint32_t id() const override { return binding_.id(); }
+  [[nodiscard]] bool by_handle() const override { return false; }
+  [[nodiscard]] FlowRules& rules() override { return rules_; }
+  absl::StatusOr<UniqueFd> Share() override { return Duplicate(binding_.socket()); }
 
  private:
   DmabufBinding binding_;
+  FlowRules& rules_;
+};
+
+class HandleBound final : public RxKernel::Bound, private FlowRules {
+ public:
+  HandleBound(BindingHandle handle, FlowRules& all) : handle_(std::move(handle)), all_(all) {}
+  [[nodiscard]] uint32_t id() const override { return handle_.dmabuf_id(); }
+  [[nodiscard]] bool by_handle() const override { return true; }
+  [[nodiscard]] FlowRules& rules() override { return *this; }
+  absl::StatusOr<UniqueFd> Share() override { return Duplicate(handle_.fd()); }
+
+ private:
+  absl::StatusOr<RuleBudget> Budget(const std::string& interface) override { return all_.Budget(interface); }
+  absl::StatusOr<std::vector<FlowRule>> List(const std::string& interface) override { return all_.List(interface); }
+  absl::StatusOr<uint32_t> Insert(const std::string& interface, const FlowMatch& match, uint32_t queue) override {
+    return handle_.AddRule(interface, match, queue);
+  }
+  absl::Status Delete(const std::string& interface, uint32_t location, const FlowMatch&, uint32_t) override {
+    return handle_.DeleteRule(interface, location);  // it knows what the rule was
+  }
+
+  BindingHandle handle_;
+  FlowRules& all_;
 };
 
 class RealKernel final : public RxKernel {
@@ -72,10 +104,25 @@ class RealKernel final : public RxKernel {
   }
 
   absl::StatusOr<std::unique_ptr<Bound>> Bind(const Link& link, int dmabuf_fd, std::span<const uint32_t> queues,
-                                              uint32_t page_size) override {
+                                              uint32_t page_size, const ResetAtEnd& reset) override {
+    absl::StatusOr<BindingHandle> handle =
+        BindingHandle::Create(link.interface, link.ifindex, dmabuf_fd, queues, page_size, reset);
+    if (handle.ok()) return std::make_unique<HandleBound>(*std::move(handle), *rules_);
+    if (GetErrorInfo(handle.status()).cause != BindingHandle::kNoModule) return handle.status();
     DEVMEM_ASSIGN_OR_RETURN(DmabufBinding binding,
                             DmabufBinding::Bind(link.interface, link.ifindex, dmabuf_fd, queues, page_size));
-    return std::make_unique<RealBound>(std::move(binding));
+    return std::make_unique<NetlinkBound>(std::move(binding), *rules_);
+  }
+
+  absl::StatusOr<std::unique_ptr<Bound>> Adopt(UniqueFd fd, bool by_handle, uint32_t id) override {
+    if (!by_handle) return std::make_unique<NetlinkBound>(DmabufBinding::Adopt(std::move(fd), id), *rules_);
+    DEVMEM_ASSIGN_OR_RETURN(BindingHandle handle, BindingHandle::Adopt(std::move(fd)));
+    if (handle.dmabuf_id() != id) {
+      return MakeError(absl::StatusCode::kInvalidArgument,
+                       absl::StrCat("the handle is of dma-buf ", handle.dmabuf_id(), ", not ", id),
+                       {.cause = "another handle"});
+    }
+    return std::make_unique<HandleBound>(std::move(handle), *rules_);
   }
 
   void FreeDeferred() override { FreeDeferredSkbs(); }

@@ -14,6 +14,8 @@
 
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "base/unique_fd.h"
+#include "net/netlink/binding_handle.h"
 #include "net/netlink/ethtool.h"
 #include "net/netlink/flow_rules.h"
 #include "net/netlink/netdev.h"
@@ -29,11 +31,17 @@ struct Link {
 
 class RxKernel {
  public:
-  // A dma-buf bound to queues; destroying it unbinds.
+  // A dma-buf bound to queues; destroying it unbinds, unless another process holds the binding too.
   class Bound {
    public:
     virtual ~Bound() = default;
     [[nodiscard]] virtual uint32_t id() const = 0;
+    // Whether it is a handle of devmem_binding: the kernel takes its rules out at its end, and resets what it was asked to.
+    [[nodiscard]] virtual bool by_handle() const = 0;
+    // Rules to its queues: where it is a handle, of that handle. Borrowed. Thread-safe.
+    [[nodiscard]] virtual FlowRules& rules() = 0;
+    // A descriptor that holds it as well.
+    [[nodiscard]] virtual absl::StatusOr<UniqueFd> Share() = 0;
   };
 
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<RxKernel>> Open();
@@ -41,14 +49,18 @@ class RxKernel {
 
   [[nodiscard]] virtual Netdev& netdev() = 0;
   [[nodiscard]] virtual Ethtool& ethtool() = 0;
-  [[nodiscard]] virtual FlowRules& rules() = 0;
+  [[nodiscard]] virtual FlowRules& rules() = 0;  // of anybody
 
   // kNotFound if there is none.
   [[nodiscard]] virtual absl::StatusOr<Link> FindLink(const std::string& interface) = 0;
   [[nodiscard]] virtual absl::StatusOr<Link> FindLink(uint32_t ifindex) = 0;
   [[nodiscard]] virtual std::vector<std::string> Interfaces() = 0;  // all there are
+  // By a handle where the module is loaded, which is then asked for `reset`; else by netdev-genl alone.
   [[nodiscard]] virtual absl::StatusOr<std::unique_ptr<Bound>> Bind(const Link& link, int dmabuf_fd,
-                                                                    std::span<const uint32_t> queues, uint32_t page_size) = 0;
+                                                                    std::span<const uint32_t> queues, uint32_t page_size,
+                                                                    const ResetAtEnd& reset) = 0;
+  // What Share() gave in another process.
+  [[nodiscard]] virtual absl::StatusOr<std::unique_ptr<Bound>> Adopt(UniqueFd fd, bool by_handle, uint32_t id) = 0;
   // Has the kernel free what it put aside for later, and with it buffers of page pools (deferred_skbs.h).
   virtual void FreeDeferred() = 0;
   // Between two looks at something that is awaited under a deadline and that nothing announces.

@@ -42,6 +42,7 @@ struct FakeNic {
   uint32_t page_limit = 0;          // largest rx-page-size; 0: none
   uint32_t rule_room = 16;
   uint32_t ring = 256;
+  bool module = false;  // devmem_binding is there: bindings are handles
 
   // How it stands.
   HeaderSplit split_set = HeaderSplit::kUnknown;
@@ -55,7 +56,8 @@ struct FakeNic {
   std::vector<PagePoolState> pools;
   std::vector<RxQueueStats> stats;
   uint32_t next_dmabuf = 11;
-  int looks_until_free = 0;  // a pool that lost its queue stays for so many looks
+  std::map<uint32_t, int> holders;  // of a binding, by its dma-buf's id
+  int looks_until_free = 0;         // a pool that lost its queue stays for so many looks
 
   // The script.
   std::map<std::string, absl::Status> fail;
@@ -77,7 +79,30 @@ struct FakeNic {
     return text;
   }
 
-  // The kernel's side of a dying process, or of an unbind.
+  // A handle's end: as devmem_binding does it, for one handle at a time.
+  struct Handle {
+    ResetAtEnd reset;
+    std::vector<uint32_t> rss;  // as it was made
+    std::map<uint32_t, std::pair<FlowMatch, uint32_t>> rules;
+  };
+  std::map<uint32_t, Handle> handles;
+
+  // The kernel's side of a dying process, or of an unbind; of a binding by handle too.
+  void End(uint32_t id) {
+    const auto handle = handles.find(id);
+    if (handle == handles.end()) return Unbind(id);
+    for (const auto& [location, rule] : handle->second.rules) {
+      std::erase_if(rule_table, [&](const FlowRule& each) { return each.location == location && each.match == rule.first; });
+    }
+    Unbind(id);
+    if (handle->second.reset.rss && rss == handle->second.rss) rss = rss_default;
+    if (handle->second.reset.header_split) {
+      split_set = HeaderSplit::kUnknown;
+      if (threshold) threshold = handle->second.reset.threshold_before;
+      if (Split() != handle->second.reset.split_before) split_set = handle->second.reset.split_before;
+    }
+    handles.erase(handle);
+  }
   void Unbind(uint32_t id) {
     for (RxQueueState& queue : queues) {
       if (queue.dmabuf == id) queue.dmabuf = 0;
@@ -120,8 +145,8 @@ class FakeKernel final : public RxKernel, private Netdev, private Ethtool, priva
     return nic_.there ? std::vector<std::string>{"lo", nic_.name} : std::vector<std::string>{"lo"};
   }
 
-  absl::StatusOr<std::unique_ptr<Bound>> Bind(const Link& link, int, std::span<const uint32_t> queues,
-                                              uint32_t page_size) override {
+  absl::StatusOr<std::unique_ptr<Bound>> Bind(const Link& link, int, std::span<const uint32_t> queues, uint32_t page_size,
+                                              const ResetAtEnd& reset) override {
     DEVMEM_RETURN_IF_ERROR(Check(link.interface));
     DEVMEM_RETURN_IF_ERROR(nic_.Do(page_size == 0 ? "Bind" : absl::StrCat("Bind ", page_size)));
     if (page_size > nic_.page_limit) return absl::InvalidArgumentError("rx-page-size");
@@ -136,7 +161,13 @@ class FakeKernel final : public RxKernel, private Netdev, private Ethtool, priva
       nic_.queues[queue].dmabuf = id;
       nic_.pools.push_back({.id = 1000 + id * 8 + queue, .ifindex = Index(), .inflight = nic_.ring, .dmabuf = id});
     }
-    return std::make_unique<FakeBound>(nic_, id);
+    if (nic_.module) nic_.handles[id] = {reset, nic_.rss, {}};
+    return std::make_unique<FakeBound>(*this, id);
+  }
+
+  absl::StatusOr<std::unique_ptr<Bound>> Adopt(UniqueFd, bool by_handle, uint32_t id) override {
+    if (by_handle != nic_.handles.contains(id)) return absl::InvalidArgumentError("no handle");
+    return std::make_unique<FakeBound>(*this, id);
   }
 
   void FreeDeferred() override {}
@@ -145,16 +176,36 @@ class FakeKernel final : public RxKernel, private Netdev, private Ethtool, priva
   }
 
  private:
-  struct FakeBound final : Bound {
-    FakeBound(FakeNic& on, uint32_t number) : nic(on), dmabuf(number) {}
+  struct FakeBound final : Bound, FlowRules {
+    FakeBound(FakeKernel& of, uint32_t number) : kernel(of), nic(of.nic_), dmabuf(number) { ++nic.holders[dmabuf]; }
     ~FakeBound() override {
+      if (--nic.holders[dmabuf] > 0) return;
       nic.before("Unbind");
       nic.calls.emplace_back("Unbind");
-      nic.Unbind(dmabuf);
+      nic.End(dmabuf);
     }
     [[nodiscard]] uint32_t id() const override { return dmabuf; }
+    [[nodiscard]] bool by_handle() const override { return nic.handles.contains(dmabuf); }
+    [[nodiscard]] FlowRules& rules() override { return by_handle() ? static_cast<FlowRules&>(*this) : kernel; }
+    absl::StatusOr<UniqueFd> Share() override { return UniqueFd(); }
+
+    absl::StatusOr<RuleBudget> Budget(const std::string& interface) override { return kernel.Budget(interface); }
+    absl::StatusOr<std::vector<FlowRule>> List(const std::string& interface) override { return kernel.List(interface); }
+    absl::StatusOr<uint32_t> Insert(const std::string& interface, const FlowMatch& match, uint32_t queue) override {
+      absl::StatusOr<uint32_t> location = kernel.Insert(interface, match, queue);
+      if (location.ok()) nic.handles[dmabuf].rules[*location] = {match, queue};
+      return location;
+    }
+    absl::Status Delete(const std::string& interface, uint32_t location, const FlowMatch&, uint32_t) override {
+      const auto found = nic.handles[dmabuf].rules.find(location);
+      if (found == nic.handles[dmabuf].rules.end()) return absl::NotFoundError("no rule of this handle");
+      const absl::Status status = kernel.Delete(interface, location, found->second.first, found->second.second);
+      nic.handles[dmabuf].rules.erase(location);
+      return status;
+    }
+    FakeKernel& kernel;
     FakeNic& nic;
-    uint32_t dmabuf;
+    const uint32_t dmabuf;
   };
 
   static absl::Status Gone(const std::string& interface) {

@@ -32,14 +32,22 @@ def every(folder):
         if suite in NO_SUITES:
             continue
         long = settings(folder, suite)["long"]
+        classes = {}
         for cls in ast.parse(path.read_text(encoding="utf-8"), str(path)).body:
             if not isinstance(cls, ast.ClassDef):
                 continue
-            for function in cls.body:
-                if isinstance(function, ast.FunctionDef) and function.name.startswith("test_"):
-                    tests.append({"id": f"{suite}/{path.stem}.{cls.name}.{function.name}", "suite": suite, "module": path.stem,
-                                  "class": cls.name, "name": function.name, "long": long or long_on(cls)})
+            classes[cls.name] = names = inherited(cls, classes)
+            for name in names:
+                tests.append({"id": f"{suite}/{path.stem}.{cls.name}.{name}", "suite": suite, "module": path.stem,
+                              "class": cls.name, "name": name, "long": long or long_on(cls)})
     return tests
+
+
+def inherited(cls, classes):
+    """Names of a class's tests: those of bases in the same file, then its own."""
+    names = [name for base in cls.bases if isinstance(base, ast.Name) for name in classes.get(base.id, [])]
+    return names + [function.name for function in cls.body
+                    if isinstance(function, ast.FunctionDef) and function.name.startswith("test_") and function.name not in names]
 
 
 def long_on(cls):

@@ -5,7 +5,7 @@ import unittest
 
 import guest
 from guest import devmem, ethtool, netdev, nic, shell
-from rx import DEBUGFS, LARGE_PAGES, Owner, Refused, drivers, state
+from rx import DEBUGFS, LARGE_PAGES, Owner, Refused, WithModule, drivers, state
 
 QUEUES, BOUND = 4, [2, 3]
 PERSONALITIES = ("none", "mlx5", "bnxt", "gve", "fbnic")
@@ -14,6 +14,7 @@ PERSONALITIES = ("none", "mlx5", "bnxt", "gve", "fbnic")
 class Rx(unittest.TestCase):
     maxDiff = None
     PERSONALITY = "none"
+    BY_HANDLE = False
 
     def setUp(self):
         self.here, self.there = nic.pair(self, queues=QUEUES, personality=self.PERSONALITY)
@@ -43,6 +44,7 @@ class Plain(Rx):
         owner = Owner(self)
         made = self.create(owner)
         self.assertEqual(("devmemsim", 4096, 2 * 256), (made["driver"], made["page-size"], made["posted"]))
+        self.assertEqual(self.BY_HANDLE, made["by-handle"])
         self.assertEqual([None, None, made["dmabuf"], made["dmabuf"]], state(self.here)["dmabufs"])
         self.assertEqual([netdev.queue(self.here.ifindex, queue)["napi-id"] for queue in BOUND],
                          [queue["napi"] for queue in made["queues"]])
@@ -347,6 +349,22 @@ class Drivers(Rx):
                     self.assertEqual(largest[personality],
                                      self.create(owner, page_size=1 << 20, bytes=32 << 20, huge=True)["page-size"])
                     owner.end()
+
+
+class PlainByHandle(WithModule, Plain):
+    pass
+
+
+class ChangedByHandle(WithModule, Changed):
+    pass
+
+
+class NtupleByHandle(WithModule, Ntuple):
+    pass
+
+
+class DriversByHandle(WithModule, Drivers):
+    pass
 
 
 if __name__ == "__main__":

@@ -49,19 +49,22 @@ class DyingKernel final : public RxKernel, private Ethtool, private FlowRules {
   absl::StatusOr<Link> FindLink(const std::string& interface) override { return real_->FindLink(interface); }
   absl::StatusOr<Link> FindLink(uint32_t ifindex) override { return real_->FindLink(ifindex); }
   std::vector<std::string> Interfaces() override { return real_->Interfaces(); }
-  absl::StatusOr<std::unique_ptr<Bound>> Bind(const Link& link, int fd, std::span<const uint32_t> queues,
-                                              uint32_t size) override {
+  absl::StatusOr<std::unique_ptr<Bound>> Bind(const Link& link, int fd, std::span<const uint32_t> queues, uint32_t size,
+                                              const ResetAtEnd& reset) override {
     return Between([&]() -> absl::StatusOr<std::unique_ptr<Bound>> {
-      absl::StatusOr<std::unique_ptr<Bound>> bound = real_->Bind(link, fd, queues, size);
+      absl::StatusOr<std::unique_ptr<Bound>> bound = real_->Bind(link, fd, queues, size, reset);
       if (bound.ok()) return std::make_unique<DyingBound>(*std::move(bound), fate_);
       return bound;
     });
+  }
+  absl::StatusOr<std::unique_ptr<Bound>> Adopt(UniqueFd fd, bool by_handle, uint32_t id) override {
+    return real_->Adopt(std::move(fd), by_handle, id);
   }
   void FreeDeferred() override { real_->FreeDeferred(); }
   void Pause(Duration duration) override { real_->Pause(duration); }
 
  private:
-  struct DyingBound final : Bound {
+  struct DyingBound final : Bound, FlowRules {
     DyingBound(std::unique_ptr<Bound> of, Fate& whose) : real(std::move(of)), fate(whose) {}
     ~DyingBound() override {
       fate.Moment();
@@ -69,6 +72,24 @@ class DyingKernel final : public RxKernel, private Ethtool, private FlowRules {
       fate.Moment();
     }
     [[nodiscard]] uint32_t id() const override { return real->id(); }
+    [[nodiscard]] bool by_handle() const override { return real->by_handle(); }
+    [[nodiscard]] FlowRules& rules() override { return *this; }
+    absl::StatusOr<UniqueFd> Share() override { return real->Share(); }
+
+    absl::StatusOr<RuleBudget> Budget(const std::string& i) override { return real->rules().Budget(i); }
+    absl::StatusOr<std::vector<FlowRule>> List(const std::string& i) override { return real->rules().List(i); }
+    absl::StatusOr<uint32_t> Insert(const std::string& i, const FlowMatch& match, uint32_t queue) override {
+      fate.Moment();
+      const absl::StatusOr<uint32_t> location = real->rules().Insert(i, match, queue);
+      fate.Moment();
+      return location;
+    }
+    absl::Status Delete(const std::string& i, uint32_t location, const FlowMatch& match, uint32_t queue) override {
+      fate.Moment();
+      const absl::Status status = real->rules().Delete(i, location, match, queue);
+      fate.Moment();
+      return status;
+    }
     std::unique_ptr<Bound> real;
     Fate& fate;
   };

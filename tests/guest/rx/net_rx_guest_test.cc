@@ -110,9 +110,13 @@ class Tester {
     DEVMEM_ASSIGN_OR_RETURN(std::unique_ptr<RxBinding> made,
                             CreateRxBinding(std::make_unique<DyingKernel>(std::move(kernel), fate_), options));
     const RxBinding& binding = *(bindings_[options.interface] = std::move(made));
-    return Json{{"dmabuf", binding.dmabuf_id()},       {"page-size", binding.page_size()},
-                {"posted", binding.posted()},          {"driver", binding.driver()},
-                {"capacity", binding.rule_capacity()}, {"queues", QueuesToJson(binding.queues())}};
+    return Json{{"dmabuf", binding.dmabuf_id()},
+                {"page-size", binding.page_size()},
+                {"by-handle", binding.by_handle()},
+                {"posted", binding.posted()},
+                {"driver", binding.driver()},
+                {"capacity", binding.rule_capacity()},
+                {"queues", QueuesToJson(binding.queues())}};
   }
 
   Answer AddRule(const Json& told) {

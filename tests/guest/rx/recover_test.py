@@ -6,7 +6,7 @@ import unittest
 
 import guest
 from guest import ethtool, nic, shell
-from rx import Died, Owner, Refused, state
+from rx import Died, Owner, Refused, WithModule, state
 
 QUEUES, BOUND = 4, [2, 3]
 
@@ -145,6 +145,10 @@ class Recover(unittest.TestCase):
         self.assertIn("is put back", Owner(self, journal=owner.journal).recover()[-1])
         self.assertEqual(before, state(self.here))
         self.assertEqual([], os.listdir(owner.journal))
+
+
+class RecoverByHandle(WithModule, Recover):
+    pass
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 
 import guest
-from guest import Bad, ethtool, modules, netdev, nic, patience, program, shell
+from guest import Bad, ethtool, handle, modules, netdev, nic, patience, program, shell
 
 SECONDS = 40.0
 
@@ -29,6 +29,15 @@ class Refused(Exception):
 
 class Died(Exception):
     """The program ended, as it was told to, or not."""
+
+
+class WithModule:
+    """The same tests with devmem_binding loaded: bindings are handles."""
+    BY_HANDLE = True
+
+    def setUp(self):
+        handle.load(self)
+        super().setUp()
 
 
 class Owner:

@@ -5,13 +5,13 @@ import threading
 import unittest
 
 from guest import ethtool, nic
-from rx import Owner, Refused, state
+from rx import Owner, Refused, WithModule, state
 
 QUEUES, BOUND = 4, [2, 3]
 PORT, BYTES = 8080, 300_000
 
 
-class Steering(unittest.TestCase):
+class Steered(unittest.TestCase):
     PERSONALITY = "none"
 
     def setUp(self):
@@ -46,6 +46,8 @@ class Steering(unittest.TestCase):
         owner.steer(**more)
         return owner
 
+
+class Steering(Steered):
     def test_a_connections_payload_lands_on_its_queue(self):
         owner = self.bound()
         self.serve(socket.AF_INET6)  # takes both
@@ -120,7 +122,7 @@ class Steering(unittest.TestCase):
         self.assertEqual(1, len(ethtool.locations(self.here)))
 
 
-class Budget(Steering):
+class Budget(Steered):
     PERSONALITY = "fbnic"
 
     def test_the_last_rule_is_nobodys(self):
@@ -138,7 +140,7 @@ class Budget(Steering):
         self.assertIn("2 are ours of the 3", str(caught.exception))
 
 
-class Placement(Steering):
+class Placement(Steered):
     def test_highest_queues_first_and_none_that_is_used(self):
         owner = Owner(self)
         self.assertEqual({"dms0": [2, 3]}, owner.place(queues=2)["nics"])
@@ -156,6 +158,14 @@ class Placement(Steering):
         with self.assertRaises(Refused) as caught:
             Owner(self).place()
         self.assertIn("dms0: the link is down", str(caught.exception))
+
+
+class SteeringByHandle(WithModule, Steering):
+    pass
+
+
+class BudgetByHandle(WithModule, Budget):
+    pass
 
 
 if __name__ == "__main__":
