@@ -56,7 +56,7 @@ RxJournal Full() {
           .dmabuf = 3,
           .features = {{"rx-gro-hw", false}},
           .header_split = {{HeaderSplit::kOff, 256}},
-          .rss = {{{0, 1, 6, 7}, {0, 1, 0, 1}}},
+          .rss = {{{0, 1, 6, 7}, {0, 1, 0, 1}, false, true}},
           .rules = {{{Endpoint("192.0.2.2", 80), Endpoint("192.0.2.1", 40112)}, 6},
                     {{Endpoint("2001:db8::2", 443), Endpoint("2001:db8::1", 0)}, 7}}};
 }
@@ -77,7 +77,7 @@ TEST(RxJournal, IsLegible) {
       R"({"boot_id":"4a1e0d2c-0000-0000-0000-000000000000","dmabuf":3,"features":[{"name":"rx-gro-hw","was":false}],)"
       R"("header_split":{"resetting":false,"threshold_was":256,"was":"off"},"ifindex":7,"interface":"eth0","netns":4026531840,)"
       R"("nic":{"bus":"0000:3b:00.0","driver":"bnxt_en","permanent_mac":"02:00:00:00:00:07"},"pid":4242,"pid_namespace":4026531836,)"
-      R"("queues":[6,7],"rss":{"resetting":false,"set":[0,1,0,1],"was":[0,1,6,7]},"rules":[{"destination":{"address":"192.0.2.1",)"
+      R"("queues":[6,7],"rss":{"by_kernel":true,"resetting":false,"set":[0,1,0,1],"was":[0,1,6,7]},"rules":[{"destination":{"address":"192.0.2.1",)"
       R"("port":40112},"queue":6,"source":{"address":"192.0.2.2","port":80}},{"destination":{"address":"2001:db8::1",)"
       R"("port":0},"queue":7,"source":{"address":"2001:db8::2","port":443}}],"start_time":123456,"version":2})"
       "\n");

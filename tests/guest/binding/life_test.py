@@ -7,7 +7,7 @@ import unittest
 
 import guest
 from guest import devmem, ethtool, handle, modules, netdev, nic, shell
-from stand import BOUND, QUEUES, RSS_BY_NETLINK, Case, Process, create, drop, keep, rss, unprivileged
+from stand import BOUND, QUEUES, Case, Process, create, drop, keep, rss, unprivileged
 
 PORT = 5201
 
@@ -61,9 +61,9 @@ class Life(Case):
             self.note = f"the last close took {1000 * (time.monotonic() - start):.0f} ms"
             self.nothing_left()
             self.assertEqual(("released-ntf", {"id": number, "ifindex": self.here.ifindex, "dmabuf-id": dmabuf, "state": "live",
-                                               "rules-left": 0, "rss-outcome": "done" if RSS_BY_NETLINK else "unsupported",
+                                               "rules-left": 0, "rss-outcome": "done" if handle.RESETS_RSS else "unsupported",
                                                "split-outcome": "done"}), events.next())
-        if RSS_BY_NETLINK:  # no trace of a choice is left that would stand in the way
+        if handle.RESETS_RSS:  # no trace of a choice is left that would stand in the way
             ethtool.channels(self.here, 2)
         modules.unload("devmem_binding")
         nic.down()
@@ -158,7 +158,7 @@ class Ends(Case):
         ethtool.run("weight 3 1 0 0", self.here, "-X")
         table = rss(self.here)
         left, table_outcome, split = self.end(made)
-        self.assertEqual((1, "changed" if RSS_BY_NETLINK else "unsupported", "done"), (left, table_outcome, split))
+        self.assertEqual((1, "changed" if handle.RESETS_RSS else "unsupported", "done"), (left, table_outcome, split))
         self.assertEqual([place], ethtool.locations(self.here))
         self.assertEqual(table, rss(self.here))
 
@@ -186,7 +186,7 @@ class Ends(Case):
         self.end(made)
         self.assertEqual(300, ethtool.rings(self.here)["hds-thresh"])
 
-    @unittest.skipUnless(RSS_BY_NETLINK, "the module can reset RSS since RSS_SET")
+    @unittest.skipUnless(handle.RESETS_RSS, "the module can reset RSS since RSS_SET")
     def test_two_bindings_of_a_nic_and_the_last_resets(self):
         for first_to_end in (0, 1):
             with self.subTest(first_to_end):
@@ -199,7 +199,7 @@ class Ends(Case):
                 self.assertEqual((0, "done", "done"), self.end(made.pop()))
                 self.nothing_left()
 
-    @unittest.skipUnless(RSS_BY_NETLINK, "the module can reset RSS since RSS_SET")
+    @unittest.skipUnless(handle.RESETS_RSS, "the module can reset RSS since RSS_SET")
     def test_somebody_has_device_memory_without_a_handle(self):
         made = self.create(**self.ready(2))
         with netdev.Binding(self.here.ifindex, self.buffer().fd, [2]):

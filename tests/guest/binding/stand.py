@@ -13,7 +13,6 @@ import guest
 from guest import Bad, devmem, ethtool, handle, netdev, nic, patience, shell
 
 QUEUES, BOUND = 4, 3
-RSS_BY_NETLINK = guest.kernel() >= (7, 0)  # RSS_SET, without which the module cannot reset RSS
 THRESHOLD = guest.kernel() >= (6, 14)
 
 
@@ -179,7 +178,7 @@ class Case(unittest.TestCase):
 
     def rings_back(self, after):
         """`after` with what this kernel's module cannot put back taken from before."""
-        return after if RSS_BY_NETLINK else {**after, "rss": self.before["rss"]}
+        return after if handle.RESETS_RSS else {**after, "rss": self.before["rss"]}
 
     def nothing_left(self):
         """All as before setUp's end: nothing held, nothing bound, no rule."""

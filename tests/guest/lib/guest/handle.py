@@ -13,7 +13,7 @@ import pathlib
 import socket
 import struct
 
-from . import modules, netdev
+from . import kernel, modules, netdev
 
 DEVICE = "/dev/devmem_binding"
 CREATE = struct.Struct("=IiIIQIIIIQIiII")  # struct devmem_binding_create, and so on
@@ -25,6 +25,7 @@ INFO_NAMES = ("id", "ifindex", "dmabuf", "rx-page-size", "state", "reset", "spli
 RSS, SPLIT = 1, 2
 LIVE, GONE = 0, 1
 MESSAGE_MAX = 256
+RESETS_RSS = kernel() >= (7, 0)  # RSS_SET, without which the module cannot
 
 
 def _iowr(number, size):
