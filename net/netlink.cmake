@@ -9,6 +9,11 @@ devmem_unit(net_netdev
   HDRS netlink/netdev.h netlink/netdev_abi.h netlink/uapi.h SRCS netlink/netdev.cc
   DEPS net_netlink_socket
   TEST netlink/netdev_test.cc)
+devmem_unit(net_devmem_binding
+  HDRS netlink/devmem_binding.h SRCS netlink/devmem_binding.cc
+  DEPS net_netlink_socket
+  TEST netlink/devmem_binding_test.cc)
+target_include_directories(net_devmem_binding PRIVATE ${PROJECT_SOURCE_DIR}/kernel/devmem_binding/include/uapi)
 devmem_unit(net_ethtool_ioctl HDRS netlink/ethtool_ioctl.h SRCS netlink/ethtool_ioctl.cc DEPS base_error base_unique_fd)
 devmem_unit(net_ethtool
   HDRS netlink/ethtool.h netlink/ethtool_abi.h SRCS netlink/ethtool.cc

@@ -15,6 +15,10 @@ devmem_unit(net_rx_binding
   SRCS rx/rx_binding.cc rx/recover.cc rx/nic_settings.cc rx/put_back.cc
   DEPS net_rx_irq_cpus net_rx_journal net_rx_kernel net_rx_queue_use
   TEST rx/rx_binding_test.cc)
+devmem_unit(net_rx_held_bindings
+  HDRS rx/held_bindings.h SRCS rx/held_bindings.cc
+  DEPS net_devmem_binding net_rx_binding net_rx_journal net_rx_kernel net_rx_queue_use
+  TEST rx/held_bindings_test.cc)
 devmem_unit(net_rx_binding_watch
   HDRS rx/binding_watch.h SRCS rx/binding_watch.cc
   DEPS net_rx_binding net_rx_say

@@ -30,8 +30,14 @@ devmem_unit(service_cli_private_folder HDRS cli/private_daemon.h SRCS cli/privat
   TEST cli/private_folder_test.cc)
 devmem_unit(service_cli_replace_file HDRS cli/index_verb.h SRCS cli/replace_file.cc
   DEPS base_error base_unique_fd service_cli_options TEST cli/replace_file_test.cc)
-devmem_unit(service_cli_status_text HDRS cli/status_verb.h SRCS cli/status_text.cc DEPS service_cli_data_path_json service_cli_options
+devmem_unit(service_cli_text_table HDRS cli/text_table.h SRCS cli/text_table.cc)
+devmem_unit(service_cli_status_text HDRS cli/status_verb.h SRCS cli/status_text.cc
+  DEPS service_cli_data_path_json service_cli_options service_cli_text_table
   TEST cli/status_text_test.cc)
+devmem_unit(service_cli_bindings_verb HDRS cli/bindings_verb.h SRCS cli/bindings_verb.cc cli/bindings_text.cc
+  DEPS net_rx_held_bindings service_cli_options service_cli_print service_cli_summary service_cli_text_table service_cli_values
+       nlohmann_json::nlohmann_json
+  TEST cli/bindings_text_test.cc)
 devmem_unit(service_cli_command HDRS cli/command.h SRCS cli/command.cc DEPS service_cli_options service_cli_print)
 target_compile_definitions(service_cli_command PUBLIC DEVMEM_VERSION="${PROJECT_VERSION}")
 
@@ -48,7 +54,8 @@ devmem_unit(service_cli_load HDRS cli/load.h cli/private_daemon.h SRCS cli/load.
        service_cli_descriptor_limit service_daemon)
 
 add_executable(devmem-loader cli/loader_main.cc)
-target_link_libraries(devmem-loader PRIVATE service_cli_command service_cli_load service_cli_index_verb service_cli_status_verb)
+target_link_libraries(devmem-loader PRIVATE service_cli_command service_cli_load service_cli_index_verb service_cli_status_verb
+  service_cli_bindings_verb)
 add_executable(devmem-loaderd cli/daemon_main.cc)
 target_link_libraries(devmem-loaderd PRIVATE service_cli_command service_cli_descriptor_limit service_cli_log service_cli_signals
   service_daemon)

@@ -181,10 +181,48 @@ absl::StatusOr<UniqueFd> Lock(const std::string& path, int how = LOCK_EX) {
   }
 }
 
+// Opens and locks a journals' folder: LOCK_EX, or LOCK_SH for who only looks.
+absl::StatusOr<UniqueFd> LockFolder(const std::string& folder, int how, Time deadline,
+                                    const std::function<void(Duration)>& pause) {
+  const auto failed = [&](const char* what) {
+    const int error = errno;
+    if (how == LOCK_EX) return JournalError(error, what, folder);
+    return ErrnoError(error, what,
+                      {.object = folder,
+                       .cause = "journals not readable",
+                       .action = error == EACCES ? "look as root, or as the daemons' user"
+                                                 : "give the folder that the daemons write their journals to"});
+  };
+  UniqueFd fd(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd.valid()) return failed("the journal's folder cannot be opened");
+  while (flock(fd.get(), how | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK && errno != EINTR) return failed("the journal's folder cannot be locked");
+    if (Clock::now() >= deadline) {
+      return MakeError(absl::StatusCode::kUnavailable, "another process is setting up a NIC, or putting one back, all the time",
+                       {.object = folder,
+                        .cause = "journals in use",
+                        .action = "see who has this folder locked (`lslocks`), and try again"});
+    }
+    pause(std::min<Duration>(kLookAgain, deadline - Clock::now()));
+  }
+  return fd;
+}
+
 absl::Status MakeFolder(const std::string& folder) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   return error ? JournalError(error.value(), "the journal's folder cannot be made", folder) : absl::OkStatus();
+}
+
+// Journals, and what is half written beside them (kHalf).
+std::vector<std::string> Paths(const std::string& folder) {
+  std::vector<std::string> paths;
+  std::error_code error;
+  for (std::filesystem::directory_iterator each(folder, error), end; !error && each != end; each.increment(error)) {
+    const std::string name = each->path().filename().string();
+    if (absl::StartsWith(name, "rx-")) paths.push_back(each->path().string());
+  }
+  return paths;
 }
 
 absl::StatusOr<std::string> ReadJournal(const std::string& path) {
@@ -288,15 +326,14 @@ absl::StatusOr<std::unique_ptr<RxJournalFile>> RxJournalFile::Adopt(const std::s
 
 std::vector<std::string> RxJournalFile::All(const std::string& folder) {
   std::vector<std::string> paths;
-  std::error_code error;
-  for (std::filesystem::directory_iterator each(folder, error), end; !error && each != end; each.increment(error)) {
-    const std::string name = each->path().filename().string();
-    if (!absl::StartsWith(name, "rx-")) continue;
-    if (absl::EndsWith(name, ".json")) paths.push_back(each->path().string());
+  for (std::string& path : Paths(folder)) {
     // Nobody's once its lock is free: a living writer that loses the race for it makes another.
-    if (!absl::EndsWith(name, absl::StrCat(".json", std::string(kHalf)))) continue;
-    const absl::StatusOr<UniqueFd> lock = Lock(each->path().string());  // held over the unlink
-    if (lock.ok()) (void)unlink(each->path().c_str());
+    if (absl::EndsWith(path, absl::StrCat(".json", std::string(kHalf)))) {
+      const absl::StatusOr<UniqueFd> lock = Lock(path);  // held over the unlink
+      if (lock.ok()) (void)unlink(path.c_str());
+    } else if (absl::EndsWith(path, ".json")) {
+      paths.push_back(std::move(path));
+    }
   }
   std::sort(paths.begin(), paths.end());
   return paths;
@@ -322,20 +359,33 @@ std::vector<OtherJournal> RxJournalFile::Others(const RxJournal& journal) const 
   return others;
 }
 
+absl::StatusOr<std::vector<SeenJournal>> LookAtJournals(const std::string& folder, Time deadline,
+                                                        const std::function<void(Duration)>& pause) {
+  DEVMEM_ASSIGN_OR_RETURN(const UniqueFd held, LockFolder(folder, LOCK_SH, deadline, pause));
+  std::set<std::string> paths;
+  for (int pass = 0; pass < 2; ++pass) {  // as in Others()
+    for (std::string& path : Paths(folder)) paths.insert(std::move(path));
+  }
+  std::vector<SeenJournal> journals;
+  for (const std::string& path : paths) {
+    if (!absl::EndsWith(path, ".json")) continue;
+    const absl::StatusOr<UniqueFd> lock = Lock(path, LOCK_SH);
+    if (absl::IsNotFound(lock.status())) continue;  // it went meanwhile
+    const bool lives = absl::IsUnavailable(lock.status());
+    if (!lock.ok() && !lives) {
+      journals.push_back({path, false, lock.status()});
+      continue;
+    }
+    const absl::StatusOr<std::string> text = ReadJournal(path);
+    absl::StatusOr<RxJournal> journal = text.ok() ? RxJournal::Parse(*text) : text.status();
+    journals.push_back({path, lives, journal.ok() ? std::move(journal) : WithObject(journal.status(), path)});
+  }
+  return journals;
+}
+
 absl::StatusOr<RxFolder> RxFolder::Hold(const std::string& folder, Time deadline, const std::function<void(Duration)>& pause) {
   DEVMEM_RETURN_IF_ERROR(MakeFolder(folder));
-  UniqueFd fd(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd.valid()) return JournalError(errno, "the journal's folder cannot be opened", folder);
-  while (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK && errno != EINTR) return JournalError(errno, "the journal's folder cannot be locked", folder);
-    if (Clock::now() >= deadline) {
-      return MakeError(absl::StatusCode::kUnavailable, "another process is setting up a NIC, or putting one back, all the time",
-                       {.object = folder,
-                        .cause = "journals in use",
-                        .action = "see who has this folder locked (`lslocks`), and try again"});
-    }
-    pause(std::min<Duration>(kLookAgain, deadline - Clock::now()));
-  }
+  DEVMEM_ASSIGN_OR_RETURN(UniqueFd fd, LockFolder(folder, LOCK_EX, deadline, pause));
   return RxFolder(std::move(fd));
 }
 

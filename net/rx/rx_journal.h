@@ -98,6 +98,18 @@ struct OtherJournal {
   RxJournal journal;
 };
 
+// A journal as it is for who only looks.
+struct SeenJournal {
+  std::string path;
+  bool lives = false;  // its process; not known if the journal cannot be read
+  absl::StatusOr<RxJournal> journal;
+};
+// All there are in a folder, by path. Makes, removes and changes nothing, and needs no more than the right to read. The folder
+// is held meanwhile: a look at a journal's lock is a lock, and who puts NICs back would take it for a living process's.
+// kNotFound if there is no such folder; kUnavailable if another had it until the deadline. `pause` as for RxFolder.
+[[nodiscard]] absl::StatusOr<std::vector<SeenJournal>> LookAtJournals(const std::string& folder, Time deadline,
+                                                                      const std::function<void(Duration)>& pause);
+
 class RxJournalFile {
  public:
   // A new one. Where an earlier binding of this process could not put all back, its file goes on, and `journal` has what stands

@@ -219,6 +219,59 @@ TEST(RxFolder, IsHeldByOneAtATime) {
   EXPECT_TRUE(RxFolder::Hold(folder, Clock::now(), pause).ok());
 }
 
+constexpr auto kNoPause = [](Duration) { FAIL() << "nobody has the folder"; };
+
+TEST(LookAtJournals, TellsWhoLivesAndLeavesAllAsItIs) {
+  const std::string folder = Folder();
+  std::string dead;
+  {
+    Owner killed(folder);
+    dead = RxJournalFile::All(folder).at(0);
+  }
+  RxJournal journal = Full();
+  journal.ifindex = 8;
+  const auto living = RxJournalFile::Make(folder, journal);
+  ASSERT_TRUE(living.ok()) << living.status();
+  std::ofstream(folder + "/rx-9-1.json") << "{";
+  std::ofstream(folder + "/rx-9-1.json.new") << "{";
+  std::ofstream(folder + "/loader.sock") << "another's";
+  const auto seen = LookAtJournals(folder, Clock::now(), kNoPause);
+  ASSERT_TRUE(seen.ok()) << seen.status();
+  ASSERT_THAT(*seen, SizeIs(3));
+  EXPECT_EQ((*seen)[0].path, dead);
+  EXPECT_FALSE((*seen)[0].lives);
+  ASSERT_TRUE((*seen)[0].journal.ok());
+  EXPECT_EQ((*seen)[0].journal->ToJson(), Full().ToJson());
+  EXPECT_EQ((*seen)[1].path, (*living)->path());
+  EXPECT_TRUE((*seen)[1].lives);
+  EXPECT_EQ((*seen)[2].journal.status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(Text((*seen)[2].journal.status()), HasSubstr("rx-9-1.json"));
+  EXPECT_TRUE(std::filesystem::exists(folder + "/rx-9-1.json.new")) << "who only looks removes nothing";
+  EXPECT_TRUE(RxJournalFile::Adopt(dead).ok()) << "and holds nothing";
+}
+
+TEST(LookAtJournals, WaitsForWhoPutsBackAndNeverMakesAFolder) {
+  const std::string folder = Folder();
+  const auto none = LookAtJournals(folder + "/none", Clock::now(), kNoPause);
+  EXPECT_EQ(none.status().code(), absl::StatusCode::kNotFound);
+  EXPECT_FALSE(std::filesystem::exists(folder + "/none"));
+  std::ofstream(folder + "/file") << "";
+  const auto file = LookAtJournals(folder + "/file", Clock::now(), kNoPause);
+  EXPECT_EQ(file.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(Text(file.status()), HasSubstr("/file: the journal's folder cannot be opened: Not a directory"));
+
+  int pauses = 0;
+  auto held = RxFolder::Hold(folder, Clock::now(), kNoPause);
+  ASSERT_TRUE(held.ok()) << held.status();
+  EXPECT_TRUE(absl::IsUnavailable(LookAtJournals(folder, Clock::now(), kNoPause).status()));
+  const auto let_go = [&](Duration) {
+    ++pauses;
+    held = absl::InternalError("let go");
+  };
+  EXPECT_TRUE(LookAtJournals(folder, Clock::now() + std::chrono::hours(1), let_go).ok());
+  EXPECT_EQ(pauses, 1);
+}
+
 TEST(RxJournalFile, HalfWrittenOnesOfTheDeadGo) {
   const std::string folder = Folder();
   std::ofstream(folder + "/rx-7-1.json.new") << "{";

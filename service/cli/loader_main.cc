@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "service/cli/bindings_verb.h"
 #include "service/cli/command.h"
 #include "service/cli/index_verb.h"
 #include "service/cli/load.h"
@@ -54,6 +55,13 @@ int Index(const std::vector<std::string>& arguments) {
   return WriteIndexOf(options);
 }
 
+int Bindings(const std::vector<std::string>& arguments) {
+  BindingsOptions options;
+  std::vector<FlagValue> values;
+  if (auto code = Begin(kProgram, BindingsTable(&options), options.common, arguments, &values)) return *code;
+  return ShowBindings(options);
+}
+
 int Main(std::vector<std::string> arguments) {
   std::signal(SIGPIPE, SIG_IGN);
   const std::string verb = arguments.empty() || arguments[0].empty() || arguments[0][0] == '-' ? "" : arguments[0];
@@ -61,12 +69,13 @@ int Main(std::vector<std::string> arguments) {
   arguments.erase(arguments.begin());
   if (verb == "streams" || verb == "status") return Status(verb, arguments);
   if (verb == "index") return Index(arguments);
+  if (verb == "bindings") return Bindings(arguments);
   if (verb == "help") return Stream({"--help"});
-  const std::string near = Suggest(verb, {"streams", "status", "index", "help"});
-  return UsageError(kProgram, absl::InvalidArgumentError(
-                                  absl::StrCat("unknown verb '", verb, "'; ",
-                                               near.empty() ? "there are streams, status and index; to read, give --bucket URI"
-                                                            : absl::StrCat("did you mean ", near, "?"))));
+  const std::string near = Suggest(verb, {"streams", "status", "index", "bindings", "help"});
+  return UsageError(kProgram, absl::InvalidArgumentError(absl::StrCat(
+                                  "unknown verb '", verb, "'; ",
+                                  near.empty() ? "there are streams, status, index and bindings; to read, give --bucket URI"
+                                               : absl::StrCat("did you mean ", near, "?"))));
 }
 
 }  // namespace

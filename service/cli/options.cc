@@ -450,7 +450,7 @@ FlagTable LoaderTable(LoaderOptions* options) {
 
   return FlagTable(
       {.usage = {"devmem-loader --bucket URI [options]", "devmem-loader streams|status [--service unix:PATH]",
-                 "devmem-loader index URI [options]"},
+                 "devmem-loader index URI [options]", "devmem-loader bindings [--json]"},
        .about =
            "Streams a bucket of training data into (device) memory as typed batches, the way a trainer gets them, and says "
            "how fast and on which path.",
@@ -564,6 +564,35 @@ FlagTable IndexTable(IndexOptions* options) {
        .examples = {{"into a local bucket", "devmem-loader index file:///data/train"},
                     {"of a served one; upload the file to the bucket's root afterwards",
                      "devmem-loader index http://10.0.0.5/train/ --output-file ./.devmem-index"}}},
+      std::move(flags));
+}
+
+FlagTable BindingsTable(BindingsOptions* options) {
+  std::vector<Flag> flags;
+  flags.push_back({.name = "--journal-folder",
+                   .value = "PATH",
+                   .fallback = kDefaultJournalFolder,
+                   .group = "Journals",
+                   .help = "where the daemons say what they did to which NIC; as seen from here, where they are in containers",
+                   .set = [options](const std::string& text) {
+                     options->journal_folder = text;
+                     return text.empty() ? absl::InvalidArgumentError("expected a folder's path") : absl::OkStatus();
+                   }});
+  AddCommon(&options->common, &flags);
+  flags.push_back({.name = "--json",
+                   .group = "General",
+                   .help = "the same as --output json",
+                   .set = SetOn(&options->common.json),
+                   .environment = false});
+  return FlagTable(
+      {.usage = {"devmem-loader bindings [options]"},
+       .about =
+           "Lists what device memory is bound to NIC queues in this network namespace, and who holds it: as the kernel tells "
+           "it of queues and page pools, the module devmem_binding of its handles, and the daemons' journals. "
+           "Asks no daemon and changes nothing. What cannot be read (without root, the journals) is said.",
+       .examples = {{"what is held on this node", "devmem-loader bindings"},
+                    {"of a container's network namespace, for a script", "nsenter -t PID -n devmem-loader bindings --json"}},
+       .closing = "Exit codes: 0 listed, also where nothing is bound, 1 failed, 2 usage, 253 bad environment."},
       std::move(flags));
 }
 

@@ -22,6 +22,7 @@
 namespace devmem::cli {
 
 inline constexpr const char* kDefaultSocket = "/run/devmem-loader/loader.sock";
+inline constexpr const char* kDefaultJournalFolder = "/run/devmem-loader";  // DaemonOptions::journal_folder
 
 // What every command has.
 struct CommonOptions {
@@ -66,6 +67,11 @@ struct IndexOptions {
   Duration timeout{};
 };
 
+struct BindingsOptions {
+  CommonOptions common;
+  std::string journal_folder;
+};
+
 struct DaemonCommandOptions {
   CommonOptions common;
   DaemonOptions daemon;
@@ -77,6 +83,7 @@ struct DaemonCommandOptions {
 [[nodiscard]] FlagTable LoaderTable(LoaderOptions* options);
 [[nodiscard]] FlagTable StatusTable(const std::string& verb, StatusOptions* options);
 [[nodiscard]] FlagTable IndexTable(IndexOptions* options);
+[[nodiscard]] FlagTable BindingsTable(BindingsOptions* options);
 [[nodiscard]] FlagTable DaemonTable(DaemonCommandOptions* options);
 
 // The specification as the flags have it; kInvalidArgument names the flag at fault.

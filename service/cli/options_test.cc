@@ -183,6 +183,40 @@ TEST(LoaderOptions, BadValuesNameTheFlag) {
   }
 }
 
+TEST(BindingsOptions, JsonIsOutputJson) {
+  const struct {
+    const char* line;
+    bool json;
+    const char* folder;
+  } kRows[] = {
+      {"", false, "/run/devmem-loader"},
+      {"--json", true, "/run/devmem-loader"},
+      {"--output json --journal-folder /srv/j", true, "/srv/j"},
+      {"--json --output text", true, "/run/devmem-loader"},
+  };
+  for (const auto& row : kRows) {
+    BindingsOptions options;
+    ASSERT_TRUE(BindingsTable(&options).Parse(Split(row.line), NoEnvironment).ok()) << row.line;
+    EXPECT_EQ(options.common.json, row.json) << row.line;
+    EXPECT_EQ(options.journal_folder, row.folder) << row.line;
+  }
+  EXPECT_EQ(DaemonOptions{}.journal_folder, kDefaultJournalFolder);
+}
+
+TEST(BindingsOptions, ErrorsNameTheFlag) {
+  BindingsOptions options;
+  const std::pair<std::vector<std::string>, const char*> kRows[] = {
+      {{"--jsn"}, "unknown flag --jsn; did you mean --json?"},
+      {{"--journal-folder", ""}, "--journal-folder: '': expected a folder's path"},
+      {{"eth0"}, "unexpected argument 'eth0'"},
+  };
+  for (const auto& [arguments, text] : kRows) {
+    const absl::Status status = BindingsTable(&options).Parse(arguments, NoEnvironment).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << text;
+    EXPECT_THAT(Text(status), HasSubstr(text));
+  }
+}
+
 TEST(LoaderOptions, AnEmptyCursorIsNoCursor) {
   LoaderOptions options;
   const absl::Status status = LoaderTable(&options).Parse({"--bucket", "file:///d", "--resume", ""}, NoEnvironment).status();

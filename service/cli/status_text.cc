@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -7,6 +6,7 @@
 #include "service/cli/cursor_text.h"
 #include "service/cli/data_path_json.h"
 #include "service/cli/status_verb.h"
+#include "service/cli/text_table.h"
 #include "service/cli/values.h"
 
 namespace devmem::cli {
@@ -16,28 +16,6 @@ namespace v1 = devmem_loader::v1;
 using Json = nlohmann::ordered_json;
 
 std::string Dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n"; }
-
-// Columns as wide as their widest cell. Buckets are others' text: control characters become '?'.
-std::string Table(std::vector<std::vector<std::string>> rows) {
-  std::vector<size_t> widths;
-  for (auto& row : rows) {
-    widths.resize(std::max(widths.size(), row.size()));
-    for (size_t i = 0; i < row.size(); ++i) {
-      std::replace_if(
-          row[i].begin(), row[i].end(), [](char c) { return (c >= 0 && c < ' ') || c == 0x7f; }, '?');
-      widths[i] = std::max(widths[i], row[i].size());
-    }
-  }
-  std::string text;
-  for (auto& row : rows) {
-    for (size_t i = 0; i < row.size(); ++i) {
-      if (i + 1 < row.size()) row[i].resize(widths[i] + 2, ' ');
-      text += row[i];
-    }
-    text += '\n';
-  }
-  return text;
-}
 
 Json StallJson(const v1::Stall& stall) {
   return {{"trainer", static_cast<double>(stall.trainer()) / 1e6},
@@ -94,7 +72,7 @@ std::string StreamsText(const v1::GetNodeStatusResponse& node) {
                     FormatSize(stream.statistics().bytes()), FormatSize(stream.slab_bytes()),
                     absl::StrCat(stream.slots_held(), "/", stream.slots()), stream.bucket()});
   }
-  return Table(std::move(rows));
+  return TextTable(std::move(rows));
 }
 
 std::string StreamsJson(const v1::GetNodeStatusResponse& node) { return Dump({{"streams", StreamsArray(node)}}); }
@@ -116,7 +94,7 @@ std::string StatusText(const v1::GetNodeStatusResponse& node) {
   }
   for (const auto& library : node.library_versions())
     rows.push_back({"library", absl::StrCat(library.first, " ", library.second)});
-  return Table(std::move(rows));
+  return TextTable(std::move(rows));
 }
 
 std::string StatusJson(const v1::GetNodeStatusResponse& node) {

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows for people. Pure function.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace devmem::cli {
+
+// Columns as wide as their widest cell. Cells may hold others' text: control characters become '?'.
+[[nodiscard]] std::string TextTable(std::vector<std::vector<std::string>> rows);
+
+}  // namespace devmem::cli
