@@ -25,8 +25,8 @@
 namespace devmem {
 namespace {
 
-using Memory = HeldBinding::Memory;
-using State = HeldBinding::State;
+using Memory = ListedBinding::Memory;
+using State = ListedBinding::State;
 
 // What a daemon takes to set up a NIC, or to put one back, while it has the folder.
 constexpr Duration kPatience = std::chrono::seconds(5);
@@ -46,10 +46,10 @@ class Combination {
     ReadPools();
     ReadHandles();
     ReadJournals();
-    for (HeldBinding& each : held_.bindings) {
+    for (ListedBinding& each : held_.bindings) {
       if (!each.handle && !each.interface.empty()) each.rules = RulesTo(each);
     }
-    std::stable_sort(held_.bindings.begin(), held_.bindings.end(), [](const HeldBinding& a, const HeldBinding& b) {
+    std::stable_sort(held_.bindings.begin(), held_.bindings.end(), [](const ListedBinding& a, const ListedBinding& b) {
       return std::tie(a.interface, a.queues) < std::tie(b.interface, b.queues);
     });
     return std::move(held_);
@@ -80,7 +80,7 @@ class Combination {
     const Memory memory = MemoryOf(queue);
     if (memory == Memory::kNone) return;
     if (memory == Memory::kDmabuf) {
-      if (HeldBinding* const known = Find(queue.dmabuf); known != nullptr) {
+      if (ListedBinding* const known = Find(queue.dmabuf); known != nullptr) {
         known->queues.push_back(queue.queue);
         return;
       }
@@ -93,8 +93,8 @@ class Combination {
     if (memory == Memory::kIoUring) io_urings_[queue.napi_id] = held_.bindings.size() - 1;
   }
 
-  HeldBinding* Find(uint32_t dmabuf) {
-    const auto found = std::find_if(held_.bindings.begin(), held_.bindings.end(), [&](const HeldBinding& each) {
+  ListedBinding* Find(uint32_t dmabuf) {
+    const auto found = std::find_if(held_.bindings.begin(), held_.bindings.end(), [&](const ListedBinding& each) {
       return each.memory == Memory::kDmabuf && each.dmabuf == dmabuf;
     });
     return found == held_.bindings.end() ? nullptr : &*found;
@@ -105,21 +105,21 @@ class Combination {
   void ReadPools() {
     const absl::StatusOr<std::vector<PagePoolState>> pools = kernel_.netdev().PagePools(0);
     if (!pools.ok()) return CouldNot(pools.status());
-    for (HeldBinding& each : held_.bindings) {
+    for (ListedBinding& each : held_.bindings) {
       if (each.memory != Memory::kXsk) each.inflight = 0;  // AF_XDP has its buffers without a pool
     }
     for (const PagePoolState& pool : *pools) {
       if (pool.dmabuf == 0 && !pool.io_uring) continue;
-      HeldBinding& of = HolderOf(pool);
+      ListedBinding& of = HolderOf(pool);
       of.inflight = of.inflight.value_or(0) + pool.inflight;
       // Of this kernel's own arithmetic: buffers times their size.
       if (of.page_size == 0 && pool.inflight != 0) of.page_size = static_cast<uint32_t>(pool.inflight_bytes / pool.inflight);
     }
   }
 
-  HeldBinding& HolderOf(const PagePoolState& pool) {
+  ListedBinding& HolderOf(const PagePoolState& pool) {
     if (pool.dmabuf != 0) {
-      if (HeldBinding* const known = Find(pool.dmabuf); known != nullptr) return *known;
+      if (ListedBinding* const known = Find(pool.dmabuf); known != nullptr) return *known;
     } else if (const auto found = io_urings_.find(pool.napi_id); !pool.detached && found != io_urings_.end()) {
       return held_.bindings[found->second];
     }
@@ -142,8 +142,8 @@ class Combination {
       return;
     }
     for (const HeldHandle& handle : *sources_.handles) {
-      HeldBinding* const seen = Find(handle.dmabuf);
-      HeldBinding& binding = seen != nullptr ? *seen : held_.bindings.emplace_back();
+      ListedBinding* const seen = Find(handle.dmabuf);
+      ListedBinding& binding = seen != nullptr ? *seen : held_.bindings.emplace_back();
       if (binding.queues.empty()) binding.queues = handle.queues;  // a link that is down shows no queues
       binding.interface.clear();  // the NIC's number may be another's by the time its handle is all that is left
       if (!handle.gone) {
@@ -159,7 +159,7 @@ class Combination {
       binding.handle = handle.id;
       binding.resets_rss = handle.resets_rss;
       binding.resets_split = handle.resets_split;
-      if (handle.creator_pid != 0) binding.process = HeldBinding::Process{.pid = handle.creator_pid, .lives = true};
+      if (handle.creator_pid != 0) binding.process = ListedBinding::Process{.pid = handle.creator_pid, .lives = true};
     }
   }
 
@@ -192,9 +192,9 @@ class Combination {
       return;
     }
     if (!link.ok()) return CouldNot(WithObject(link.status(), seen.path));
-    const HeldBinding::Process writer{
+    const ListedBinding::Process writer{
         .pid = journal.pid, .lives = seen.lives, .of_other_namespace = journal.pid_namespace != sources_.self.pid_namespace};
-    HeldBinding* const known = journal.dmabuf == 0 ? nullptr : Find(journal.dmabuf);
+    ListedBinding* const known = journal.dmabuf == 0 ? nullptr : Find(journal.dmabuf);
     if (known != nullptr) {
       if (!known->process) known->process = writer;
       if (known->state != State::kDraining) {
@@ -212,7 +212,7 @@ class Combination {
 
   // --- rules, where something is held ---
 
-  std::optional<uint64_t> RulesTo(const HeldBinding& binding) {
+  std::optional<uint64_t> RulesTo(const ListedBinding& binding) {
     auto [known, first] = rules_.try_emplace(binding.interface);
     if (first) {
       absl::StatusOr<std::vector<FlowRule>> rules = kernel_.rules().List(binding.interface);

@@ -3,7 +3,7 @@
 // devmem_binding tells of its handles, and what our journals say, put together. Looks, and changes nothing.
 //
 //   DEVMEM_ASSIGN_OR_RETURN(const HeldBindings held, ListHeldBindings("/run/devmem-loader", false));
-//   for (const HeldBinding& each : held.bindings) ...
+//   for (const ListedBinding& each : held.bindings) ...
 //
 // Who made a binding is told by its handle or by a journal in the folder; of others the kernel tells nothing.
 // Threads: values; everything happens in the network namespace of the calling thread.
@@ -21,7 +21,7 @@
 
 namespace devmem {
 
-struct HeldBinding {
+struct ListedBinding {
   enum class Memory : uint8_t { kNone, kDmabuf, kIoUring, kXsk };
   enum class State : uint8_t {
     kLive,      // bound to its queues
@@ -54,10 +54,10 @@ struct HeldBinding {
 };
 
 struct HeldBindings {
-  std::vector<HeldBinding> bindings;  // by interface and first queue
-  bool module_loaded = false;         // devmem_binding
-  std::vector<std::string> notes;     // what else stands in the journals
-  std::vector<std::string> unread;    // what could not be read, and why: there may be more than is listed
+  std::vector<ListedBinding> bindings;  // by interface and first queue
+  bool module_loaded = false;           // devmem_binding
+  std::vector<std::string> notes;       // what else stands in the journals
+  std::vector<std::string> unread;      // what could not be read, and why: there may be more than is listed
 };
 
 // kFailedPrecondition if the journals' folder is no folder; kNotFound if there is none such and `folder_must_be` (else there

@@ -16,8 +16,8 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
-using Memory = HeldBinding::Memory;
-using State = HeldBinding::State;
+using Memory = ListedBinding::Memory;
+using State = ListedBinding::State;
 
 constexpr uint64_t kPage = 65536;
 
@@ -53,12 +53,12 @@ class HeldBindingsTest : public ::testing::Test {
   }
 
   // The only one there is, and nothing that could not be read.
-  HeldBinding Only() {
+  ListedBinding Only() {
     const HeldBindings held = List();
     EXPECT_THAT(held.unread, IsEmpty());
     EXPECT_THAT(held.notes, IsEmpty());
     EXPECT_THAT(held.bindings, SizeIs(1));
-    return held.bindings.empty() ? HeldBinding{} : held.bindings[0];
+    return held.bindings.empty() ? ListedBinding{} : held.bindings[0];
   }
 
   FakeNic nic_;
@@ -82,7 +82,7 @@ TEST_F(HeldBindingsTest, NothingIsHeld) {
 TEST_F(HeldBindingsTest, SomeoneElsesHasNoProcess) {
   Bind(11, {6, 7});
   for (const uint32_t queue : {6, 7, 7, 3}) AddRule(queue);
-  const HeldBinding held = Only();
+  const ListedBinding held = Only();
   EXPECT_EQ(held.interface, "eth0");
   EXPECT_EQ(held.ifindex, 7);
   EXPECT_THAT(held.queues, ElementsAre(6, 7));
@@ -100,9 +100,9 @@ TEST_F(HeldBindingsTest, OursIsKnownByItsJournalWhetherItsProcessLivesOrNot) {
   Bind(11, {6, 7});
   for (const bool lives : {true, false}) {
     journals_ = std::vector<SeenJournal>{{"/run/rx.json", lives, Journal(77, 11)}};
-    const HeldBinding held = Only();
+    const ListedBinding held = Only();
     EXPECT_EQ(held.state, State::kLive) << "the kernel has it bound";
-    EXPECT_EQ(held.process, (HeldBinding::Process{.pid = 77, .lives = lives}));
+    EXPECT_EQ(held.process, (ListedBinding::Process{.pid = 77, .lives = lives}));
     EXPECT_EQ(held.journal, "/run/rx.json");
   }
 }
@@ -112,7 +112,7 @@ TEST_F(HeldBindingsTest, AProcessOfAContainerHasANumberOfItsOwn) {
   RxJournal journal = Journal(1, 11);
   journal.pid_namespace = 51;
   journals_ = std::vector<SeenJournal>{{"/run/rx.json", true, journal}};
-  EXPECT_EQ(Only().process, (HeldBinding::Process{.pid = 1, .lives = true, .of_other_namespace = true}));
+  EXPECT_EQ(Only().process, (ListedBinding::Process{.pid = 1, .lives = true, .of_other_namespace = true}));
 }
 
 TEST_F(HeldBindingsTest, AHandleIsFoundByItsDmabuf) {
@@ -126,14 +126,14 @@ TEST_F(HeldBindingsTest, AHandleIsFoundByItsDmabuf) {
                                       .resets_rss = true,
                                       .rules = 5,
                                       .creator_pid = 88}};
-  const HeldBinding held = Only();
+  const ListedBinding held = Only();
   EXPECT_EQ(held.interface, "eth0");
   EXPECT_EQ(held.handle, 3);
   EXPECT_EQ(held.page_size, 4096) << "as the module has it";
   EXPECT_EQ(held.rules, 5) << "its own";
   EXPECT_EQ(held.inflight, 512);
   EXPECT_EQ(held.state, State::kLive);
-  EXPECT_EQ(held.process, (HeldBinding::Process{.pid = 88, .lives = true}));
+  EXPECT_EQ(held.process, (ListedBinding::Process{.pid = 88, .lives = true}));
   EXPECT_TRUE(held.resets_rss);
   EXPECT_FALSE(held.resets_split);
 }
@@ -143,16 +143,16 @@ TEST_F(HeldBindingsTest, AHandleWithoutItsCreatorIsTheJournalsWriters) {
   handles_ = std::vector<HeldHandle>{{.id = 3, .ifindex = 7, .dmabuf = 11, .page_size = 4096, .queues = {6, 7}}};
   EXPECT_FALSE(Only().process.has_value());
   journals_ = std::vector<SeenJournal>{{"/run/rx.json", true, Journal(77, 11)}};
-  const HeldBinding held = Only();
+  const ListedBinding held = Only();
   EXPECT_EQ(held.handle, 3);
-  EXPECT_EQ(held.process, (HeldBinding::Process{.pid = 77, .lives = true}));
+  EXPECT_EQ(held.process, (ListedBinding::Process{.pid = 77, .lives = true}));
   EXPECT_EQ(held.journal, "/run/rx.json");
 }
 
 TEST_F(HeldBindingsTest, AHandleTellsItsQueuesWhileTheLinkIsDown) {
   nic_.queues.clear();  // as the kernel lists those of a link that is down
   handles_ = std::vector<HeldHandle>{{.id = 3, .ifindex = 7, .dmabuf = 11, .page_size = 4096, .queues = {6, 7}}};
-  const HeldBinding held = Only();
+  const ListedBinding held = Only();
   EXPECT_EQ(held.interface, "eth0");
   EXPECT_THAT(held.queues, ElementsAre(6, 7));
   EXPECT_EQ(held.state, State::kLive);
@@ -166,7 +166,7 @@ TEST_F(HeldBindingsTest, AHandleOfADeviceThatIsGoneStandsAlone) {
       {.id = 3, .ifindex = 7, .dmabuf = 11, .page_size = 4096, .queues = {6}, .gone = true, .creator_pid = 88}};
   const HeldBindings held = List();
   ASSERT_THAT(held.bindings, SizeIs(2));
-  const HeldBinding& gone = held.bindings[0];
+  const ListedBinding& gone = held.bindings[0];
   EXPECT_EQ(gone.interface, "");
   EXPECT_EQ(gone.ifindex, 7);
   EXPECT_EQ(gone.state, State::kGone);
@@ -180,13 +180,13 @@ TEST_F(HeldBindingsTest, AHandleOfADeviceThatIsGoneStandsAlone) {
 TEST_F(HeldBindingsTest, ADeadProcesssJournalIsLeftForTheNextStart) {
   AddRule(6);
   journals_ = std::vector<SeenJournal>{{"/run/rx.json", false, Journal(77, 11)}};
-  const HeldBinding held = Only();
+  const ListedBinding held = Only();
   EXPECT_EQ(held.state, State::kLeft);
   EXPECT_EQ(held.memory, Memory::kNone);
   EXPECT_EQ(held.dmabuf, 0) << "it is bound no more";
   EXPECT_THAT(held.queues, ElementsAre(6, 7));
   EXPECT_EQ(held.rules, 1) << "still leads there";
-  EXPECT_EQ(held.process, (HeldBinding::Process{.pid = 77, .lives = false}));
+  EXPECT_EQ(held.process, (ListedBinding::Process{.pid = 77, .lives = false}));
   EXPECT_EQ(held.journal, "/run/rx.json");
 }
 
@@ -209,7 +209,7 @@ TEST_F(HeldBindingsTest, BuffersThatAreOutAfterTheEndAreListed) {
   EXPECT_EQ(held.bindings[0].dmabuf, 11);
   EXPECT_EQ(held.bindings[0].inflight, 512);
   EXPECT_THAT(held.bindings[0].queues, IsEmpty());
-  EXPECT_EQ(held.bindings[0].process, (HeldBinding::Process{.pid = 77, .lives = false}));
+  EXPECT_EQ(held.bindings[0].process, (ListedBinding::Process{.pid = 77, .lives = false}));
   EXPECT_EQ(held.bindings[1].state, State::kLeft) << "and its settings are to be put back besides";
 }
 

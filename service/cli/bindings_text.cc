@@ -13,7 +13,7 @@ namespace devmem::cli {
 namespace {
 
 using Json = nlohmann::ordered_json;
-using Memory = HeldBinding::Memory;
+using Memory = ListedBinding::Memory;
 
 struct StateWords {
   const char* name;
@@ -28,7 +28,7 @@ constexpr std::array<StateWords, 5> kStates = {{
      "reset took it off"},
     {"left", "by a daemon that was killed; the next start of one puts the NIC back"},
 }};
-const StateWords& WordsOf(const HeldBinding& binding) { return kStates.at(static_cast<size_t>(binding.state)); }
+const StateWords& WordsOf(const ListedBinding& binding) { return kStates.at(static_cast<size_t>(binding.state)); }
 
 // "3,5-7"
 std::string QueueList(const std::vector<uint32_t>& queues) {
@@ -41,12 +41,12 @@ std::string QueueList(const std::vector<uint32_t>& queues) {
   return text.empty() ? "-" : text;
 }
 
-std::string ProcessText(const HeldBinding::Process& process) {
+std::string ProcessText(const ListedBinding::Process& process) {
   return absl::StrCat("process ", process.pid, process.of_other_namespace ? " of another pid namespace" : "",
                       process.lives ? "" : ", dead");
 }
 
-std::string HolderText(const HeldBinding& binding) {
+std::string HolderText(const ListedBinding& binding) {
   if (binding.handle) {
     return absl::StrCat("handle ", *binding.handle,
                         binding.process ? absl::StrCat(" of ", ProcessText(*binding.process)) : ", its maker dead or unseen");
@@ -55,7 +55,7 @@ std::string HolderText(const HeldBinding& binding) {
   return "unknown";
 }
 
-std::string MemoryText(const HeldBinding& binding) {
+std::string MemoryText(const ListedBinding& binding) {
   switch (binding.memory) {
     case Memory::kNone:
       return "-";
@@ -69,12 +69,12 @@ std::string MemoryText(const HeldBinding& binding) {
   return "";
 }
 
-std::string InterfaceText(const HeldBinding& binding) {
+std::string InterfaceText(const ListedBinding& binding) {
   if (!binding.interface.empty()) return binding.interface;
   return binding.ifindex == 0 ? "(gone)" : absl::StrCat("(", binding.ifindex, ", gone)");
 }
 
-Json MemoryJson(const HeldBinding& binding) {
+Json MemoryJson(const ListedBinding& binding) {
   static constexpr std::array<const char*, 4> kNames = {nullptr, "dma-buf", "io_uring", "af_xdp"};
   const char* name = kNames.at(static_cast<size_t>(binding.memory));
   return name == nullptr ? Json() : Json(name);
@@ -85,7 +85,7 @@ Json OrNull(bool known, const T& value) {
   return known ? Json(value) : Json();
 }
 
-Json HandleJson(const HeldBinding& binding) {
+Json HandleJson(const ListedBinding& binding) {
   if (!binding.handle) return nullptr;
   Json resets = Json::array();
   if (binding.resets_rss) resets.push_back("rss");
@@ -93,12 +93,12 @@ Json HandleJson(const HeldBinding& binding) {
   return {{"id", *binding.handle}, {"resets", std::move(resets)}};
 }
 
-Json ProcessJson(const std::optional<HeldBinding::Process>& process) {
+Json ProcessJson(const std::optional<ListedBinding::Process>& process) {
   if (!process) return nullptr;
   return {{"pid", process->pid}, {"lives", process->lives}, {"pid_namespace", process->of_other_namespace ? "other" : "this"}};
 }
 
-Json BindingJson(const HeldBinding& binding) {
+Json BindingJson(const ListedBinding& binding) {
   return {{"interface", OrNull(!binding.interface.empty(), binding.interface)},
           {"ifindex", OrNull(binding.ifindex != 0, binding.ifindex)},
           {"queues", binding.queues},
@@ -123,7 +123,7 @@ std::string BindingsText(const HeldBindings& held) {
   } else {
     std::vector<std::vector<std::string>> rows = {
         {"INTERFACE", "QUEUES", "MEMORY", "PAGE", "OUT", "RULES", "HELD BY", "STATE"}};
-    for (const HeldBinding& each : held.bindings) {
+    for (const ListedBinding& each : held.bindings) {
       rows.push_back({InterfaceText(each), QueueList(each.queues), MemoryText(each),
                       each.page_size == 0 ? "-" : FormatSize(each.page_size),
                       each.inflight ? absl::StrCat(*each.inflight) : "-", each.rules ? absl::StrCat(*each.rules) : "-",
@@ -131,7 +131,7 @@ std::string BindingsText(const HeldBindings& held) {
     }
     text = TextTable(std::move(rows));
     for (const StateWords& state : kStates) {
-      for (const HeldBinding& each : held.bindings) {
+      for (const ListedBinding& each : held.bindings) {
         if (&WordsOf(each) != &state || state.meaning == nullptr) continue;
         absl::StrAppend(&text, state.name, ": ", state.meaning, "\n");
         break;
@@ -147,7 +147,7 @@ std::string BindingsText(const HeldBindings& held) {
 std::string BindingsJson(const HeldBindings& held) {
   Json json = {
       {"bindings", Json::array()}, {"module_loaded", held.module_loaded}, {"notes", held.notes}, {"unread", held.unread}};
-  for (const HeldBinding& each : held.bindings) json["bindings"].push_back(BindingJson(each));
+  for (const ListedBinding& each : held.bindings) json["bindings"].push_back(BindingJson(each));
   return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 

@@ -13,22 +13,22 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using Json = nlohmann::json;
-using Memory = HeldBinding::Memory;
-using State = HeldBinding::State;
+using Memory = ListedBinding::Memory;
+using State = ListedBinding::State;
 
-HeldBindings One(HeldBinding binding) { return {.bindings = {std::move(binding)}, .module_loaded = true}; }
+HeldBindings One(ListedBinding binding) { return {.bindings = {std::move(binding)}, .module_loaded = true}; }
 
-const HeldBinding kHandle{.interface = "eth0",
-                          .ifindex = 4,
-                          .queues = {3, 5, 6, 7},
-                          .memory = Memory::kDmabuf,
-                          .dmabuf = 11,
-                          .page_size = 65536,
-                          .inflight = 256,
-                          .rules = 2,
-                          .handle = 9,
-                          .resets_rss = true,
-                          .process = HeldBinding::Process{.pid = 77, .lives = true}};
+const ListedBinding kHandle{.interface = "eth0",
+                            .ifindex = 4,
+                            .queues = {3, 5, 6, 7},
+                            .memory = Memory::kDmabuf,
+                            .dmabuf = 11,
+                            .page_size = 65536,
+                            .inflight = 256,
+                            .rules = 2,
+                            .handle = 9,
+                            .resets_rss = true,
+                            .process = ListedBinding::Process{.pid = 77, .lives = true}};
 
 TEST(BindingsText, NothingIsBound) {
   EXPECT_EQ(BindingsText({.module_loaded = true}), "Nothing is bound to NIC queues in this network namespace.\n");
@@ -44,9 +44,9 @@ TEST(BindingsText, IsATable) {
 }
 
 TEST(BindingsText, SaysByWhomAndWhatItsStateMeans) {
-  const HeldBinding::Process dead{.pid = 77}, contained{.pid = 1, .lives = true, .of_other_namespace = true};
+  const ListedBinding::Process dead{.pid = 77}, contained{.pid = 1, .lives = true, .of_other_namespace = true};
   const struct {
-    HeldBinding binding;
+    ListedBinding binding;
     std::vector<std::string> parts;
   } kRows[] = {
       {{.interface = "eth0", .memory = Memory::kDmabuf, .dmabuf = 11, .process = contained},

@@ -12,7 +12,7 @@
 //     page_size       bytes of a receive buffer
 //     inflight        buffers out: posted, kept by page pools for reuse, or in skbs and tokens
 //     rules           flow rules that lead to the queues; with a handle, those that belong to it
-//     state           "live", "draining", "gone", "unbound" or "left" (HeldBinding::State)
+//     state           "live", "draining", "gone", "unbound" or "left" (ListedBinding::State)
 //     handle          null, or {"id", "resets": of "rss", "split"}
 //     process         null, or {"pid", "lives", "pid_namespace": "this" or "other"}: who made the handle, or wrote the journal
 //     journal         path
