@@ -238,8 +238,12 @@ class DevmemTransport final : public WorkerTransport {
     nic.posted = nic.binding->posted() * demand.page_size;
     DEVMEM_ASSIGN_OR_RETURN(const uint64_t room, ReceiveBufferFor(nic.landing->bytes(), demand, kLeastReceiveBuffer));
     demand.receive_buffer = std::min(room, kReceiveBuffer);
-    options_.say(Severity::kInfo, absl::StrCat("landing pool of ", place.interface, ": ", nic.landing->bytes(), " bytes for ",
-                                               LandingPoolSize(demand).ToString(), "; the rings hold ", nic.posted, " bytes"));
+    options_.say(Severity::kInfo,
+                 absl::StrCat("landing pool of ", place.interface, ": ", nic.landing->bytes(), " bytes for ",
+                              LandingPoolSize(demand).ToString(), "; the rings hold ", nic.posted, " bytes; ",
+                              nic.binding->by_handle() ? "bound by a handle of devmem_binding"
+                                                       : "bound without devmem_binding: a kill leaves rules, RSS "
+                                                         "and header split to the next start"));
     return absl::OkStatus();
   }
 

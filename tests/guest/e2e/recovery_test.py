@@ -95,6 +95,7 @@ class KilledByHandle(Killed):
         daemon = super().start(path, ready)
         if ready:
             self.assertEqual(1, len(handle.held()), "it binds by a handle")
+            self.assertIn("bound by a handle", daemon.stderr())
         return daemon
 
     def unbound(self):
