@@ -400,9 +400,9 @@ LoaderService::~LoaderService() = default;
 
 absl::StatusOr<HandleSocket::Peer> LoaderService::Authenticate(const grpc::CallbackServerContext& context) const {
   const auto refuse = [](std::string_view why) {
-    return MakeError(absl::StatusCode::kUnauthenticated, why,
-                     {.cause = "not authenticated",
-                      .action = "connect to the handle socket first and send its token as metadata devmem-token"});
+    return MakeError(
+        absl::StatusCode::kUnauthenticated, why,
+        {.cause = kTokenCause, .action = "connect to the handle socket first and send its token as metadata devmem-token"});
   };
   const auto& metadata = context.client_metadata();
   const auto token = metadata.find("devmem-token");

@@ -77,7 +77,7 @@ struct DaemonCommandOptions {
   DaemonOptions daemon;
   Duration drain_timeout{};
   bool stay_when_succeeded = false;  // --when-succeeded wait
-  std::string log_file;  // empty: stderr
+  std::string log_file;              // empty: stderr
   std::string log_level;
 };
 
