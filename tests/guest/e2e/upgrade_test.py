@@ -64,7 +64,7 @@ class Successions(Stand):
             self.assertEqual(bound, bound_queues(self.here))
             self.assertTrue(set(rules(self.here).values()) <= {QUEUE})
         told = self.devmem(daemon)
-        self.assertEqual((0, 0, 0), tuple(told["counters"][name] for name in ("host_bytes", "tokens_outstanding", "tokens_refused")), told)
+        self.assertEqual((0, 0), tuple(told["counters"][name] for name in ("host_bytes", "tokens_refused")), told)
         self.assertTrue(told["nics"][0]["intact"], told)
 
         cold_rules = len(rules(self.here))
@@ -79,7 +79,8 @@ class Successions(Stand):
         self.assertFalse(pools & again, "a cold restart restarts the queues")
         summary = trainer.stop()
         self.assertEqual("devmem", summary["path"], summary["path_reason"])
-        self.assertEqual(count + 1, summary["reconnects"], summary)
+        self.assertGreaterEqual(summary["reconnects"], count + 1, summary)
+        self.assertEqual(0, self.devmem(daemon)["counters"]["tokens_outstanding"])
         daemon.end()
         self.assert_as_found()
         print(f"UPGRADES {count}: nobody served for at most {max(warm)} ms ({warm}), in a cold restart for {cold} ms, "
