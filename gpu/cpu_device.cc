@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -286,6 +287,36 @@ class CpuDevice final : public Device {
     }
     if (options.prefault) DEVMEM_RETURN_IF_ERROR(Prefault(raw_fd, data, bytes, options));
     return std::shared_ptr<DeviceMemory>(std::move(result));
+  }
+
+  absl::StatusOr<std::shared_ptr<DeviceMemory>> Import(ExportedHandle handle, std::string_view name) override {
+    const auto refuse = [&](const std::string& why) {
+      return MakeError(absl::StatusCode::kInvalidArgument, "not memory of this device: " + why,
+                       {.object = std::string(name),
+                        .length = handle.bytes,
+                        .cause = "bad memory handle",
+                        .action = "allocate it anew in this process"});
+    };
+    if (handle.kind != ExportedHandle::Kind::kMemfd || handle.version != ExportedHandle::kVersion) {
+      return refuse("of another kind or version");
+    }
+    if (handle.device_uuid != uuid()) return refuse("of device " + handle.device_uuid);
+    // Without these seals the other process could shrink it, and touching it would be SIGBUS.
+    constexpr int kSealed = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+    if (const int seals = ::fcntl(handle.fd.get(), F_GET_SEALS); seals < 0 || (seals & kSealed) != kSealed) {
+      return refuse("no sealed memfd");
+    }
+    struct stat file {};
+    if (::fstat(handle.fd.get(), &file) != 0) return ErrnoError(errno, "fstat of a memfd", {.object = std::string(name)});
+    if (handle.bytes == 0 || file.st_size < 0 || static_cast<uint64_t>(file.st_size) != handle.bytes) {
+      return refuse("it has " + std::to_string(file.st_size) + " bytes");
+    }
+    void* const address = ::mmap(nullptr, handle.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, handle.fd.get(), 0);
+    if (address == MAP_FAILED) {
+      return ErrnoError(errno, "mapping memory of another process", {.object = std::string(name), .length = handle.bytes});
+    }
+    (void)::madvise(address, handle.bytes, MADV_HUGEPAGE);  // as in Allocate()
+    return std::make_shared<CpuMemory>(std::string(name), static_cast<std::byte*>(address), handle.bytes, std::move(handle.fd));
   }
 
   absl::StatusOr<Event> Gather(DeviceMemory& destination, DeviceMemory& source, std::span<const Fragment> fragments) override {

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <functional>
 #include <random>
 #include <string>
 #include <vector>
@@ -287,6 +288,45 @@ TEST_F(CpuDeviceTest, HugePagesOrAClearAnswer) {
     EXPECT_EQ(memory.status().code(), absl::StatusCode::kResourceExhausted);
     EXPECT_THAT(Text(memory.status()), testing::HasSubstr("vm.nr_hugepages"));
   }
+}
+
+TEST_F(CpuDeviceTest, ImportsWhatAnotherExported) {
+  auto memory = Make(100'001, true);
+  auto handle = memory->ExportHandle();
+  ASSERT_TRUE(handle.ok()) << handle.status();
+  auto imported = MakeCpuDevice()->Import(*std::move(handle), "imported");
+  ASSERT_TRUE(imported.ok()) << imported.status();
+  EXPECT_EQ((*imported)->bytes(), 100'001u);
+  Bytes(*memory)[100'000] = std::byte{7};
+  EXPECT_EQ(Bytes(**imported)[100'000], std::byte{7});
+  memory.reset();  // it outlives who allocated it
+  EXPECT_EQ(Bytes(**imported)[100'000], std::byte{7});
+  auto again = (*imported)->ExportHandle();
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE(device_->Import(*std::move(again), "again").ok());
+}
+
+TEST_F(CpuDeviceTest, ImportRefusesWhatItIsNot) {
+  const auto refused = [this](const std::function<void(ExportedHandle&)>& spoil) {
+    auto handle = Make(8192, true)->ExportHandle();
+    EXPECT_TRUE(handle.ok()) << handle.status();
+    spoil(*handle);
+    const absl::Status status = device_->Import(*std::move(handle), "landing").status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_EQ(GetErrorInfo(status).object, "landing");
+    return Text(status);
+  };
+  EXPECT_THAT(refused([](ExportedHandle& handle) { handle.kind = ExportedHandle::Kind::kCudaVmm; }),
+              testing::HasSubstr("kind"));
+  EXPECT_THAT(refused([](ExportedHandle& handle) { handle.version += 1; }), testing::HasSubstr("version"));
+  EXPECT_THAT(refused([](ExportedHandle& handle) { handle.device_uuid = "GPU-1"; }), testing::HasSubstr("GPU-1"));
+  EXPECT_THAT(refused([](ExportedHandle& handle) { handle.bytes = 4096; }), testing::HasSubstr("8192"));
+  EXPECT_THAT(refused([](ExportedHandle& handle) { handle.fd.Reset(); }), testing::HasSubstr("sealed"));
+  EXPECT_THAT(refused([](ExportedHandle& handle) {
+                handle.fd = UniqueFd(::memfd_create("unsealed", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+                EXPECT_EQ(::ftruncate(handle.fd.get(), 8192), 0);
+              }),
+              testing::HasSubstr("sealed"));
 }
 
 TEST_F(CpuDeviceTest, PeekAndPoke) {

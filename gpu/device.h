@@ -3,7 +3,7 @@
 //
 //   DeviceMemory  one contiguous allocation. Its address may not be readable by the CPU: nothing outside
 //                 gpu/ dereferences it, but a transport may ask for HostSpan() and receive into it.
-//   Device        makes DeviceMemory; enqueues Gather, Cast, Peek, Poke. Work is asynchronous: each call
+//   Device        makes and imports DeviceMemory; enqueues Gather, Cast, Peek, Poke. Work is asynchronous: each call
 //                 returns an Event and the memory named must outlive it.
 //
 // Threads: a Device is thread-safe; a DeviceMemory's bytes are the caller's to order.
@@ -26,7 +26,7 @@
 
 namespace devmem {
 
-// What a trainer needs to map a slab in its own process.
+// What another process needs to map memory of this one: a trainer a slab, a successor the landing pool.
 struct ExportedHandle {
   enum class Kind : uint8_t { kMemfd = 1, kCudaVmm = 2 };
   static constexpr uint32_t kVersion = 1;
@@ -123,6 +123,10 @@ class Device {
   // is rounded up to whole pages.
   [[nodiscard]] virtual absl::StatusOr<std::shared_ptr<DeviceMemory>> Allocate(uint64_t bytes,
                                                                                const AllocateOptions& options) = 0;
+
+  // Memory that another process allocated and exported (DeviceMemory::ExportHandle): the same bytes, kept alive by both. `name`
+  // is for errors. kInvalidArgument for a handle that is not of this device, or that does not hold what it says.
+  [[nodiscard]] virtual absl::StatusOr<std::shared_ptr<DeviceMemory>> Import(ExportedHandle handle, std::string_view name) = 0;
 
   // Copies every fragment; any alignment, any order, overlapping only where source == destination memory and
   // fragments are sorted by ascending destination with destination <= source (in-place compaction).

@@ -212,6 +212,9 @@ class LateDevice final : public Device {
   absl::StatusOr<std::shared_ptr<DeviceMemory>> Allocate(uint64_t bytes, const AllocateOptions& options) override {
     return cpu_->Allocate(bytes, options);
   }
+  absl::StatusOr<std::shared_ptr<DeviceMemory>> Import(ExportedHandle handle, std::string_view name) override {
+    return cpu_->Import(std::move(handle), name);
+  }
   absl::StatusOr<Event> Gather(DeviceMemory& to, DeviceMemory& from, std::span<const Fragment> fragments) override {
     return Later([this, &to, &from, copy = std::vector<Fragment>(fragments.begin(), fragments.end())] {
       return cpu_->Gather(to, from, copy);
@@ -293,6 +296,9 @@ class MeanwhileDevice final : public Device {
   std::string_view uuid() const override { return "meanwhile"; }
   absl::StatusOr<std::shared_ptr<DeviceMemory>> Allocate(uint64_t bytes, const AllocateOptions& options) override {
     return cpu_->Allocate(bytes, options);
+  }
+  absl::StatusOr<std::shared_ptr<DeviceMemory>> Import(ExportedHandle handle, std::string_view name) override {
+    return cpu_->Import(std::move(handle), name);
   }
   absl::StatusOr<Event> Gather(DeviceMemory& to, DeviceMemory& from, std::span<const Fragment> fragments) override {
     return Meanwhile(cpu_->Gather(to, from, fragments));

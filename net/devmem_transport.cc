@@ -2,6 +2,8 @@
 // Setting up:   placement -> for each NIC a landing pool and its dma-buf -> a binding for each -> steering -> workers -> the
 // monitor Taking down:  the monitor -> workers (every socket closed, so every token is back) -> steering -> bindings -> landing
 // pools
+// Handing over: as taking down, up to the bindings; these and the pools are shared with a successor and, once it goes on,
+// forgotten here. It sets up from steering on. If it does not, so do we.
 //
 // No two NICs share a pool: the kernel keeps a list of free buffers for each binding, and each list has the whole dma-buf.
 //
@@ -9,6 +11,7 @@
 // took off, and holds new requests back while three quarters of a pool are out.
 #include "net/devmem_transport.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
@@ -17,6 +20,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <condition_variable>
 #include <map>
 #include <mutex>
@@ -67,28 +71,25 @@ class Reserved {
 
 class DevmemTransport final : public WorkerTransport {
  public:
-  DevmemTransport(const DevmemOptions& options, std::shared_ptr<Device> device)
-      : options_(options), device_(std::move(device)) {}
+  DevmemTransport(const WorkerOptions& workers, const DevmemOptions& options, std::shared_ptr<Device> device)
+      : workers_(workers), options_(options), device_(std::move(device)) {}
 
   ~DevmemTransport() override {
-    {
-      std::lock_guard lock(mutex_);
-      stopping_ = true;
-    }
-    wake_.notify_all();
-    if (monitor_.joinable()) monitor_.join();
-    StopWorkers();
-    steering_.reset();
+    Halt();
     for (const auto& nic : nics_) {
       if (nic->binding == nullptr) continue;
-      if (const absl::Status undone = nic->binding->Undo(Clock::now() + kUndo); !undone.ok()) {
+      if (!ours_) {
+        nic->binding->Forget();
+      } else if (const absl::Status undone = nic->binding->Undo(Clock::now() + kUndo); !undone.ok()) {
         options_.say(Severity::kWarning,
                      absl::StrCat("NIC ", nic->binding->interface(), " is not wholly as it was: ", Text(undone)));
       }
     }
   }
 
-  absl::Status SetUp(const WorkerOptions& workers) {
+  absl::Status SetUp() {
+    asked_ = {.interfaces = options_.interfaces, .queues = options_.queues, .landing_pool = options_.landing_pool};
+    ours_ = true;  // also what fails on its way
     DEVMEM_ASSIGN_OR_RETURN(
         const Placement placement,
         ChoosePlacement({.interfaces = options_.interfaces, .queues = options_.queues, .near_pci = options_.near_pci}));
@@ -97,26 +98,65 @@ class DevmemTransport final : public WorkerTransport {
     for (const NicPlacement& place : placement.nics) queues += place.queues.size();
     for (const NicPlacement& place : placement.nics) {
       auto nic = std::make_unique<Nic>();
-      // All workers' connections may come by this NIC, by its route.
-      nic->demand = {.queues = place.queues.size(),
-                     .connections = (queues * workers.connections + place.queues.size() - 1) / place.queues.size()};
+      nic->demand = {.queues = place.queues.size(), .connections = Connections(queues, place.queues.size())};
       DEVMEM_RETURN_IF_ERROR(MakePool(place, *nic));
       nics_.push_back(std::move(nic));
     }
+    for (size_t i = 0; i < nics_.size(); ++i) DEVMEM_RETURN_IF_ERROR(Bind(placement.nics[i], *nics_[i]));
+    return GoOn();
+  }
+
+  absl::Status Adopt(TransportParts parts) {
+    asked_ = {.interfaces = std::move(parts.interfaces), .queues = parts.queues, .landing_pool = parts.landing_pool};
+    SayWhatDiffers();
+    size_t queues = 0;
+    for (const TransportParts::Nic& part : parts.nics) queues += part.binding.queues.size();
+    for (TransportParts::Nic& part : parts.nics) {
+      auto nic = std::make_unique<Nic>();
+      const size_t count = part.binding.queues.size();
+      nic->demand = {.queues = count, .connections = Connections(queues, count)};
+      DEVMEM_RETURN_IF_ERROR(Adopt(std::move(part), *nic));
+      nics_.push_back(std::move(nic));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status GoOn() override {
+    if (monitor_.joinable()) return absl::OkStatus();  // it was never halted
+    ours_ = true;
     std::vector<RxBinding*> bindings;
     receive_buffer_ = kReceiveBuffer;
-    for (size_t i = 0; i < nics_.size(); ++i) {
-      DEVMEM_RETURN_IF_ERROR(Bind(placement.nics[i], *nics_[i]));
-      bindings.push_back(nics_[i]->binding.get());
+    for (const auto& nic : nics_) {
+      bindings.push_back(nic->binding.get());
       // A connection's is chosen before its route is known, and under a bond it has several: what suits them all.
-      receive_buffer_ = std::min(receive_buffer_, nics_[i]->demand.receive_buffer);
+      receive_buffer_ = std::min(receive_buffer_, nic->demand.receive_buffer);
     }
     DEVMEM_ASSIGN_OR_RETURN(steering_,
                             FlowSteering::Create(bindings, options_.steering, [this](size_t nic) { return Ready(nic); }));
-    DEVMEM_RETURN_IF_ERROR(StartQueues(workers));
+    DEVMEM_RETURN_IF_ERROR(StartQueues());
     monitor_ = std::thread([this] { Monitor(); });
     pthread_setname_np(monitor_.native_handle(), "rx-monitor");
     return absl::OkStatus();
+  }
+
+  absl::StatusOr<TransportParts> HandOver() override {
+    for (size_t i = 0; i < nics_.size(); ++i) DEVMEM_RETURN_IF_ERROR(Ready(i));
+    Halt();
+    TransportParts parts{.interfaces = asked_.interfaces, .queues = asked_.queues, .landing_pool = asked_.landing_pool};
+    for (const auto& nic : nics_) {
+      TransportParts::Nic part;
+      DEVMEM_ASSIGN_OR_RETURN(part.binding, nic->binding->Share());
+      DEVMEM_ASSIGN_OR_RETURN(part.landing, nic->landing->ExportHandle());
+      part.dmabuf = UniqueFd(fcntl(nic->dmabuf.get(), F_DUPFD_CLOEXEC, 0));
+      if (!part.dmabuf.valid()) return ErrnoError(errno, "duplicating a dma-buf", {.object = nic->binding->interface()});
+      parts.nics.push_back(std::move(part));
+    }
+    return parts;
+  }
+
+  void Forget() override {
+    ours_ = false;
+    for (const auto& nic : nics_) nic->binding->Forget();
   }
 
   [[nodiscard]] PathInfo path() override {
@@ -188,6 +228,27 @@ class DevmemTransport final : public WorkerTransport {
     Reserved control{kControl};
   };
 
+  // Takes down all but the bindings: every connection is closed, no rule of ours is left.
+  void Halt() {
+    {
+      std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    wake_.notify_all();
+    if (monitor_.joinable()) monitor_.join();
+    StopWorkers();
+    queues_.clear();
+    steering_.reset();
+    std::lock_guard lock(mutex_);
+    stopping_ = false;
+  }
+
+  // What a NIC with `count` of all `queues` may have to carry, a queue of it: all workers' connections may come by it, by its
+  // route.
+  [[nodiscard]] size_t Connections(size_t queues, size_t count) const {
+    return count == 0 ? 0 : (queues * workers_.connections + count - 1) / count;
+  }
+
   static uint64_t PageSize() { return static_cast<uint64_t>(sysconf(_SC_PAGESIZE)); }
 
   // The pool that suits the connections; where that is refused and nobody asked for so much, half of it, and so on.
@@ -232,6 +293,39 @@ class DevmemTransport final : public WorkerTransport {
                            .dmabuf_fd = nic.dmabuf.get(),
                            .page_size = demand.page_size > PageSize() ? static_cast<uint32_t>(demand.page_size) : 0,
                            .journal_folder = options_.journal_folder}));
+    return Measure(nic);
+  }
+
+  absl::Status Adopt(TransportParts::Nic part, Nic& nic) {
+    const std::string interface = part.binding.interface;
+    DEVMEM_ASSIGN_OR_RETURN(nic.landing, device_->Import(std::move(part.landing), "landing-pool"));
+    nic.dmabuf = std::move(part.dmabuf);
+    DEVMEM_ASSIGN_OR_RETURN(nic.binding, RxBinding::Adopt(std::move(part.binding), options_.journal_folder));
+    DEVMEM_ASSIGN_OR_RETURN(const std::unique_ptr<Ethtool> ethtool, Ethtool::Open());
+    DEVMEM_ASSIGN_OR_RETURN(const Rings rings, ethtool->GetRings(interface));
+    nic.demand.ring = rings.rx;
+    return Measure(nic);
+  }
+
+  void SayWhatDiffers() {
+    std::vector<std::string> differs;
+    const auto compare = [&](const char* flag, const std::string& bound, const std::string& wanted) {
+      if (bound != wanted) differs.push_back(absl::StrCat(flag, " ", wanted, " (it is ", bound, ")"));
+    };
+    const auto named = [](const std::vector<std::string>& names) {
+      return names.empty() ? "of its own choice" : absl::StrJoin(names, ",");
+    };
+    compare("--interface", named(asked_.interfaces), named(options_.interfaces));
+    compare("--queues", absl::StrCat(asked_.queues), absl::StrCat(options_.queues));
+    compare("--landing-pool", absl::StrCat(asked_.landing_pool), absl::StrCat(options_.landing_pool));
+    if (differs.empty()) return;
+    options_.say(Severity::kWarning, absl::StrCat("what is taken over stays as it was bound; from the next cold start on: ",
+                                                  absl::StrJoin(differs, ", ")));
+  }
+
+  // How much a connection may receive, once it is known what is bound.
+  absl::Status Measure(Nic& nic) {
+    PoolDemand& demand = nic.demand;
     landings_[nic.binding->dmabuf_id()] = nic.landing.get();
     // It may have taken smaller buffers than asked for: then the rings hold less, and connections may have more.
     demand.page_size = nic.binding->page_size();
@@ -239,7 +333,7 @@ class DevmemTransport final : public WorkerTransport {
     DEVMEM_ASSIGN_OR_RETURN(const uint64_t room, ReceiveBufferFor(nic.landing->bytes(), demand, kLeastReceiveBuffer));
     demand.receive_buffer = std::min(room, kReceiveBuffer);
     options_.say(Severity::kInfo,
-                 absl::StrCat("landing pool of ", place.interface, ": ", nic.landing->bytes(), " bytes for ",
+                 absl::StrCat("landing pool of ", nic.binding->interface(), ": ", nic.landing->bytes(), " bytes for ",
                               LandingPoolSize(demand).ToString(), "; the rings hold ", nic.posted, " bytes; ",
                               nic.binding->by_handle() ? "bound by a handle of devmem_binding"
                                                        : "bound without devmem_binding: a kill leaves rules, RSS "
@@ -247,7 +341,7 @@ class DevmemTransport final : public WorkerTransport {
     return absl::OkStatus();
   }
 
-  absl::Status StartQueues(const WorkerOptions& workers) {
+  absl::Status StartQueues() {
     std::vector<BoundQueue> bound;
     for (const auto& nic : nics_) {
       bound.insert(bound.end(), nic->binding->queues().begin(), nic->binding->queues().end());
@@ -262,7 +356,7 @@ class DevmemTransport final : public WorkerTransport {
                        .steering = steering_.get(),
                        .queue = i,
                        .receive_buffer = receive_buffer_,
-                       .max_steered = workers.connections,
+                       .max_steered = workers_.connections,
                        .counters = &counters_,
                        .fell_back = [this](const absl::Status& why) { FellBack(why); },
                        .landing = [this](uint32_t id) { return Landing(id); },
@@ -270,7 +364,7 @@ class DevmemTransport final : public WorkerTransport {
                        .control = queue->control.span()};
       queues_.push_back(std::move(queue));
     }
-    WorkerOptions options = workers;
+    WorkerOptions options = workers_;
     options.workers = bound.size();
     options.connections_in_all = true;  // the landing pool has room for so many of a queue
     options.backend = Reactor::Backend::kEpoll;
@@ -368,8 +462,15 @@ class DevmemTransport final : public WorkerTransport {
     return again;
   }
 
+  const WorkerOptions workers_;
   const DevmemOptions options_;
   const std::shared_ptr<Device> device_;
+  struct {
+    std::vector<std::string> interfaces;
+    uint64_t queues = 0;
+    uint64_t landing_pool = 0;
+  } asked_;            // for, when the NICs were bound: by another process, if they were taken over
+  bool ours_ = false;  // what is bound is ours to undo; otherwise another process's, that goes on with it
   DevmemCounters counters_;
   std::vector<std::unique_ptr<Nic>> nics_;
   uint64_t receive_buffer_ = 0;
@@ -392,8 +493,15 @@ class DevmemTransport final : public WorkerTransport {
 
 absl::StatusOr<std::unique_ptr<Transport>> MakeDevmemTransport(const WorkerOptions& workers, const DevmemOptions& options,
                                                                std::shared_ptr<Device> device) {
-  auto transport = std::make_unique<DevmemTransport>(options, std::move(device));
-  DEVMEM_RETURN_IF_ERROR(transport->SetUp(workers));
+  auto transport = std::make_unique<DevmemTransport>(workers, options, std::move(device));
+  DEVMEM_RETURN_IF_ERROR(transport->SetUp());
+  return std::unique_ptr<Transport>(std::move(transport));
+}
+
+absl::StatusOr<std::unique_ptr<Transport>> AdoptDevmemTransport(const WorkerOptions& workers, const DevmemOptions& options,
+                                                                std::shared_ptr<Device> device, TransportParts parts) {
+  auto transport = std::make_unique<DevmemTransport>(workers, options, std::move(device));
+  DEVMEM_RETURN_IF_ERROR(transport->Adopt(std::move(parts)));
   return std::unique_ptr<Transport>(std::move(transport));
 }
 

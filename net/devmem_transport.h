@@ -35,4 +35,12 @@ struct DevmemOptions {
                                                                              const DevmemOptions& options,
                                                                              std::shared_ptr<Device> device);
 
+// Goes on with what another process's devmem transport handed over, from GoOn() on: until then nothing on a NIC is changed, and
+// destroying it undoes nothing. What `options` asks for differently (NICs, queues, the pool's size) is said and left to the
+// next cold start. kInvalidArgument where the pool is too small for `workers.connections`.
+[[nodiscard]] absl::StatusOr<std::unique_ptr<Transport>> AdoptDevmemTransport(const WorkerOptions& workers,
+                                                                              const DevmemOptions& options,
+                                                                              std::shared_ptr<Device> device,
+                                                                              TransportParts parts);
+
 }  // namespace devmem

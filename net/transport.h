@@ -18,6 +18,7 @@
 #include "gpu/device.h"
 #include "net/object_store.h"
 #include "net/reactor.h"
+#include "net/rx/rx_binding.h"
 
 namespace devmem {
 
@@ -103,6 +104,20 @@ class RangeRead {
   void* transport_state = nullptr;
 };
 
+// What a transport leaves to the one of another process, so that its NICs stay as they are. Empty where it holds none.
+struct TransportParts {
+  struct Nic {
+    HeldBinding binding;
+    ExportedHandle landing;  // the pool that this NIC alone writes to
+    UniqueFd dmabuf;         // made of it; another one would not be what is bound
+  };
+  std::vector<Nic> nics;
+  // What was asked for when they were bound: a successor that is asked for something else can tell.
+  std::vector<std::string> interfaces;
+  uint64_t queues = 0;
+  uint64_t landing_pool = 0;
+};
+
 class Transport {
  public:
   virtual ~Transport() = default;
@@ -115,6 +130,14 @@ class Transport {
   virtual void Start(size_t worker, RangeRead* read) = 0;
   // Worker thread only. Done() follows soon, with kCancelled unless it had ended already.
   virtual void Cancel(size_t worker, RangeRead* read) = 0;
+
+  // For a successor in another process: closes every connection, and gives duplicates of what there is to go on with. Every
+  // read must be done, and none may start until GoOn(). On error too nothing is lost: GoOn().
+  [[nodiscard]] virtual absl::StatusOr<TransportParts> HandOver() { return TransportParts(); }
+  // There is no successor after all, or this is the one and the other has said that it will not go on: receives (again).
+  [[nodiscard]] virtual absl::Status GoOn() { return absl::OkStatus(); }
+  // The other one goes on: what both hold is left as it is, and nothing is undone at the end.
+  virtual void Forget() {}
 };
 
 }  // namespace devmem

@@ -23,6 +23,7 @@ absl::Status WorkerTransport::StartWorkers(const WorkerOptions& options, const M
     worker->thread = std::thread([&loop] { loop.Run(); });
     workers_.push_back(std::move(worker));
   }
+  count_ = workers_.size();
   return absl::OkStatus();
 }
 

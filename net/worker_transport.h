@@ -3,6 +3,7 @@
 // transport differs in the streams it makes.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <thread>
@@ -28,7 +29,7 @@ class WorkerTransport : public Transport {
  public:
   ~WorkerTransport() override;
 
-  [[nodiscard]] size_t workers() const final { return workers_.size(); }
+  [[nodiscard]] size_t workers() const final { return count_.load(std::memory_order_relaxed); }
   [[nodiscard]] Reactor& reactor(size_t worker) final { return *workers_[worker]->reactor; }
   void Start(size_t worker, RangeRead* read) final;
   void Cancel(size_t worker, RangeRead* read) final;
@@ -37,8 +38,8 @@ class WorkerTransport : public Transport {
   // Makes a worker's streams; called once a worker, before its loop runs.
   using MakeFactory = std::function<HttpFetcher::StreamFactory(size_t worker, Reactor& loop)>;
   [[nodiscard]] absl::Status StartWorkers(const WorkerOptions& options, const MakeFactory& make);
-  // Closes all connections and joins the threads; every read must be done by then. For a destructor whose streams' surroundings
-  // go.
+  // Closes all connections and joins the threads; every read must be done by then. For when the streams' surroundings go;
+  // StartWorkers() may follow.
   void StopWorkers();
   [[nodiscard]] std::thread& thread(size_t worker) { return workers_[worker]->thread; }
   // HttpFetcher::Hold on every worker. Thread-safe.
@@ -53,6 +54,7 @@ class WorkerTransport : public Transport {
   };
 
   std::unique_ptr<Resolver> resolver_;
+  std::atomic<size_t> count_ = 0;  // of workers, as last started
   std::vector<std::unique_ptr<Worker>> workers_;
 };
 

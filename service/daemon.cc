@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Taking things down is the order of the members, reversed: no new connections, streams end, gRPC's threads stop, the
 // pool finishes what it has (slabs unmap), the loops stop.
+//
+// Handing over takes down only what a successor must have alone: nobody is let in, streams end, the transport halts. All else
+// stays, so that going on without a successor is to start these again.
 #include "service/daemon.h"
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
@@ -11,9 +14,11 @@
 
 #include <algorithm>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/error.h"
 #include "gpu/cpu_device.h"
 #include "net/copy_transport.h"
@@ -23,6 +28,7 @@
 #include "service/handle_socket.h"
 #include "service/loader_service.h"
 #include "service/memory_budget.h"
+#include "service/upgrade_socket.h"
 #include "service/worker_pool.h"
 
 namespace devmem {
@@ -33,6 +39,11 @@ constexpr size_t kOpenThreads = 128;
 constexpr size_t kUpkeepThreads = 2;  // slabs going back
 constexpr size_t kStatusThreads = 2;
 constexpr Duration kEndDeadline = std::chrono::seconds(5);
+constexpr Duration kAnswerTimeout = std::chrono::seconds(10);    // for a living daemon to say that it is one
+constexpr Duration kHandOverTimeout = std::chrono::seconds(20);  // for it to end its streams, and to hand over
+constexpr char kHandleSuffix[] = ".fd";
+constexpr uint32_t kUpgradeMode = 0600;
+constexpr char kDevmem[] = "devmem";  // PathInfo::name
 
 uint64_t HalfOfMemory() {
   return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) / 2 * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
@@ -52,6 +63,7 @@ class DaemonImpl final : public Daemon {
         device_(MakeCpuDevice()) {}
 
   ~DaemonImpl() override {
+    upgrade_.reset();
     if (listener_ != nullptr) listener_->Stop();
     if (service_ != nullptr) service_->EndAll(Clock::now() + kEndDeadline);
     if (server_ != nullptr) {
@@ -69,14 +81,63 @@ class DaemonImpl final : public Daemon {
   }
 
   absl::Status Start() {
-    DEVMEM_RETURN_IF_ERROR(StartTransport());
-    DEVMEM_ASSIGN_OR_RETURN(listener_, GrpcListener::Create(options_.socket, {.mode = options_.socket_mode}));
-    DEVMEM_ASSIGN_OR_RETURN(handles_, HandleSocket::Create(options_.socket, {.mode = options_.socket_mode,
-                                                                             .gone = [this](const HandleSocket::Peer& peer) {
-                                                                               std::lock_guard lock(serving_mutex_);
-                                                                               if (serving_ != nullptr)
-                                                                                 serving_->PeerGone(peer.token);
-                                                                             }}));
+    for (const std::string& done : Recover(options_.journal_folder)) spdlog::warn("after a daemon that was killed: {}", done);
+    if (options_.take_over) {
+      DEVMEM_ASSIGN_OR_RETURN(const auto former, Predecessor::Find(options_.socket, Clock::now() + kAnswerTimeout));
+      if (former != nullptr) {
+        DEVMEM_ASSIGN_OR_RETURN(const bool taken, TakeOver(*former));
+        if (taken) return absl::OkStatus();
+        spdlog::warn("the daemon to take over from died before it handed anything over: starting cold");
+      }
+    }
+    if (transport_ == nullptr) DEVMEM_RETURN_IF_ERROR(StartTransport());
+    DEVMEM_ASSIGN_OR_RETURN(UnixListener grpc, Listen("", SOCK_STREAM, options_.socket_mode));
+    DEVMEM_ASSIGN_OR_RETURN(UnixListener handles, Listen(kHandleSuffix, SOCK_SEQPACKET, options_.socket_mode));
+    std::optional<UnixListener> upgrade;
+    if (options_.succeeded) {
+      absl::StatusOr<UnixListener> made = Listen(kUpgradeSuffix, SOCK_SEQPACKET, kUpgradeMode);
+      if (made.ok()) {
+        upgrade.emplace(*std::move(made));
+      } else {
+        spdlog::warn("no successor will be able to take over from this daemon: {}", Text(made.status()));
+      }
+    }
+    DEVMEM_RETURN_IF_ERROR(StartService(std::move(grpc), std::move(handles)));
+    return Serve(std::move(upgrade));
+  }
+
+  size_t Drain(Time deadline) override {
+    upgrade_.reset();  // who asks now finds nobody
+    SetHealth(false);
+    const size_t left = service_->Drain(deadline);
+    // Nobody new comes in from here on: what is cut off now shall find the next daemon, not this one.
+    listener_->Stop();
+    service_->EndAll(Clock::now() + kEndDeadline);
+    return left;
+  }
+
+  [[nodiscard]] PathInfo path() override { return transport_->path(); }
+
+ private:
+  [[nodiscard]] absl::StatusOr<UnixListener> Listen(const char* suffix, int type, uint32_t mode) const {
+    absl::StatusOr<UnixListener> listener = UnixListener::Listen(absl::StrCat(options_.socket, suffix), type, {.mode = mode});
+    if (options_.take_over && listener.status().code() == absl::StatusCode::kAlreadyExists) {
+      return MakeErrorVerbatim(
+          listener.status().code(),
+          absl::StrCat(Text(listener.status()),
+                       ". It has no upgrade socket to take over from: it is of an earlier version, or about to end"),
+          GetErrorInfo(listener.status()));
+    }
+    return listener;
+  }
+
+  // Everything that serves, on sockets that let nobody in yet.
+  absl::Status StartService(UnixListener grpc, UnixListener handles) {
+    DEVMEM_ASSIGN_OR_RETURN(listener_, GrpcListener::On(std::move(grpc), {}));
+    DEVMEM_ASSIGN_OR_RETURN(handles_, HandleSocket::On(std::move(handles), {.gone = [this](const HandleSocket::Peer& peer) {
+                                                         std::lock_guard lock(serving_mutex_);
+                                                         if (serving_ != nullptr) serving_->PeerGone(peer.token);
+                                                       }}));
     service_ = std::make_unique<LoaderService>(LoaderService::Parts{.options = &options_,
                                                                     .handles = handles_.get(),
                                                                     .listener = listener_.get(),
@@ -98,39 +159,149 @@ class DaemonImpl final : public Daemon {
     server_ = builder.BuildAndStart();
     if (server_ == nullptr)
       return MakeError(absl::StatusCode::kInternal, "the gRPC server did not start", {.object = options_.socket});
-    listener_->Serve(server_.get());
     return absl::OkStatus();
   }
 
-  size_t Drain(Time deadline) override {
-    if (grpc::HealthCheckServiceInterface* const health = server_->GetHealthCheckService(); health != nullptr)
-      health->SetServingStatus(false);
-    const size_t left = service_->Drain(deadline);
-    // Nobody new comes in from here on: what is cut off now shall find the next daemon, not this one.
-    listener_->Stop();
-    service_->EndAll(Clock::now() + kEndDeadline);
-    return left;
+  // Lets trainers in, and a successor where one may come.
+  absl::Status Serve(std::optional<UnixListener> upgrade) {
+    handles_->Resume();
+    listener_->Serve(server_.get());
+    if (!upgrade.has_value()) return absl::OkStatus();
+    DEVMEM_ASSIGN_OR_RETURN(
+        upgrade_,
+        UpgradeSocket::On(*std::move(upgrade),
+                          {.path = transport_->path().name,
+                           .hand_over = [this](const UpgradeSocket::Successor& successor) { return HandOver(successor); },
+                           .go_on = [this](const absl::Status& why) { GoOn(why); },
+                           .handed_over = [this](const UpgradeSocket::Successor& successor) { HandedOverTo(successor); }}));
+    return absl::OkStatus();
   }
 
-  [[nodiscard]] PathInfo path() override { return transport_->path(); }
+  void SetHealth(bool serving) {
+    if (grpc::HealthCheckServiceInterface* const health = server_->GetHealthCheckService(); health != nullptr)
+      health->SetServingStatus(serving);
+  }
 
- private:
+  // --- as the successor ---
+
+  // False if the former daemon died before it handed anything over. On error it serves on.
+  absl::StatusOr<bool> TakeOver(Predecessor& former) {
+    spdlog::info("taking over from the daemon that serves {} (version {}, path {})", options_.socket, former.version(),
+                 former.path());
+    const bool adopts = former.path() == kDevmem;
+    if (adopts && options_.transport == TransportChoice::kCopy) {
+      return MakeError(absl::StatusCode::kFailedPrecondition,
+                       "the living daemon receives into device memory, and this one is not to",
+                       {.object = options_.socket, .cause = "other transport", .action = "end it (SIGTERM) and start again"});
+    }
+    if (!adopts) DEVMEM_RETURN_IF_ERROR(StartTransport());
+    DEVMEM_ASSIGN_OR_RETURN(std::optional<HandedOver> handed, former.TakeOver(Clock::now() + kHandOverTimeout));
+    if (!handed.has_value()) return false;
+    const std::string what = Describe(handed->transport);
+    std::optional<UnixListener> upgrade;
+    const auto adopt = [&]() -> absl::Status {
+      if (adopts) {
+        DEVMEM_ASSIGN_OR_RETURN(transport_, AdoptDevmemTransport(Workers(), Devmem(), device_, std::move(handed->transport)));
+      }
+      DEVMEM_ASSIGN_OR_RETURN(UnixListener grpc, UnixListener::Adopt(options_.socket, SOCK_STREAM, std::move(handed->grpc)));
+      DEVMEM_ASSIGN_OR_RETURN(UnixListener handles, UnixListener::Adopt(absl::StrCat(options_.socket, kHandleSuffix),
+                                                                        SOCK_SEQPACKET, std::move(handed->handles)));
+      DEVMEM_ASSIGN_OR_RETURN(UnixListener next, UnixListener::Adopt(absl::StrCat(options_.socket, kUpgradeSuffix),
+                                                                     SOCK_SEQPACKET, std::move(handed->upgrade)));
+      upgrade.emplace(std::move(next));
+      return StartService(std::move(grpc), std::move(handles));
+    };
+    if (const absl::Status adopted = adopt(); !adopted.ok()) {
+      former.Failed(adopted);
+      return adopted;
+    }
+    DEVMEM_RETURN_IF_ERROR(former.Adopted());
+    listener_->socket().Own();
+    handles_->socket().Own();
+    upgrade->Own();
+    DEVMEM_RETURN_IF_ERROR(transport_->GoOn());
+    DEVMEM_RETURN_IF_ERROR(Serve(std::move(upgrade)));
+    spdlog::info("taken over from version {} (pid {} there): {}. Nobody served for {:.1f} ms; {} streams resume by cursor",
+                 handed->version, handed->pid, what, Milliseconds(Clock::now() - handed->stopped), handed->streams);
+    return true;
+  }
+
+  static double Milliseconds(Duration time) { return std::chrono::duration<double, std::milli>(time).count(); }
+
+  // For the log.
+  static std::string Describe(const TransportParts& parts) {
+    if (parts.nics.empty()) return "the sockets; no NIC";
+    std::vector<std::string> nics;
+    for (const TransportParts::Nic& nic : parts.nics) {
+      nics.push_back(absl::StrCat(nic.binding.interface, " queue", nic.binding.queues.size() == 1 ? " " : "s ",
+                                  absl::StrJoin(nic.binding.queues, ","), " (dma-buf ", nic.binding.dmabuf_id, ", ",
+                                  nic.binding.by_handle ? "by a binding handle" : "by its netlink socket", ")"));
+    }
+    return absl::StrCat("the sockets and ", absl::StrJoin(nics, ", "), "; no queue was restarted");
+  }
+
+  // --- as the one before: on the upgrade socket's thread ---
+
+  absl::StatusOr<HandedOver> HandOver(const UpgradeSocket::Successor& successor) {
+    spdlog::info("handing over to version {} (pid {})", successor.version, successor.pid);
+    HandedOver handed{.stopped = Clock::now()};
+    stopped_ = handed.stopped;
+    SetHealth(false);
+    listener_->Stop();
+    handles_->Pause();
+    DEVMEM_ASSIGN_OR_RETURN(const size_t streams, service_->Pause(Clock::now() + kEndDeadline));
+    handed.streams = static_cast<uint32_t>(streams);
+    DEVMEM_ASSIGN_OR_RETURN(handed.transport, transport_->HandOver());
+    DEVMEM_ASSIGN_OR_RETURN(handed.grpc, listener_->socket().Share());
+    DEVMEM_ASSIGN_OR_RETURN(handed.handles, handles_->socket().Share());
+    handed_what_ = Describe(handed.transport);
+    return handed;
+  }
+
+  void GoOn(const absl::Status& why) {
+    if (const absl::Status status = transport_->GoOn(); !status.ok()) {
+      spdlog::error("not handed over ({}), and cannot go on: {}", Text(why), Text(status));
+      return options_.succeeded(status);
+    }
+    service_->Resume();
+    handles_->Resume();
+    listener_->Serve(server_.get());
+    SetHealth(true);
+    spdlog::warn("not handed over: {}. Nobody served for {:.1f} ms; this daemon serves on", Text(why),
+                 Milliseconds(Clock::now() - stopped_));
+  }
+
+  void HandedOverTo(const UpgradeSocket::Successor& successor) {
+    transport_->Forget();
+    listener_->socket().Leave();
+    handles_->socket().Leave();
+    spdlog::info("handed over to version {} (pid {}) in {:.1f} ms: {}", successor.version, successor.pid,
+                 Milliseconds(Clock::now() - stopped_), handed_what_);
+    options_.succeeded(absl::OkStatus());
+  }
+
+  // --- how bytes arrive ---
+
+  [[nodiscard]] WorkerOptions Workers() const {
+    return {.workers = options_.workers != 0 ? options_.workers : DefaultWorkers(),
+            .connections = options_.connections,
+            .backend = options_.backend,
+            .policy = options_.policy};
+  }
+
+  [[nodiscard]] DevmemOptions Devmem() const {
+    return {.interfaces = options_.interfaces,
+            .queues = options_.queues,
+            .steering = options_.steering,
+            .landing_pool = options_.landing_pool,
+            .journal_folder = options_.journal_folder,
+            .say = SayInLog};
+  }
+
   absl::Status StartTransport() {
-    for (const std::string& done : Recover(options_.journal_folder)) spdlog::warn("after a daemon that was killed: {}", done);
-    const WorkerOptions workers{.workers = options_.workers != 0 ? options_.workers : DefaultWorkers(),
-                                .connections = options_.connections,
-                                .backend = options_.backend,
-                                .policy = options_.policy};
     std::string why = "asked for";
     if (options_.transport != TransportChoice::kCopy) {
-      auto devmem = MakeDevmemTransport(workers,
-                                        {.interfaces = options_.interfaces,
-                                         .queues = options_.queues,
-                                         .steering = options_.steering,
-                                         .landing_pool = options_.landing_pool,
-                                         .journal_folder = options_.journal_folder,
-                                         .say = SayInLog},
-                                        device_);
+      auto devmem = MakeDevmemTransport(Workers(), Devmem(), device_);
       if (devmem.ok()) {
         transport_ = *std::move(devmem);
         return absl::OkStatus();
@@ -138,7 +309,7 @@ class DaemonImpl final : public Daemon {
       if (options_.transport == TransportChoice::kDevmem) return devmem.status();
       why = absl::StrCat("no device-memory receive path here: ", Text(devmem.status()));
     }
-    DEVMEM_ASSIGN_OR_RETURN(transport_, MakeCopyTransport(workers, why));
+    DEVMEM_ASSIGN_OR_RETURN(transport_, MakeCopyTransport(Workers(), why));
     return absl::OkStatus();
   }
 
@@ -156,6 +327,10 @@ class DaemonImpl final : public Daemon {
   std::mutex serving_mutex_;
   LoaderService* serving_ = nullptr;  // guarded by serving_mutex_
   std::unique_ptr<grpc::Server> server_;
+  // Of its thread, while it hands over.
+  Time stopped_{};
+  std::string handed_what_;
+  std::unique_ptr<UpgradeSocket> upgrade_;
 };
 
 }  // namespace

@@ -6,10 +6,13 @@
 //   ... wait for SIGTERM ...
 //   daemon->Drain(Clock::now() + std::chrono::seconds(30));
 //
+// A daemon with `succeeded` can pass all it holds to another process that starts with `take_over`: docs/upgrade.md.
+//
 // Threads: Start and the destructor belong to one thread; Drain may be called from any, once.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -45,6 +48,11 @@ struct DaemonOptions {
   Reactor::Backend backend = Reactor::Backend::kAuto;
   ReadPolicy policy;
   Duration open_timeout = std::chrono::minutes(10);  // listing and headers of one OpenStream
+
+  bool take_over = false;  // from the daemon that serves `socket`, if one does
+  // A successor has taken over, and the daemon is to be destroyed: it has nothing any more. Not OK: there was none in the end,
+  // and it could not go on. On a thread of the daemon's, maybe before Start() returned. Empty: no successor can come.
+  std::function<void(const absl::Status&)> succeeded;
 };
 
 class Daemon {

@@ -44,7 +44,11 @@ class GrpcListenerImpl final : public GrpcListener {
     const uint64_t one = 1;
     (void)!::write(stop_.get(), &one, sizeof one);
     thread_.join();
+    uint64_t written = 0;
+    (void)!::read(stop_.get(), &written, sizeof written);
   }
+
+  UnixListener& socket() override { return listener_; }
 
   absl::StatusOr<PeerCredentials> CredentialsOf(std::string_view grpc_peer) const override {
     constexpr std::string_view kPrefix = "fd:";
@@ -124,6 +128,10 @@ class GrpcListenerImpl final : public GrpcListener {
 absl::StatusOr<std::unique_ptr<GrpcListener>> GrpcListener::Create(std::string_view path, Options options) {
   DEVMEM_ASSIGN_OR_RETURN(UnixListener listener,
                           UnixListener::Listen(path, SOCK_STREAM, {.mode = options.mode, .group = options.group}));
+  return On(std::move(listener), std::move(options));
+}
+
+absl::StatusOr<std::unique_ptr<GrpcListener>> GrpcListener::On(UnixListener listener, Options options) {
   UniqueFd stop(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!stop.valid()) return ErrnoError(errno, "eventfd", {.object = listener.path()});
   return std::make_unique<GrpcListenerImpl>(std::move(listener), std::move(options), std::move(stop));

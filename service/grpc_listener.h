@@ -9,7 +9,7 @@
 //   auto server = builder.BuildAndStart();
 //   listener->Serve(server.get());
 //   ...
-//   listener->Stop();                                  // before server->Shutdown()
+//   listener->Stop();                                  // before server->Shutdown(); or to Serve() again
 //
 // Owns the listening socket and one thread; gRPC owns the connections. Threads: CredentialsOf is thread-safe, the
 // rest is for one thread. Ask CredentialsOf once, when a call begins.
@@ -41,11 +41,16 @@ class GrpcListener {
 
   // Binds and listens; connections wait until Serve. kAlreadyExists if a living daemon serves `path`.
   static absl::StatusOr<std::unique_ptr<GrpcListener>> Create(std::string_view path, Options options);
+  // On a socket that is there already.
+  static absl::StatusOr<std::unique_ptr<GrpcListener>> On(UnixListener listener, Options options);
   virtual ~GrpcListener() = default;  // stops
 
-  // Hands connections to `server` (borrowed until Stop). Call once.
+  // Hands connections to `server` (borrowed until Stop).
   virtual void Serve(grpc::Server* server) = 0;
+  // Who connects from here on waits in the socket's backlog.
   virtual void Stop() = 0;
+
+  [[nodiscard]] virtual UnixListener& socket() = 0;  // to pass on while stopped
 
   // Whose connection a call came on, from its ServerContext's peer() ("fd:N"). kUnauthenticated for any other peer.
   [[nodiscard]] virtual absl::StatusOr<PeerCredentials> CredentialsOf(std::string_view grpc_peer) const = 0;

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -93,9 +94,7 @@ class HandleSocketImpl final : public HandleSocket {
       : listener_(std::move(listener)), options_(std::move(options)), epoll_(std::move(epoll)), stop_(std::move(stop)) {}
 
   absl::Status Start() {
-    if (!Watch(listener_.fd(), EPOLLIN, kListenerKey) || !Watch(stop_.get(), EPOLLIN, kStopKey)) {
-      return ErrnoError(errno, "epoll_ctl", {.object = listener_.path()});
-    }
+    if (!Watch(stop_.get(), EPOLLIN, kStopKey)) return ErrnoError(errno, "epoll_ctl", {.object = listener_.path()});
     thread_ = std::thread([this] { Run(); });
     return absl::OkStatus();
   }
@@ -107,6 +106,20 @@ class HandleSocketImpl final : public HandleSocket {
     thread_.join();
     while (!by_key_.empty()) Remove(by_key_.begin()->first);
   }
+
+  void Pause() override {
+    std::lock_guard lock(accepting_mutex_);
+    open_ = false;
+    (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, listener_.fd(), nullptr);
+  }
+
+  void Resume() override {
+    std::lock_guard lock(accepting_mutex_);
+    if (std::exchange(open_, true)) return;
+    starved_ = !Watch(listener_.fd(), EPOLLIN, kListenerKey);
+  }
+
+  UnixListener& socket() override { return listener_; }
 
   absl::StatusOr<Peer> FindPeer(std::string_view token) const override {
     auto connection = Find(token);
@@ -190,7 +203,7 @@ class HandleSocketImpl final : public HandleSocket {
     std::array<epoll_event, 64> events;
     while (true) {
       const int count =
-          ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), paused_ ? kStarvedPauseMs : -1);
+          ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), starved_ ? kStarvedPauseMs : -1);
       if (count < 0 && errno != EINTR) return;
       bool resume = count == 0;
       for (int i = 0; i < count; ++i) {
@@ -204,19 +217,21 @@ class HandleSocketImpl final : public HandleSocket {
           resume = true;
         }
       }
-      if (paused_ && resume) {
-        paused_ = !Watch(listener_.fd(), EPOLLIN, kListenerKey);
+      if (starved_ && resume) {
+        std::lock_guard lock(accepting_mutex_);
+        if (open_) starved_ = !Watch(listener_.fd(), EPOLLIN, kListenerKey);
         listener_.Recover();
       }
     }
   }
 
   void AcceptAll() {
-    while (true) {
+    std::lock_guard lock(accepting_mutex_);
+    while (open_) {
       UnixListener::Accepted accepted = listener_.Accept();
       if (accepted.starved) {
         (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, listener_.fd(), nullptr);
-        paused_ = true;
+        starved_ = true;
         return;
       }
       if (!accepted.fd.valid()) return;
@@ -298,9 +313,10 @@ class HandleSocketImpl final : public HandleSocket {
   const UniqueFd stop_;
   std::thread thread_;
 
-  // The thread's own.
-  bool paused_ = false;
-  uint64_t next_key_ = kFirstPeerKey;
+  std::mutex accepting_mutex_;         // held by the thread while it accepts
+  bool open_ = false;                  // guarded by accepting_mutex_
+  std::atomic<bool> starved_ = false;  // the listener is not watched for want of descriptors
+  uint64_t next_key_ = kFirstPeerKey;  // the thread's own
 
   mutable std::mutex mutex_;
   std::unordered_map<std::string, std::shared_ptr<Connection>, TokenHash, TokenEqual> by_token_;
@@ -312,6 +328,12 @@ class HandleSocketImpl final : public HandleSocket {
 absl::StatusOr<std::unique_ptr<HandleSocket>> HandleSocket::Create(std::string_view service_path, Options options) {
   DEVMEM_ASSIGN_OR_RETURN(UnixListener listener, UnixListener::Listen(std::string(service_path) + ".fd", SOCK_SEQPACKET,
                                                                       {.mode = options.mode, .group = options.group}));
+  DEVMEM_ASSIGN_OR_RETURN(std::unique_ptr<HandleSocket> socket, On(std::move(listener), std::move(options)));
+  socket->Resume();
+  return socket;
+}
+
+absl::StatusOr<std::unique_ptr<HandleSocket>> HandleSocket::On(UnixListener listener, Options options) {
   UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
   UniqueFd stop(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!epoll.valid() || !stop.valid()) return ErrnoError(errno, "cannot watch the handle socket", {.object = listener.path()});

@@ -48,7 +48,14 @@ class HandleSocket {
 
   // kAlreadyExists if a living daemon serves `service_path`.
   static absl::StatusOr<std::unique_ptr<HandleSocket>> Create(std::string_view service_path, Options options);
+  // On a socket that is there already; nobody is let in before Resume().
+  static absl::StatusOr<std::unique_ptr<HandleSocket>> On(UnixListener listener, Options options);
   virtual ~HandleSocket() = default;
+
+  // Lets nobody in from here on: who connects waits in the socket's backlog. Who is in stays.
+  virtual void Pause() = 0;
+  virtual void Resume() = 0;
+  [[nodiscard]] virtual UnixListener& socket() = 0;  // to pass on while paused
 
   // kUnauthenticated if no connected trainer has this token.
   [[nodiscard]] virtual absl::StatusOr<Peer> FindPeer(std::string_view token) const = 0;

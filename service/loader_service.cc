@@ -12,6 +12,7 @@
 #include <grpcpp/grpcpp.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <deque>
 #include <future>
 #include <random>
@@ -34,6 +35,7 @@ namespace {
 namespace v1 = devmem_loader::v1;
 
 constexpr Duration kSlabDeadline = std::chrono::seconds(10);  // for a trainer to take its slabs from the handle socket
+constexpr Duration kLastMessages = std::chrono::seconds(1);   // for a trainer to read what was sent before its stream was ended
 constexpr Duration kProgressEvery = std::chrono::milliseconds(200);
 absl::Status NoSpec() {
   return MakeError(absl::StatusCode::kInvalidArgument, "the first message must be the stream's specification",
@@ -56,7 +58,8 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
                                         public StreamSink,
                                         public std::enable_shared_from_this<StreamCall> {
  public:
-  StreamCall(LoaderService& service, absl::StatusOr<HandleSocket::Peer> peer) : service_(service), refused_(peer.status()) {
+  StreamCall(LoaderService& service, grpc::CallbackServerContext& context, absl::StatusOr<HandleSocket::Peer> peer)
+      : service_(service), context_(context), refused_(peer.status()) {
     if (peer.ok()) peer_ = *std::move(peer);
     std::lock_guard lock(service_.mutex_);
     ++service_.alive_;
@@ -64,6 +67,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   ~StreamCall() override {
     std::lock_guard lock(service_.mutex_);
     --service_.alive_;
+    if (on_transport_) --service_.on_transport_;
     service_.changed_.notify_all();
   }
 
@@ -89,6 +93,9 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
       RequestFinish(status);
     }
   }
+
+  // Whether the trainer reads or not. Until OnDone.
+  void BreakOff() { context_.TryCancel(); }
 
   [[nodiscard]] const std::string& token() const { return peer_.token; }
 
@@ -256,6 +263,9 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
     std::string id;
     {
       std::lock_guard lock(service_.mutex_);
+      if (service_.ended_) return RequestFinish(Draining());
+      on_transport_ = true;
+      ++service_.on_transport_;
       id = absl::StrCat("s", getpid(), "-", service_.next_id_++);
       home = service_.next_home_++ % service_.parts_.transport->workers();
     }
@@ -359,6 +369,8 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   }
 
   LoaderService& service_;
+  grpc::CallbackServerContext& context_;
+  bool on_transport_ = false;   // counted as such; guarded by service_.mutex_
   const absl::Status refused_;  // why the caller may not open a stream, or OK
   HandleSocket::Peer peer_;     // set at construction
   std::shared_ptr<StreamCall> grpc_self_;
@@ -388,9 +400,9 @@ LoaderService::~LoaderService() = default;
 
 absl::StatusOr<HandleSocket::Peer> LoaderService::Authenticate(const grpc::CallbackServerContext& context) const {
   const auto refuse = [](std::string_view why) {
-    return MakeError(absl::StatusCode::kUnauthenticated, why,
-                     {.cause = "not authenticated",
-                      .action = "connect to the handle socket first and send its token as metadata devmem-token"});
+    return MakeError(
+        absl::StatusCode::kUnauthenticated, why,
+        {.cause = kTokenCause, .action = "connect to the handle socket first and send its token as metadata devmem-token"});
   };
   const auto& metadata = context.client_metadata();
   const auto token = metadata.find("devmem-token");
@@ -409,7 +421,7 @@ absl::StatusOr<HandleSocket::Peer> LoaderService::Authenticate(const grpc::Callb
 
 grpc::ServerBidiReactor<v1::OpenStreamRequest, v1::OpenStreamResponse>* LoaderService::OpenStream(
     grpc::CallbackServerContext* context) {
-  auto call = std::make_shared<StreamCall>(*this, Authenticate(*context));
+  auto call = std::make_shared<StreamCall>(*this, *context, Authenticate(*context));
   StreamCall* const raw = call.get();
   bool draining = false;
   {
@@ -528,19 +540,39 @@ size_t LoaderService::Drain(Time deadline) {
   return calls_.size();
 }
 
-void LoaderService::EndAll(Time deadline) {
+size_t LoaderService::EndCalls() {
   std::vector<std::shared_ptr<StreamCall>> calls;
   {
     std::lock_guard lock(mutex_);
-    draining_ = true;
+    draining_ = ended_ = true;
     for (const auto& [raw, weak] : calls_) {
       if (std::shared_ptr<StreamCall> call = weak.lock(); call != nullptr) calls.push_back(std::move(call));
     }
   }
   for (const auto& call : calls) call->End(Draining());
-  calls.clear();
+  return calls.size();
+}
+
+void LoaderService::EndAll(Time deadline) {
+  EndCalls();
   std::unique_lock lock(mutex_);
   changed_.wait_until(lock, deadline, [this] { return alive_ == 0; });
+}
+
+absl::StatusOr<size_t> LoaderService::Pause(Time deadline) {
+  const size_t calls = EndCalls();
+  const auto none = [this] { return on_transport_ == 0; };
+  std::unique_lock lock(mutex_);
+  if (changed_.wait_until(lock, std::min(deadline, Clock::now() + kLastMessages), none)) return calls;
+  for (const auto& [raw, weak] : calls_) raw->BreakOff();  // none can be done before Remove(), which waits for us
+  if (changed_.wait_until(lock, deadline, none)) return calls;
+  return MakeError(absl::StatusCode::kDeadlineExceeded, absl::StrCat(on_transport_, " streams have not ended in time"),
+                   {.cause = "streams do not end", .action = "try again, or end this daemon (SIGTERM)"});
+}
+
+void LoaderService::Resume() {
+  std::lock_guard lock(mutex_);
+  draining_ = ended_ = false;
 }
 
 }  // namespace devmem

@@ -53,12 +53,18 @@ class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
   // Ends every stream with UNAVAILABLE (draining) and waits until nothing of them is left: no call, no read, no slab.
   void EndAll(Time deadline);
 
+  // The same, but waits for what uses the transport only, breaking off calls whose trainers do not read; Resume() lets streams
+  // in again. Returns how many there were; kDeadlineExceeded if some are left.
+  [[nodiscard]] absl::StatusOr<size_t> Pause(Time deadline);
+  void Resume();
+
  private:
   class StreamCall;
 
   [[nodiscard]] absl::StatusOr<HandleSocket::Peer> Authenticate(const grpc::CallbackServerContext& context) const;
   void Keep(const std::string& token, KeptSlab kept);
   void Remove(StreamCall* call);
+  size_t EndCalls();
   void FillStatus(devmem_loader::v1::GetNodeStatusResponse* response);
 
   const Parts parts_;
@@ -72,6 +78,8 @@ class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
   uint64_t next_id_ = 0;                                    // guarded by mutex_
   size_t next_home_ = 0;                                    // guarded by mutex_
   bool draining_ = false;                                   // guarded by mutex_
+  bool ended_ = false;                                      // no stream may begin; guarded by mutex_
+  size_t on_transport_ = 0;                                 // calls that have, or will have, a stream; guarded by mutex_
 };
 
 }  // namespace devmem

@@ -8,6 +8,10 @@ devmem_unit(service_handle_socket HDRS handle_socket.h SRCS handle_socket.cc
   TEST handle_socket_test.cc)
 devmem_unit(service_grpc_listener HDRS grpc_listener.h SRCS grpc_listener.cc DEPS service_unix_socket gRPC::grpc++
   TEST grpc_listener_test.cc TEST_DEPS devmem_proto)
+devmem_unit(service_upgrade_socket HDRS upgrade_socket.h version.h SRCS upgrade_socket.cc
+  DEPS service_unix_socket client_rpc_error net_worker_transport
+  TEST upgrade_socket_test.cc TEST_DEPS gpu_cpu_device)
+target_compile_definitions(service_upgrade_socket PRIVATE DEVMEM_VERSION="${PROJECT_VERSION}")
 if(DEVMEM_TESTS)  # what the client is tested against
   devmem_unit(service_fake_daemon HDRS testing/fake_daemon.h SRCS testing/fake_daemon.cc
     DEPS client_rpc_error service_handle_socket service_grpc_listener)
@@ -26,5 +30,5 @@ devmem_unit(service_data_path HDRS data_path.h SRCS data_path.cc DEPS devmem_pro
 devmem_unit(service_worker_pool HDRS worker_pool.h TEST worker_pool_test.cc)
 devmem_unit(service_daemon
   HDRS daemon.h loader_service.h version.h SRCS daemon.cc loader_service.cc
-  DEPS service_data_path service_open_stream service_worker_pool service_handle_socket service_grpc_listener net_devmem_transport gpu_cpu_device spdlog::spdlog gRPC::grpc++ gRPC::grpc++_reflection)
+  DEPS service_data_path service_open_stream service_worker_pool service_handle_socket service_grpc_listener service_upgrade_socket net_devmem_transport gpu_cpu_device spdlog::spdlog gRPC::grpc++ gRPC::grpc++_reflection)
 target_compile_definitions(service_daemon PUBLIC DEVMEM_VERSION="${PROJECT_VERSION}")

@@ -170,7 +170,9 @@ void DataStream::MaybeAllReleased() {
 
 void DataStream::Close() {
   OnLoop([this] {
-    trainer_left_ = true;
+    // After a failure this is only its call that is over: the trainer still reads what it was sent. Who kept the slab retires
+    // it when the trainer is gone.
+    trainer_left_ = trainer_left_ || !closing_;
     BeginClose();
   });
 }

@@ -104,6 +104,47 @@ class Trainer final : public StreamSink {
   std::optional<KeptSlab> kept_;
 };
 
+// Starts so many reads and no more: the others are done, as cancelled, when the test says so and not before.
+class StuckTransport final : public Transport {
+ public:
+  StuckTransport(Transport& real, size_t starts) : real_(real), starts_(starts) {}
+  PathInfo path() override { return real_.path(); }
+  size_t workers() const override { return real_.workers(); }
+  Reactor& reactor(size_t worker) override { return real_.reactor(worker); }
+  void Start(size_t worker, RangeRead* read) override {
+    std::lock_guard lock(mutex_);
+    if (starts_ > 0) {
+      --starts_;
+      return real_.Start(worker, read);
+    }
+    stuck_.emplace_back(worker, read);
+  }
+  void Cancel(size_t worker, RangeRead* read) override {
+    std::lock_guard lock(mutex_);
+    const bool ours = std::any_of(stuck_.begin(), stuck_.end(), [read](const auto& each) { return each.second == read; });
+    if (!ours) real_.Cancel(worker, read);
+  }
+  size_t stuck() {
+    std::lock_guard lock(mutex_);
+    return stuck_.size();
+  }
+  void LetGo() {
+    std::lock_guard lock(mutex_);
+    for (const auto& [worker, read] : std::exchange(stuck_, {})) {
+      real_.reactor(worker).Post([read = read] {
+        read->status = absl::CancelledError("let go");
+        read->Done();
+      });
+    }
+  }
+
+ private:
+  Transport& real_;
+  std::mutex mutex_;
+  size_t starts_;
+  std::vector<std::pair<size_t, RangeRead*>> stuck_;
+};
+
 class StreamTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -149,7 +190,7 @@ class StreamTest : public testing::Test {
     if (!opened.ok()) return opened.status();
     slab_ = opened->setup.slab;
     trainer_ = std::make_shared<Trainer>();
-    stream_ = std::make_shared<DataStream>(std::move(opened->setup), *transport_, 0, trainer_,
+    stream_ = std::make_shared<DataStream>(std::move(opened->setup), stuck_ != nullptr ? *stuck_ : *transport_, 0, trainer_,
                                            [](const std::function<void()>& task) { task(); });
     return absl::OkStatus();
   }
@@ -166,6 +207,7 @@ class StreamTest : public testing::Test {
   ReadOptions reads_;
   MemoryBudget budget_{uint64_t{64} << 20};
   std::unique_ptr<Transport> transport_;
+  std::unique_ptr<StuckTransport> stuck_;  // used where there is one
   v1::StreamSpec spec_;
   std::shared_ptr<DeviceMemory> slab_;
   std::shared_ptr<Trainer> trainer_;
@@ -439,6 +481,27 @@ TEST_F(StreamTest, ReleasingWhatIsNotHeldFailsTheStreamAlone) {
   ASSERT_TRUE(trainer_->WaitClosed());
   ASSERT_TRUE(trainer_->kept().has_value());
   EXPECT_GT(budget_.used(), 0u);
+}
+
+// The daemon ends a stream, and its call is over before its last reads are: what the trainer was sent it may still be reading.
+TEST_F(StreamTest, ACallThatEndsFirstTakesNoSlabFromUnderATrainer) {
+  WriteShards({200});
+  spec_.mutable_shuffle()->set_mode(v1::Shuffle::NONE);
+  spec_.set_batch_size(4);
+  reads_.max_range = 4 * kRow;
+  stuck_ = std::make_unique<StuckTransport>(*transport_, 2);
+  ASSERT_TRUE(Open().ok());
+  stream_->Start();
+  const auto event = trainer_->Next();
+  ASSERT_TRUE(event.has_value());
+  while (stuck_->stuck() == 0) std::this_thread::yield();
+  stream_->Fail(absl::UnavailableError("going away"));
+  stream_->Close();  // as OnDone and a broken-off call do
+  EXPECT_FALSE(trainer_->Failure().ok());
+  stream_->Snapshot([this](const DataStream::State&) { stuck_->LetGo(); });  // after both, on the same loop
+  EXPECT_TRUE(trainer_->WaitClosed());
+  EXPECT_TRUE(trainer_->kept().has_value());
+  EXPECT_EQ(Row(event->batches().batches(0), 0), Pattern(0));
 }
 
 TEST_F(StreamTest, AnEmptyEpochStillEnds) {

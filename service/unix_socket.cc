@@ -46,6 +46,12 @@ std::string ReadPid(int fd) {
   return pid.substr(0, pid.find_first_not_of("0123456789"));
 }
 
+// Only for another daemon's error message, so a full disk is no reason to fail.
+void WritePid(int fd) {
+  const std::string pid = std::to_string(::getpid()) + "\n";
+  if (::ftruncate(fd, 0) != 0 || ::pwrite(fd, pid.data(), pid.size(), 0) < 0) (void)::ftruncate(fd, 0);
+}
+
 absl::StatusOr<UniqueFd> TakeLock(const std::string& path) {
   const std::string lock_path = path + ".lock";
   constexpr int kAttempts = 100;  // each lost to a daemon that ended in just this moment
@@ -66,10 +72,7 @@ absl::StatusOr<UniqueFd> TakeLock(const std::string& path) {
     }, there{};
     if (::fstat(lock.get(), &ours) == 0 && ::stat(lock_path.c_str(), &there) == 0 && ours.st_ino == there.st_ino &&
         ours.st_dev == there.st_dev) {
-      const std::string pid = std::to_string(::getpid()) + "\n";
-      // Only for the other daemon's error message, so a full disk is no reason to fail.
-      if (::ftruncate(lock.get(), 0) != 0 || ::pwrite(lock.get(), pid.data(), pid.size(), 0) < 0)
-        (void)::ftruncate(lock.get(), 0);
+      WritePid(lock.get());
       return lock;
     }
   }
@@ -154,12 +157,54 @@ absl::StatusOr<UnixListener> UnixListener::Listen(std::string_view path, int typ
   }
   listener.lock_ = std::move(lock);
   listener.socket_ = *std::move(made);
+  listener.ours_ = true;
   listener.Recover();
   return listener;
 }
 
+absl::StatusOr<UnixListener> UnixListener::Adopt(std::string_view path, int type, Parts parts) {
+  int is_type = 0, listens = 0;
+  sockaddr_un address{};
+  socklen_t length = sizeof is_type, length2 = sizeof listens, length3 = sizeof address;
+  struct stat lock {};
+  if (::getsockopt(parts.socket.get(), SOL_SOCKET, SO_TYPE, &is_type, &length) != 0 || is_type != type ||
+      ::getsockopt(parts.socket.get(), SOL_SOCKET, SO_ACCEPTCONN, &listens, &length2) != 0 || listens == 0 ||
+      ::getsockname(parts.socket.get(), reinterpret_cast<sockaddr*>(&address), &length3) != 0 ||
+      address.sun_family != AF_UNIX || ::fstat(parts.lock.get(), &lock) != 0 || !S_ISREG(lock.st_mode)) {
+    return MakeError(absl::StatusCode::kInvalidArgument, "what was handed over is no listening socket with its lock",
+                     {.object = std::string(path), .cause = "bad listener", .action = "restart without --take-over"});
+  }
+  UnixListener listener;
+  listener.path_ = path;
+  struct stat there {};
+  if (::lstat(listener.path_.c_str(), &there) == 0) {
+    listener.device_ = there.st_dev;
+    listener.inode_ = there.st_ino;
+  }
+  listener.socket_ = std::move(parts.socket);
+  listener.lock_ = std::move(parts.lock);
+  listener.Recover();
+  return listener;
+}
+
+absl::StatusOr<UnixListener::Parts> UnixListener::Share() const {
+  Parts parts{.socket = UniqueFd(::fcntl(socket_.get(), F_DUPFD_CLOEXEC, 0)),
+              .lock = UniqueFd(::fcntl(lock_.get(), F_DUPFD_CLOEXEC, 0))};
+  if (!parts.socket.valid() || !parts.lock.valid()) return ErrnoError(errno, "duplicating a listener", {.object = path_});
+  return parts;
+}
+
+void UnixListener::Own() {
+  ours_ = true;
+  WritePid(lock_.get());
+  // Who connects is told who called listen() last. The backlog stays as it was.
+  (void)::listen(socket_.get(), Options{}.backlog);
+}
+
+void UnixListener::Leave() { ours_ = false; }
+
 UnixListener::~UnixListener() {
-  if (!socket_.valid()) return;
+  if (!socket_.valid() || !ours_) return;
   struct stat there {};
   if (::lstat(path_.c_str(), &there) == 0 && there.st_dev == device_ && there.st_ino == inode_) ::unlink(path_.c_str());
   socket_.Reset();

@@ -7,6 +7,12 @@
 // Owns the socket, its file and the lock file beside it (PATH.lock, held by flock while the listener lives); both
 // files go away with it. A file that a dead daemon left is replaced; a living one's is kAlreadyExists. Two that start
 // at once cannot both win: what is done to the file is done under the lock.
+//
+// It can pass to another process, with whoever waits in its backlog and without a moment in which nobody listens:
+//   old   parts = listener.Share();   ... send their descriptors ...   listener.Leave();
+//   new   listener = UnixListener::Adopt(path, std::move(parts));      listener.Own();
+// Until Own() the other process may go on as if nothing had happened.
+//
 // Threads: Accept from one thread at a time.
 #pragma once
 
@@ -50,7 +56,21 @@ class UnixListener {
     bool starved = false;
   };
 
+  // What another process needs to listen in our place; both are duplicates. The lock goes with the last of them.
+  struct Parts {
+    UniqueFd socket;
+    UniqueFd lock;
+  };
+
   static absl::StatusOr<UnixListener> Listen(std::string_view path, int type, const Options& options);
+  // Goes on with the parts of a listener of another process. Its files are at `path` here; until Own() they are not ours.
+  // kInvalidArgument where a part is no such thing.
+  static absl::StatusOr<UnixListener> Adopt(std::string_view path, int type, Parts parts);
+  [[nodiscard]] absl::StatusOr<Parts> Share() const;
+  // The files are ours from here on: to remove at the end, and in our name until then.
+  void Own();
+  // They are another's: nothing is removed at the end.
+  void Leave();
   UnixListener(UnixListener&&) noexcept = default;
   UnixListener& operator=(UnixListener&&) = delete;
   ~UnixListener();
@@ -67,7 +87,8 @@ class UnixListener {
   UniqueFd lock_;
   UniqueFd socket_;
   UniqueFd reserve_;
-  dev_t device_ = 0;  // of the socket's file, so that another's is not removed at the end
+  bool ours_ = false;  // to remove the files at the end
+  dev_t device_ = 0;   // of the socket's file, so that another's is not removed at the end
   ino_t inode_ = 0;
 };
 

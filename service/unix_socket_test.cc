@@ -182,5 +182,55 @@ TEST_F(UnixSocketTest, TakesConnectionsOnTheReserveWhenDescriptorsRunOut) {
   EXPECT_FALSE(accepted.last_resort);
 }
 
+TEST_F(UnixSocketTest, PassesToAnother) {
+  auto old = std::make_optional(UnixListener::Listen(path_, SOCK_STREAM, {}));
+  ASSERT_TRUE((*old).ok()) << (*old).status();
+  const UniqueFd waiting = Connect();  // in the backlog meanwhile
+  ASSERT_TRUE(waiting.valid());
+  auto parts = (*old)->Share();
+  ASSERT_TRUE(parts.ok()) << parts.status();
+  auto adopted = UnixListener::Adopt(path_, SOCK_STREAM, *std::move(parts));
+  ASSERT_TRUE(adopted.ok()) << adopted.status();
+  adopted->Own();
+  (*old)->Leave();
+  old.reset();
+  EXPECT_TRUE(adopted->Accept().fd.valid());
+  EXPECT_TRUE(Connect().valid());
+  EXPECT_EQ(UnixListener::Listen(path_, SOCK_STREAM, {}).status().code(), absl::StatusCode::kAlreadyExists);
+}
+
+TEST_F(UnixSocketTest, WhoOwnsItLastRemovesTheFiles) {
+  auto old = UnixListener::Listen(path_, SOCK_STREAM, {});
+  ASSERT_TRUE(old.ok()) << old.status();
+  {
+    auto parts = old->Share();
+    ASSERT_TRUE(parts.ok()) << parts.status();
+    ASSERT_TRUE(UnixListener::Adopt(path_, SOCK_STREAM, *std::move(parts)).ok());
+  }  // never owned it
+  EXPECT_TRUE(Connect().valid());
+  EXPECT_EQ(UnixListener::Listen(path_, SOCK_STREAM, {}).status().code(), absl::StatusCode::kAlreadyExists);
+  {
+    auto parts = old->Share();
+    ASSERT_TRUE(parts.ok()) << parts.status();
+    auto adopted = UnixListener::Adopt(path_, SOCK_STREAM, *std::move(parts));
+    ASSERT_TRUE(adopted.ok()) << adopted.status();
+    old->Leave();
+    adopted->Own();
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(directory_));
+}
+
+TEST_F(UnixSocketTest, AdoptsNothingElse) {
+  auto listener = UnixListener::Listen(path_, SOCK_STREAM, {});
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  EXPECT_EQ(UnixListener::Adopt(path_, SOCK_SEQPACKET, *listener->Share()).status().code(), absl::StatusCode::kInvalidArgument);
+  UnixListener::Parts mixed = *listener->Share();
+  std::swap(mixed.socket, mixed.lock);
+  EXPECT_EQ(UnixListener::Adopt(path_, SOCK_STREAM, std::move(mixed)).status().code(), absl::StatusCode::kInvalidArgument);
+  mixed = *listener->Share();
+  mixed.socket = Connect();
+  EXPECT_EQ(UnixListener::Adopt(path_, SOCK_STREAM, std::move(mixed)).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
 }  // namespace
 }  // namespace devmem

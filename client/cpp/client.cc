@@ -234,7 +234,7 @@ class StreamImpl final : public Stream {
         break;
       case absl::StatusCode::kUnauthenticated:
         // Between two daemons the token may be of the one and the call go to the other.
-        gone = !alive || (opening_ && give_up_.has_value());
+        gone = !alive || (opening_ && (give_up_.has_value() || info.cause == kTokenCause));
         break;
       case absl::StatusCode::kInternal:
       case absl::StatusCode::kUnknown:

@@ -31,4 +31,8 @@ namespace devmem {
 // store, say) and is final.
 inline constexpr char kDrainingCause[] = "draining";
 
+// The cause in the ErrorInfo of an UNAUTHENTICATED that is about the token: between a daemon and its successor, the token may
+// be of the one and the call go to the other.
+inline constexpr char kTokenCause[] = "not authenticated";
+
 }  // namespace devmem

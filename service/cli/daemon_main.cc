@@ -4,6 +4,7 @@
 //   1. flags; the log; more descriptors; the socket's folder
 //   2. Daemon::Start, "ready"
 //   3. SIGTERM or SIGINT: drain until the deadline, end. A second one: end at once.
+//      Or a successor takes over (--take-over): end, leaving everything as it is.
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -13,6 +14,7 @@
 #include <cstring>
 #include <filesystem>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -63,13 +65,13 @@ int Main(const std::vector<std::string>& arguments) {
   std::condition_variable changed;
   int asked = 0;
   bool listening = false;
+  std::optional<absl::Status> succeeded;
   SignalWatcher signals({SIGTERM, SIGINT}, [&](int signal, int count) {
     std::lock_guard lock(mutex);
     if (count > 1) {
       spdlog::warn("second {}: ending at once", ::strsignal(signal));
-      if (listening) {  // else the files may be another daemon's
-        ::unlink(options.daemon.socket.c_str());
-        ::unlink((options.daemon.socket + ".fd").c_str());
+      if (listening && !succeeded.has_value()) {  // else the files may be another daemon's
+        for (const char* const suffix : {"", ".fd", ".upgrade"}) ::unlink((options.daemon.socket + suffix).c_str());
       }
       ::_exit(kExitInterrupted);
     }
@@ -79,6 +81,11 @@ int Main(const std::vector<std::string>& arguments) {
 
   if (absl::Status raised = RaiseDescriptorLimit(); !raised.ok()) spdlog::warn("{}", Text(raised));
   if (absl::Status status = MakeFolder(options.daemon.socket); !status.ok()) return fail(status);
+  options.daemon.succeeded = [&](const absl::Status& status) {
+    std::lock_guard lock(mutex);
+    succeeded = status;
+    changed.notify_all();
+  };
   auto daemon = Daemon::Start(options.daemon);
   if (!daemon.ok()) return fail(daemon.status());
   spdlog::info("ready: version {}, socket {}, path {} ({})", DEVMEM_VERSION, options.daemon.socket, (*daemon)->path().name,
@@ -86,7 +93,18 @@ int Main(const std::vector<std::string>& arguments) {
   {
     std::unique_lock lock(mutex);
     listening = true;
-    changed.wait(lock, [&] { return asked != 0; });
+    changed.wait(lock, [&] { return asked != 0 || succeeded.has_value(); });
+    if (succeeded.has_value()) {
+      lock.unlock();
+      daemon->reset();
+      if (!succeeded->ok()) return fail(*succeeded);
+      if (options.stay_when_succeeded) {
+        spdlog::info("holding nothing any more; ends when it is told to");
+        lock.lock();
+        changed.wait(lock, [&] { return asked != 0; });
+      }
+      return kExitOk;
+    }
   }
   const double seconds = std::chrono::duration<double>(options.drain_timeout).count();
   spdlog::info("{}: draining for at most {:.1f} s", ::strsignal(asked), seconds);

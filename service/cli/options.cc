@@ -630,6 +630,19 @@ FlagTable DaemonTable(DaemonCommandOptions* options) {
                    .group = service,
                    .help = "after SIGTERM, how long the streams may go on",
                    .set = SetDuration(&options->drain_timeout)});
+  flags.push_back(
+      {.name = "--take-over",
+       .group = service,
+       .help = "if a daemon serves the socket, take over from it what it holds, NICs included, without restarting a queue; its "
+               "trainers resume here, and it ends. If none does, start as always",
+       .set = SetOn(&options->daemon.take_over)});
+  flags.push_back(
+      {.name = "--when-succeeded",
+       .value = "exit|wait",
+       .fallback = "exit",
+       .group = service,
+       .help = "when another has taken over: end, or wait for SIGTERM first, where what ends is started again (a pod)",
+       .set = SetChoice<bool>(&options->stay_when_succeeded, {{"exit", false}, {"wait", true}})});
   AddDaemon(&options->daemon, "Receiving", &flags);
   flags.push_back({.name = "--log-file",
                    .value = "FILE",

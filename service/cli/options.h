@@ -76,7 +76,8 @@ struct DaemonCommandOptions {
   CommonOptions common;
   DaemonOptions daemon;
   Duration drain_timeout{};
-  std::string log_file;  // empty: stderr
+  bool stay_when_succeeded = false;  // --when-succeeded wait
+  std::string log_file;              // empty: stderr
   std::string log_level;
 };
 

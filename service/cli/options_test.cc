@@ -301,9 +301,12 @@ TEST(IndexOptions, Parsed) {
 TEST(DaemonOptions, Parsed) {
   DaemonCommandOptions options;
   ASSERT_TRUE(DaemonTable(&options)
-                  .Parse(Split("--socket unix:/tmp/s --socket-mode 600 --log-level debug --log-file f --default-prefetch 1M"),
+                  .Parse(Split("--socket unix:/tmp/s --socket-mode 600 --log-level debug --log-file f --default-prefetch 1M "
+                               "--take-over --when-succeeded wait"),
                          NoEnvironment)
                   .ok());
+  EXPECT_TRUE(options.daemon.take_over);
+  EXPECT_TRUE(options.stay_when_succeeded);
   EXPECT_EQ(options.daemon.socket, "/tmp/s");
   EXPECT_EQ(options.daemon.socket_mode, 0600u);
   EXPECT_EQ(options.daemon.default_prefetch, uint64_t{1} << 20);

@@ -34,7 +34,7 @@ def _generate():
 
 _FOLDER = _generate()
 import grpc  # noqa: E402  pylint: disable=wrong-import-position
-from devmem_loader.v1 import handle_socket_pb2, loader_pb2 as pb, loader_pb2_grpc  # noqa: E402  pylint: disable=wrong-import-position
+from devmem_loader.v1 import handle_socket_pb2, loader_pb2 as pb, loader_pb2_grpc, upgrade_pb2  # noqa: E402  pylint: disable=wrong-import-position
 import shutil  # noqa: E402  pylint: disable=wrong-import-position
 shutil.rmtree(_FOLDER)
 

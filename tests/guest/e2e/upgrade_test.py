@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A daemon hands over to its successor under load (docs/upgrade.md): no queue is restarted, each sample comes once and in order, and the
+time in which nobody serves is held against that of a cold restart. (Not the trainers' wait: a digest is written a MiB at a time.)"""
+import re
+import signal
+import time
+
+from guest import dataset, ethtool, handle, netdev, product, shell
+
+from stand import DEVMEM, QUEUE, RAW, UNHURRIED, Endless, Stand, bound_queues, rules
+
+
+DRAIN = 0.1  # seconds for which a daemon that ends goes on serving: no part of the time without one
+
+
+class Successions(Stand):
+    """What the classes below share; without a test of its own."""
+    BY_HANDLE = False  # with the module devmem_binding
+
+    def setUp(self):
+        if self.BY_HANDLE:
+            handle.load(self)
+        super().setUp()
+        self.path = str(self.work / "loader.sock")
+
+    def start(self, *flags, **more):
+        # A stream without end would drain for as long as it may.
+        return product.daemon(self, *DEVMEM, "--drain-timeout", f"{DRAIN}s", *flags, path=self.path, **more)
+
+    def succeed(self, old, *flags):
+        """A successor of `old`, when it serves and `old` has ended."""
+        new = self.start("--take-over", *flags, ready=False)
+
+        def taken():
+            if not new.running():
+                raise AssertionError(f"the successor ended:\n{new.stderr()[-3000:]}\nthe old one:\n{old.stderr()[-3000:]}")
+            return "taken over from version" in new.stderr()
+        shell.until(taken, "the successor serves", 60)
+        run = old.wait(30)
+        self.assertEqual(0, run.status, run.text)
+        self.assertRegex(run.text, ("by a binding handle" if self.BY_HANDLE else "by its netlink socket") + r"\); no queue was restarted")
+        return new
+
+    def touched(self):
+        """Page pools of the bound queues and the RSS table: a queue that is restarted gets another pool."""
+        return {pool["id"] for pool in netdev.bound_pools(self.here.ifindex)}, ethtool.rss(self.here)["rss-indirection-table"]
+
+    def upgrades(self, count):
+        rows = dataset.raw(self.bucket, samples=192)
+        server = self.serve(extra=UNHURRIED)
+        daemon = self.start()
+        trainer = Endless(self, daemon, server.url, rows)
+        trainer.more(40)
+        bound, (pools, table) = bound_queues(self.here), self.touched()
+        warm, in_and_out = [], 0
+        for _ in range(count):
+            trainer.more(24)
+            in_and_out += len(rules(self.here))
+            daemon = trainer.daemon = self.succeed(daemon)
+            warm.append(float(re.search(r"Nobody served for ([0-9.]+) ms", daemon.stderr())[1]))
+            trainer.more(16)
+            in_and_out += len(rules(self.here))
+            self.assertEqual((pools, table), self.touched(), "no queue was restarted, no setting changed")
+            self.assertEqual(bound, bound_queues(self.here))
+            self.assertTrue(set(rules(self.here).values()) <= {QUEUE})
+        told = self.devmem(daemon)
+        self.assertEqual((0, 0), tuple(told["counters"][name] for name in ("host_bytes", "tokens_refused")), told)
+        self.assertTrue(told["nics"][0]["intact"], told)
+
+        cold_rules = len(rules(self.here))
+        ending = time.monotonic()
+        daemon.kill(signal.SIGTERM)
+        self.assertEqual(0, daemon.wait(40).status)
+        daemon = trainer.daemon = self.start()
+        cold = round(1000 * (time.monotonic() - ending - DRAIN), 1)
+        trainer.more(16)
+        cold_rules += len(rules(self.here))
+        again, _ = self.touched()
+        self.assertFalse(pools & again, "a cold restart restarts the queues")
+        summary = trainer.stop()
+        self.assertEqual("devmem", summary["path"], summary["path_reason"])
+        self.assertGreaterEqual(summary["reconnects"], count + 1, summary)
+        self.assertEqual(0, self.devmem(daemon)["counters"]["tokens_outstanding"])
+        daemon.end()
+        self.assert_as_found()
+        print(f"UPGRADES {count}: nobody served for at most {max(warm)} ms ({warm}), in a cold restart for {cold} ms, "
+              f"{cold / max(warm):.1f} times that. Rules out and in: {in_and_out / count:.1f} an upgrade, {cold_rules} in the cold restart; queues restarted: "
+              f"0, and {2 * len(bound)}; RSS and header split set: 0 times, and twice each")
+
+
+class Upgrade(Successions):
+    deadline = 400
+
+    def test_three_under_load(self):
+        self.upgrades(3)
+
+    def test_the_successor_is_killed(self):
+        """Before it adopted, with all that was sent to it: the old one goes on with the binding it never gave away."""
+        rows = dataset.raw(self.bucket, samples=192)
+        server = self.serve(extra=UNHURRIED)
+        daemon = self.start()
+        trainer = Endless(self, daemon, server.url, rows)
+        trainer.more(40)
+        before = self.touched()
+        for point in range(4):
+            new = self.start("--take-over", ready=False)
+            if point == 0:  # at once
+                new.kill()
+            else:
+                shell.until(lambda: not new.running() or "handing over to version" in daemon.stderr() or self.said_taken(new), "it is on its way", 60,  # pylint: disable=cell-var-from-loop
+                            every=0.001)
+                new.kill()
+            if "handed over to version" in daemon.stderr():
+                daemon.wait(30)
+                daemon = trainer.daemon = self.start()
+                before = self.touched()
+            trainer.more(24)
+            self.assertEqual(before, self.touched())
+        trainer.stop()
+        self.assertEqual(0, self.devmem(daemon)["counters"]["host_bytes"])
+        daemon.end()
+        product.daemon(self, "--transport", "copy").end()  # what the killed ones wrote down is done with by the next start
+        self.assert_as_found()
+
+    @staticmethod
+    def said_taken(new):
+        return "taken over from version" in new.stderr()
+
+    def test_the_last_one_is_killed(self):
+        """Nothing is held after a SIGKILL of the one that took over, and the next start puts the NIC back."""
+        daemon = self.succeed(self.start())
+        self.assertEqual([QUEUE], list(bound_queues(self.here)))
+        daemon.kill()
+        shell.until(lambda: not bound_queues(self.here), "the kernel took the binding of a process that is gone")
+        product.daemon(self, "--transport", "copy", path=self.path).end()
+        self.assert_as_found()
+
+    def test_other_flags(self):
+        old = self.start()
+        new = self.succeed(old, "--queues", "2", "--landing-pool", "40MiB")
+        self.assertRegex(new.stderr(), r"stays as it was bound; from the next cold start on: --queues 2 \(it is 1\), --landing-pool 41943040 \(it is 50331648\)")
+        self.assertEqual([QUEUE], list(bound_queues(self.here)))
+        new.end()
+        self.assert_as_found()
+
+    def test_too_many_connections(self):
+        """More than the pool that is handed over can bear: the old one serves on, as if nothing had been."""
+        rows = dataset.raw(self.bucket, samples=64)
+        server, old = self.serve(), self.start()
+        before = self.touched()
+        run = self.start("--take-over", "--connections", "512", ready=False).wait(60)
+        self.assertEqual(1, run.status, run.text)
+        self.assertRegex(run.text, "a landing pool of 50331648 bytes is too small")
+        shell.until(lambda: "this daemon serves on" in old.stderr(), "the old one says so", 30)
+        self.assertEqual(before, self.touched())
+        (summary,), digests = self.trainers(old, server.url, *RAW, world=1)
+        self.assert_delivered(rows, digests)
+        self.assertEqual(0, summary["bytes_copied"])
+        old.end()
+        self.assert_as_found()
+
+    def test_another_transport(self):
+        old = self.start()
+        run = product.daemon(self, "--take-over", "--transport", "copy", path=self.path, ready=False).wait(40)
+        self.assertEqual(1, run.status, run.text)
+        self.assertIn("the living daemon receives into device memory", run.text)
+        self.assertEqual([QUEUE], list(bound_queues(self.here)))
+        old.end()
+        self.assert_as_found()
+
+
+class UpgradeByHandle(Successions):
+    """The same with the module that makes a binding a file handle."""
+    deadline = 400
+    BY_HANDLE = True
+
+    def test_three_under_load(self):
+        self.upgrades(3)
+
+    def test_the_last_one_is_killed(self):
+        daemon = self.succeed(self.start())
+        daemon.kill()
+        shell.until(lambda: not bound_queues(self.here), "the kernel took the binding of a process that is gone")
+        product.daemon(self, "--transport", "copy", path=self.path).end()
+        self.assert_as_found()
+
+
+class Twenty(Successions):
+    LONG = True
+    deadline = 1500
+
+    def test_twenty_under_load(self):
+        self.upgrades(20)
+
+
+class TwentyByHandle(Successions):
+    LONG = True
+    deadline = 1500
+    BY_HANDLE = True
+
+    def test_twenty_under_load(self):
+        self.upgrades(20)
