@@ -16,7 +16,7 @@
 namespace devmem::cli {
 namespace {
 
-constexpr size_t kFlushAt = size_t{1} << 20;
+constexpr size_t kFlushAt = size_t{64} << 10;  // whoever follows the file sees every few hundred samples
 
 }  // namespace
 

@@ -152,7 +152,13 @@ void StreamRun::Skip(const std::string& object, std::optional<uint64_t> sample, 
 
 absl::Status StreamRun::Take(const Batch& batch) {
   const devmem_loader::v1::Batch& info = batch.info();
-  if (totals_.batches == 0) summary_.first_batch_ms = Seconds(Clock::now() - asked_) * 1000;
+  const Time now = Clock::now();
+  if (totals_.batches == 0) {
+    summary_.first_batch_ms = Seconds(now - asked_) * 1000;
+  } else {
+    summary_.longest_gap_ms = std::max(summary_.longest_gap_ms.value_or(0), Seconds(now - last_batch_) * 1000);
+  }
+  last_batch_ = now;
   ++totals_.batches;
   totals_.samples += static_cast<uint64_t>(info.sample_ids_size());
   for (const auto& tensor : info.tensors()) totals_.bytes += tensor.bytes();

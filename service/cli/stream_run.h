@@ -65,6 +65,7 @@ class StreamRun {
   Summary summary_;
   Totals totals_;
   Time asked_{};
+  Time last_batch_{};
   Time opened_at_{};
   pid_t daemon_pid_ = 0;  // of another process whose usage we may read
   ProcessUsage own_before_;

@@ -101,6 +101,7 @@ std::string SummaryJson(const Summary& summary) {
   json["cpu_s_per_gb"] = OrNull(CpuPerGb(summary));
   json["cpu_includes_daemon"] = summary.cpu_includes_daemon;
   json["first_batch_ms"] = OrNull(summary.first_batch_ms);
+  json["longest_gap_ms"] = OrNull(summary.longest_gap_ms);
   json["peak_rss_mib"] = Rounded(summary.peak_rss_mib);
   if (!summary.service.empty()) {
     json["service"] = summary.service;
@@ -172,7 +173,12 @@ std::string SummaryText(const Summary& summary) {
            absl::StrCat(counters.connections_fallen_back(), " connections of the daemon; last: ", counters.last_fall_back()));
     }
   }
-  if (summary.reconnects > 0) Line(&out, "reconnects", absl::StrCat(summary.reconnects));
+  if (summary.reconnects > 0) {
+    Line(&out, "reconnects",
+         summary.longest_gap_ms
+             ? absl::StrCat(summary.reconnects, ", longest gap ", FormatSeconds(*summary.longest_gap_ms / 1000))
+             : absl::StrCat(summary.reconnects));
+  }
   std::string stalls;
   for (const auto& part : Parts(summary.stalls)) {
     if (part.second == 0) continue;

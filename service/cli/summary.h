@@ -3,7 +3,7 @@
 //
 // Figures that could not be had (requests of a stream whose daemon died) are null in JSON and left out of the text.
 // Measured on the trainer's side: samples, batches, bytes, seconds (from the stream being open to its end),
-// first_batch_ms (from the call to open), stalls. From the daemon: requests, retries, amplification.
+// first_batch_ms (from the call to open), longest_gap_ms, stalls. From the daemon: requests, retries, amplification.
 #pragma once
 
 #include <cstdint>
@@ -32,6 +32,7 @@ struct Summary {
   double open_seconds = 0;
   double seconds = 0;
   std::optional<double> first_batch_ms;
+  std::optional<double> longest_gap_ms;  // between two batches, reconnecting included; none: fewer than two
 
   double cpu_seconds = 0;
   bool cpu_includes_daemon = false;

@@ -26,6 +26,7 @@ Summary Example() {
   summary.bytes = 2000000000;
   summary.seconds = 0.5;
   summary.first_batch_ms = 12.5;
+  summary.longest_gap_ms = 1700;
   summary.cpu_seconds = 0.8;
   summary.cpu_includes_daemon = true;
   summary.peak_rss_mib = 160;
@@ -57,6 +58,7 @@ TEST(SummaryJson, HasWhatIsPromised) {
   EXPECT_EQ(json["cpu_s_per_gb"], 0.4);
   EXPECT_EQ(json["cpu_includes_daemon"], true);
   EXPECT_EQ(json["first_batch_ms"], 12.5);
+  EXPECT_EQ(json["longest_gap_ms"], 1700);
   EXPECT_EQ(json["peak_rss_mib"], 160.0);
   EXPECT_EQ(json["requests"], 240);
   EXPECT_EQ(json["amplification"], 1.1);
@@ -73,7 +75,7 @@ TEST(SummaryJson, HasWhatIsPromised) {
 
 TEST(SummaryJson, WhatIsNotKnownIsNull) {
   const Json json = Json::parse(SummaryJson(Summary{}));
-  for (const char* key : {"cpu_s_per_gb", "first_batch_ms", "requests", "amplification", "retries", "cursor"}) {
+  for (const char* key : {"cpu_s_per_gb", "first_batch_ms", "longest_gap_ms", "requests", "amplification", "retries", "cursor"}) {
     EXPECT_TRUE(json.contains(key) && json[key].is_null()) << key;
   }
   EXPECT_EQ(json["gb_per_s"], 0.0);
