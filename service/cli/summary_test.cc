@@ -75,7 +75,8 @@ TEST(SummaryJson, HasWhatIsPromised) {
 
 TEST(SummaryJson, WhatIsNotKnownIsNull) {
   const Json json = Json::parse(SummaryJson(Summary{}));
-  for (const char* key : {"cpu_s_per_gb", "first_batch_ms", "longest_gap_ms", "requests", "amplification", "retries", "cursor"}) {
+  for (const char* key :
+       {"cpu_s_per_gb", "first_batch_ms", "longest_gap_ms", "requests", "amplification", "retries", "cursor"}) {
     EXPECT_TRUE(json.contains(key) && json[key].is_null()) << key;
   }
   EXPECT_EQ(json["gb_per_s"], 0.0);
