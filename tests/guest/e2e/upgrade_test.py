@@ -57,6 +57,8 @@ class Successions(Stand):
             in_and_out += len(rules(self.here))
             daemon = trainer.daemon = self.succeed(daemon)
             warm.append(float(re.search(r"Nobody served for ([0-9.]+) ms", daemon.stderr())[1]))
+            # It first reads what it has in hand of the former stream.
+            shell.until(lambda: "info stream s" in daemon.stderr(), "the trainer resumes", 60)  # pylint: disable=cell-var-from-loop
             trainer.more(16)
             in_and_out += len(rules(self.here))
             self.assertEqual((pools, table), self.touched(), "no queue was restarted, no setting changed")
