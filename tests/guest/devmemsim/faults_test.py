@@ -179,7 +179,8 @@ class Receive(unittest.TestCase):
             with devmem.bound(self.here, [QUEUE], size=32 << 20, huge=True, rx_page_size=size) as memory:
                 received = devmem.transfer(self, self.here, self.there, memory, 4 * TOTAL)
             self.assertEqual(4 * TOTAL, received.device)
-            self.assertGreater(received.device / received.fragments, 4096, "fragments go beyond a page")
+            # The largest, not the average: how many frames a poll finds to merge is a matter of speed.
+            self.assertGreater(received.largest, 4096, "fragments go beyond a page")
 
     @unittest.skipIf(guest.kernel() < (6, 14), "hds-thresh came with 6.14")
     def test_threshold_leaves_small_payload_with_its_header(self):

@@ -145,6 +145,7 @@ class Received:
     linear: int = 0
     plain: int = 0
     fragments: int = 0
+    largest: int = 0  # of the fragments, bytes
     calls: int = 0
     dmabufs: set = dataclasses.field(default_factory=set)
     first_difference: int | None = None  # the position in the stream
@@ -186,6 +187,7 @@ def receive_all(sock, memory, total, seconds=40.0, hold=0, **options):
             setattr(received, piece.kind, getattr(received, piece.kind) + piece.size)
             if piece.kind == "device":
                 received.fragments += 1
+                received.largest = max(received.largest, piece.size)
                 received.dmabufs.add(piece.dmabuf)
                 tokens.append(piece.token)
         done, tokens = (tokens[:-hold], tokens[-hold:]) if hold else (tokens, [])
