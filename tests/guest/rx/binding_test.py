@@ -364,7 +364,7 @@ class NtupleByHandle(WithModule, Ntuple):
 
 
 class DriversByHandle(WithModule, Drivers):
-    pass
+    LONG = True
 
 
 if __name__ == "__main__":
