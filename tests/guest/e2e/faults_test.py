@@ -82,6 +82,7 @@ class Knobs(Live):
         self.live()
         self.strike("dma_lose", 1)
         self.strike("dma_misplace", 1)
+        self.trainer.more((128 << 20) // SAMPLE + 100)  # what was prefetched before comes first
         self.finish(spoilt=6)
 
     def test_refuse_rules(self):
