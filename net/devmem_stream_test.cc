@@ -333,6 +333,7 @@ const char* NameOf(When when) {
 
 class Anywhere final : public FlowSteering {
  public:
+  absl::Status Begin() override { return absl::OkStatus(); }
   class Somewhere final : public Lease {
    public:
     const std::string& interface() const override { return interface_; }

@@ -112,33 +112,24 @@ class DevmemTransport final : public WorkerTransport {
     size_t queues = 0;
     for (const TransportParts::Nic& part : parts.nics) queues += part.binding.queues.size();
     for (TransportParts::Nic& part : parts.nics) {
-      auto nic = std::make_unique<Nic>();
       const size_t count = part.binding.queues.size();
-      nic->demand = {.queues = count, .connections = Connections(queues, count)};
-      DEVMEM_RETURN_IF_ERROR(Adopt(std::move(part), *nic));
-      nics_.push_back(std::move(nic));
+      Nic& nic =
+          *nics_.emplace_back(std::make_unique<Nic>());  // what fails on its way is forgotten with the others, not undone
+      nic.demand = {.queues = count, .connections = Connections(queues, count)};
+      DEVMEM_RETURN_IF_ERROR(Adopt(std::move(part), nic));
     }
-    return absl::OkStatus();
+    return Prepare();
   }
 
   absl::Status GoOn() override {
     if (monitor_.joinable()) return absl::OkStatus();  // it was never halted
     ours_ = true;
-    std::vector<RxBinding*> bindings;
-    receive_buffer_ = kReceiveBuffer;
-    for (const auto& nic : nics_) {
-      bindings.push_back(nic->binding.get());
-      // A connection's is chosen before its route is known, and under a bond it has several: what suits them all.
-      receive_buffer_ = std::min(receive_buffer_, nic->demand.receive_buffer);
-    }
-    DEVMEM_ASSIGN_OR_RETURN(steering_,
-                            FlowSteering::Create(bindings, options_.steering, [this](size_t nic) { return Ready(nic); }));
-    DEVMEM_RETURN_IF_ERROR(StartQueues());
+    if (steering_ == nullptr) DEVMEM_RETURN_IF_ERROR(Prepare());
+    DEVMEM_RETURN_IF_ERROR(steering_->Begin());
     monitor_ = std::thread([this] { Monitor(); });
     pthread_setname_np(monitor_.native_handle(), "rx-monitor");
     return absl::OkStatus();
   }
-
   absl::StatusOr<TransportParts> HandOver() override {
     for (size_t i = 0; i < nics_.size(); ++i) DEVMEM_RETURN_IF_ERROR(Ready(i));
     Halt();
@@ -212,6 +203,20 @@ class DevmemTransport final : public WorkerTransport {
   }
 
  private:
+  // Everything that changes nothing on a NIC, and may fail for what was asked: a successor does so before it says that it can.
+  absl::Status Prepare() {
+    std::vector<RxBinding*> bindings;
+    receive_buffer_ = kReceiveBuffer;
+    for (const auto& nic : nics_) {
+      bindings.push_back(nic->binding.get());
+      // A connection's is chosen before its route is known, and under a bond it has several: what suits them all.
+      receive_buffer_ = std::min(receive_buffer_, nic->demand.receive_buffer);
+    }
+    DEVMEM_ASSIGN_OR_RETURN(steering_,
+                            FlowSteering::Create(bindings, options_.steering, [this](size_t nic) { return Ready(nic); }));
+    return StartQueues();
+  }
+
   // With the memory that it alone writes to. `ready` is guarded by mutex_; all else is as SetUp() left it.
   struct Nic {
     PoolDemand demand;

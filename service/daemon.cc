@@ -81,7 +81,7 @@ class DaemonImpl final : public Daemon {
   }
 
   absl::Status Start() {
-    for (const std::string& done : Recover(options_.journal_folder)) spdlog::warn("after a daemon that was killed: {}", done);
+    RecoverNics();
     if (options_.take_over) {
       DEVMEM_ASSIGN_OR_RETURN(const auto former, Predecessor::Find(options_.socket, Clock::now() + kAnswerTimeout));
       if (former != nullptr) {
@@ -89,6 +89,7 @@ class DaemonImpl final : public Daemon {
         if (taken) return absl::OkStatus();
         spdlog::warn("the daemon to take over from died before it handed anything over: starting cold");
       }
+      RecoverNics();  // one that died only now
     }
     if (transport_ == nullptr) DEVMEM_RETURN_IF_ERROR(StartTransport());
     DEVMEM_ASSIGN_OR_RETURN(UnixListener grpc, Listen("", SOCK_STREAM, options_.socket_mode));
@@ -172,7 +173,7 @@ class DaemonImpl final : public Daemon {
         UpgradeSocket::On(*std::move(upgrade),
                           {.path = transport_->path().name,
                            .hand_over = [this](const UpgradeSocket::Successor& successor) { return HandOver(successor); },
-                           .go_on = [this](const absl::Status& why) { GoOn(why); },
+                           .go_on = [this](const absl::Status& why) { return GoOn(why); },
                            .handed_over = [this](const UpgradeSocket::Successor& successor) { HandedOverTo(successor); }}));
     return absl::OkStatus();
   }
@@ -216,9 +217,9 @@ class DaemonImpl final : public Daemon {
       return adopted;
     }
     DEVMEM_RETURN_IF_ERROR(former.Adopted());
-    listener_->socket().Own();
-    handles_->socket().Own();
-    upgrade->Own();
+    listener_->socket().Own(options_.socket_mode);
+    handles_->socket().Own(options_.socket_mode);
+    upgrade->Own(kUpgradeMode);
     DEVMEM_RETURN_IF_ERROR(transport_->GoOn());
     DEVMEM_RETURN_IF_ERROR(Serve(std::move(upgrade)));
     spdlog::info("taken over from version {} (pid {} there): {}. Nobody served for {:.1f} ms; {} streams resume by cursor",
@@ -258,10 +259,11 @@ class DaemonImpl final : public Daemon {
     return handed;
   }
 
-  void GoOn(const absl::Status& why) {
+  absl::Status GoOn(const absl::Status& why) {
     if (const absl::Status status = transport_->GoOn(); !status.ok()) {
       spdlog::error("not handed over ({}), and cannot go on: {}", Text(why), Text(status));
-      return options_.succeeded(status);
+      options_.succeeded(status);
+      return status;
     }
     service_->Resume();
     handles_->Resume();
@@ -269,18 +271,23 @@ class DaemonImpl final : public Daemon {
     SetHealth(true);
     spdlog::warn("not handed over: {}. Nobody served for {:.1f} ms; this daemon serves on", Text(why),
                  Milliseconds(Clock::now() - stopped_));
+    return absl::OkStatus();
   }
 
   void HandedOverTo(const UpgradeSocket::Successor& successor) {
-    transport_->Forget();
     listener_->socket().Leave();
     handles_->socket().Leave();
+    options_.succeeded(absl::OkStatus());  // from here on the files are another's; who ends us waits for this thread
+    transport_->Forget();
     spdlog::info("handed over to version {} (pid {}) in {:.1f} ms: {}", successor.version, successor.pid,
                  Milliseconds(Clock::now() - stopped_), handed_what_);
-    options_.succeeded(absl::OkStatus());
   }
 
   // --- how bytes arrive ---
+
+  void RecoverNics() const {
+    for (const std::string& done : Recover(options_.journal_folder)) spdlog::warn("after a daemon that was killed: {}", done);
+  }
 
   [[nodiscard]] WorkerOptions Workers() const {
     return {.workers = options_.workers != 0 ? options_.workers : DefaultWorkers(),

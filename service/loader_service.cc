@@ -518,6 +518,8 @@ void LoaderService::PeerGone(const std::string& token) {
 void LoaderService::Keep(const std::string& token, KeptSlab kept) {
   {
     std::lock_guard lock(mutex_);
+    // Streams cut off come back, here if there is no successor after all: what their trainers hold must not stand in their way.
+    if (ended_) kept.reservation.reset();
     // FindPeer stops finding a trainer before PeerGone runs, and PeerGone takes this lock: one of the two retires it.
     if (parts_.handles->FindPeer(token).ok()) {
       kept_.emplace(token, std::move(kept));

@@ -194,8 +194,10 @@ absl::StatusOr<UnixListener::Parts> UnixListener::Share() const {
   return parts;
 }
 
-void UnixListener::Own() {
+void UnixListener::Own(mode_t mode) {
   ours_ = true;
+  struct stat there {};
+  if (::lstat(path_.c_str(), &there) == 0 && there.st_dev == device_ && there.st_ino == inode_) ::chmod(path_.c_str(), mode);
   WritePid(lock_.get());
   // Who connects is told who called listen() last. The backlog stays as it was.
   (void)::listen(socket_.get(), Options{}.backlog);

@@ -10,7 +10,7 @@
 //
 // It can pass to another process, with whoever waits in its backlog and without a moment in which nobody listens:
 //   old   parts = listener.Share();   ... send their descriptors ...   listener.Leave();
-//   new   listener = UnixListener::Adopt(path, std::move(parts));      listener.Own();
+//   new   listener = UnixListener::Adopt(path, std::move(parts));      listener.Own(0660);
 // Until Own() the other process may go on as if nothing had happened.
 //
 // Threads: Accept from one thread at a time.
@@ -67,8 +67,8 @@ class UnixListener {
   // kInvalidArgument where a part is no such thing.
   static absl::StatusOr<UnixListener> Adopt(std::string_view path, int type, Parts parts);
   [[nodiscard]] absl::StatusOr<Parts> Share() const;
-  // The files are ours from here on: to remove at the end, and in our name until then.
-  void Own();
+  // The files are ours from here on: to remove at the end, and in our name and with our mode until then.
+  void Own(mode_t mode);
   // They are another's: nothing is removed at the end.
   void Leave();
   UnixListener(UnixListener&&) noexcept = default;

@@ -191,7 +191,7 @@ TEST_F(UnixSocketTest, PassesToAnother) {
   ASSERT_TRUE(parts.ok()) << parts.status();
   auto adopted = UnixListener::Adopt(path_, SOCK_STREAM, *std::move(parts));
   ASSERT_TRUE(adopted.ok()) << adopted.status();
-  adopted->Own();
+  adopted->Own(0660);
   (*old)->Leave();
   old.reset();
   EXPECT_TRUE(adopted->Accept().fd.valid());
@@ -215,7 +215,7 @@ TEST_F(UnixSocketTest, WhoOwnsItLastRemovesTheFiles) {
     auto adopted = UnixListener::Adopt(path_, SOCK_STREAM, *std::move(parts));
     ASSERT_TRUE(adopted.ok()) << adopted.status();
     old->Leave();
-    adopted->Own();
+    adopted->Own(0660);
   }
   EXPECT_TRUE(std::filesystem::is_empty(directory_));
 }

@@ -208,8 +208,10 @@ class UpgradeSocketImpl final : public UpgradeSocket {
       return MakeError(absl::StatusCode::kInvalidArgument, "the successor is not ready", {.cause = "bad packet"});
     }
     if (const absl::Status status = HandOver(socket, successor); !status.ok()) {
-      options_.go_on(status);
-      return status;
+      const absl::Status goes_on = options_.go_on(status);
+      if (goes_on.ok()) return status;
+      return MakeErrorVerbatim(goes_on.code(), absl::StrCat(Text(status), "; and it cannot go on, and ends: ", Text(goes_on)),
+                               GetErrorInfo(goes_on));
     }
     over_ = true;
     listener_.Leave();
@@ -310,7 +312,7 @@ class PredecessorImpl final : public Predecessor {
   // The next packet, or the refusal that it is.
   absl::StatusOr<Received> Next(Time deadline) const {
     DEVMEM_ASSIGN_OR_RETURN(Received answer, Receive(socket_.get(), deadline));
-    if (answer.packet.has_refused()) return StatusOf(answer.packet.refused(), "the living daemon serves on: ");
+    if (answer.packet.has_refused()) return StatusOf(answer.packet.refused(), "the living daemon does not hand over: ");
     return answer;
   }
 
@@ -419,6 +421,14 @@ absl::StatusOr<std::unique_ptr<Predecessor>> Predecessor::Find(std::string_view 
   if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
     if (errno == ENOENT || errno == ECONNREFUSED || errno == ENOTDIR) return nullptr;
     return ErrnoError(errno, "cannot reach the living daemon", {.object = path, .action = "start as its user, or as root"});
+  }
+  // Nobody else's sockets and memory: in a folder that others may write to, anybody can listen here.
+  DEVMEM_ASSIGN_OR_RETURN(const PeerCredentials peer, CredentialsOfSocket(socket.get()));
+  if (peer.uid != 0 && peer.uid != ::geteuid()) {
+    return MakeError(
+        absl::StatusCode::kPermissionDenied,
+        absl::StrCat("who listens there is user ", peer.uid, "'s: nothing is taken over from him"),
+        {.object = path, .cause = "another user", .action = "see who that is; keep the socket's folder to one user"});
   }
   auto found = std::make_unique<PredecessorImpl>(std::move(socket));
   if (const absl::Status met = found->Meet(deadline); IsClosed(met)) {

@@ -58,7 +58,7 @@ class UpgradeSocket {
     // Stops serving and gives everything but `version`, `pid` and `upgrade`. On error too `go_on` follows.
     std::function<absl::StatusOr<HandedOver>(const Successor&)> hand_over;
     // Called after hand_over unless the successor adopted: serve on.
-    std::function<void(const absl::Status& why)> go_on;
+    std::function<absl::Status(const absl::Status& why)> go_on;  // its error: it cannot
     // The successor serves. Nobody is answered any more.
     std::function<void(const Successor&)> handed_over;
     Duration hello_timeout = std::chrono::seconds(10);

@@ -143,7 +143,10 @@ class UpgradeSocketTest : public ::testing::Test {
       if (!refuse_.ok()) return refuse_;
       return Whole();
     };
-    options.go_on = [this](const absl::Status& why) { Note("go on: " + Text(why)); };
+    options.go_on = [this](const absl::Status& why) {
+      Note("go on: " + Text(why));
+      return absl::OkStatus();
+    };
     options.handed_over = [this](const UpgradeSocket::Successor&) { Note("handed over"); };
     auto made = UpgradeSocket::On(*std::move(listener), std::move(options));
     ASSERT_TRUE(made.ok()) << made.status();
@@ -275,7 +278,7 @@ TEST_F(UpgradeSocketTest, GoesOnWithoutASuccessorThatIsLate) {
   EXPECT_THAT(Told(), HasSubstr("the other daemon did not answer in time"));
   const absl::Status late = successor->Adopted();
   EXPECT_EQ(late.code(), absl::StatusCode::kDeadlineExceeded) << late;
-  EXPECT_THAT(Text(late), HasSubstr("the living daemon serves on"));
+  EXPECT_THAT(Text(late), HasSubstr("the living daemon does not hand over"));
   EXPECT_TRUE(NothingMore());
 }
 
@@ -285,7 +288,7 @@ TEST_F(UpgradeSocketTest, GoesOnWhereItCannotHandOver) {
   auto successor = Find();
   const absl::Status status = successor->TakeOver(Soon()).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
-  EXPECT_THAT(Text(status), HasSubstr("the living daemon serves on: dms0 is not bound"));
+  EXPECT_THAT(Text(status), HasSubstr("the living daemon does not hand over: dms0 is not bound"));
   EXPECT_EQ(Told(), Handing());
   EXPECT_EQ(Told(), "go on: dms0 is not bound");
 }

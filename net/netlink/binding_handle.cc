@@ -115,6 +115,11 @@ absl::StatusOr<BindingHandle> BindingHandle::Adopt(UniqueFd fd) {
                      absl::StrCat("the descriptor is no handle of a binding: ", std::strerror(errno)),
                      {.cause = "no handle", .action = "both daemons must use the same devmem_binding module"});
   }
+  if (info.state != DEVMEM_BINDING_STATE_LIVE) {
+    return MakeError(absl::StatusCode::kFailedPrecondition,
+                     "the handle's NIC is gone, or was moved to another network namespace",
+                     {.cause = "binding gone", .action = "start again where the NIC is"});
+  }
   return BindingHandle(std::move(fd), info.id, info.dmabuf_id);
 }
 

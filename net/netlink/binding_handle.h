@@ -37,7 +37,7 @@ class BindingHandle {
   [[nodiscard]] static absl::StatusOr<BindingHandle> Create(const std::string& interface, uint32_t ifindex, int dmabuf_fd,
                                                             std::span<const uint32_t> queues, uint32_t page_size,
                                                             const ResetAtEnd& reset);
-  // One that another process gave. kInvalidArgument if it is none.
+  // One that another process gave. kInvalidArgument if it is none, kFailedPrecondition if its NIC is gone.
   [[nodiscard]] static absl::StatusOr<BindingHandle> Adopt(UniqueFd fd);
   BindingHandle(BindingHandle&&) = default;
   BindingHandle& operator=(BindingHandle&&) = default;

@@ -146,7 +146,11 @@ class Steering final : public FlowSteering {
       }
       addresses_.push_back(address);
     }
-    for (size_t queue = 0; queue < queues_.size(); ++queue) DEVMEM_RETURN_IF_ERROR(AddAddressRule(queue));
+    return absl::OkStatus();
+  }
+
+  absl::Status Begin() override {
+    for (size_t queue = 0; queue < addresses_.size(); ++queue) DEVMEM_RETURN_IF_ERROR(AddAddressRule(queue));
     return absl::OkStatus();
   }
 

@@ -39,10 +39,13 @@ class FlowSteering {
   // Whether a binding is bound at this moment, and why not; from any thread.
   using Ready = std::function<absl::Status(size_t binding)>;
 
-  // `bindings` must outlive it. In kAddress mode inserts the rules.
+  // `bindings` must outlive it. Checks, and changes nothing yet.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<FlowSteering>> Create(
       std::vector<RxBinding*> bindings, const SteeringOptions& options, Ready ready = [](size_t) { return absl::OkStatus(); });
   virtual ~FlowSteering() = default;
+
+  // Before the first Steer(): in kAddress mode inserts the rules.
+  [[nodiscard]] virtual absl::Status Begin() = 0;
 
   // Binds `socket`, not yet connected, to a local address and port and to the route's interface, and steers what `peer` will
   // send it to the queue (index over all bindings' queues; a route by another NIC takes that NIC's queue of the same rank).

@@ -89,6 +89,9 @@ class FlowSteeringTest : public ::testing::Test {
   std::unique_ptr<FlowSteering> Make(std::vector<RxBinding*> bindings, const SteeringOptions& options = {}) {
     auto steering = CreateFlowSteering(std::move(bindings), options, Fake(), Ready());
     EXPECT_TRUE(steering.ok()) << steering.status();
+    if (steering.ok()) {
+      EXPECT_TRUE((*steering)->Begin().ok());
+    }
     return steering.ok() ? *std::move(steering) : nullptr;
   }
   FlowSteering::Ready Ready() {

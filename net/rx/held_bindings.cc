@@ -196,7 +196,7 @@ class Combination {
         .pid = journal.pid, .lives = seen.lives, .of_other_namespace = journal.pid_namespace != sources_.self.pid_namespace};
     ListedBinding* const known = journal.dmabuf == 0 ? nullptr : Find(journal.dmabuf);
     if (known != nullptr) {
-      if (!known->process) known->process = writer;
+      if (!known->process || seen.lives) known->process = writer;  // a handle's creator may have handed it on
       if (known->state != State::kDraining) {
         known->journal = seen.path;
         return;

@@ -47,33 +47,6 @@ class Looks {
   Duration pause_ = milliseconds(1);
 };
 
-void TakeRulesOut(const JournalledNic& nic, Restored& restored) {
-  if (nic.journal.rules.empty()) return;
-  const absl::StatusOr<std::vector<FlowRule>> there = nic.kernel.rules().List(nic.interface);
-  if (!there.ok()) {
-    restored.failed.push_back(absl::StrCat(nic.interface, ": rules cannot be listed: ", Text(there.status())));
-    return;
-  }
-  std::vector<RxJournal::Rule> left;
-  for (const RxJournal::Rule& ours : nic.journal.rules) {
-    const std::string what = absl::StrCat("rule ", ours.match.ToString(), " to queue ", ours.queue);
-    for (const FlowRule& rule : *there) {
-      if (!rule.exact || !(rule.match == ours.match) || !LeadsTo(rule, ours.queue)) continue;
-      const absl::Status status = nic.kernel.rules().Delete(nic.interface, rule.location, ours.match, ours.queue);
-      if (status.ok()) {
-        restored.done.push_back(absl::StrCat(nic.interface, ": ", what, " taken out (location ", rule.location, ")"));
-      } else if (status.code() == absl::StatusCode::kAborted) {
-        restored.foreign.push_back(absl::StrCat(nic.interface, ": ", what, " is another's by now: ", Text(status)));
-      } else if (status.code() != absl::StatusCode::kNotFound) {
-        restored.failed.push_back(absl::StrCat(nic.interface, ": ", what, " cannot be taken out: ", Text(status)));
-        left.push_back(ours);
-      }
-    }
-  }
-  nic.journal.rules = std::move(left);
-  (void)nic.file.Write(nic.journal);  // else the next start finds none of them
-}
-
 void AwaitLink(const JournalledNic& nic, const Link& link, Time deadline) {
   Looks looks(nic.kernel, Clock::now() + (deadline - Clock::now()) / 2);  // the other half is for what follows
   while (true) {
@@ -139,6 +112,33 @@ bool AwaitHostMemory(const JournalledNic& nic, const Link& link, const PutBackOp
 }
 
 }  // namespace
+
+void TakeRulesOut(const JournalledNic& nic, Restored& restored) {
+  if (nic.journal.rules.empty()) return;
+  const absl::StatusOr<std::vector<FlowRule>> there = nic.kernel.rules().List(nic.interface);
+  if (!there.ok()) {
+    restored.failed.push_back(absl::StrCat(nic.interface, ": rules cannot be listed: ", Text(there.status())));
+    return;
+  }
+  std::vector<RxJournal::Rule> left;
+  for (const RxJournal::Rule& ours : nic.journal.rules) {
+    const std::string what = absl::StrCat("rule ", ours.match.ToString(), " to queue ", ours.queue);
+    for (const FlowRule& rule : *there) {
+      if (!rule.exact || !(rule.match == ours.match) || !LeadsTo(rule, ours.queue)) continue;
+      const absl::Status status = nic.kernel.rules().Delete(nic.interface, rule.location, ours.match, ours.queue);
+      if (status.ok()) {
+        restored.done.push_back(absl::StrCat(nic.interface, ": ", what, " taken out (location ", rule.location, ")"));
+      } else if (status.code() == absl::StatusCode::kAborted) {
+        restored.foreign.push_back(absl::StrCat(nic.interface, ": ", what, " is another's by now: ", Text(status)));
+      } else if (status.code() != absl::StatusCode::kNotFound) {
+        restored.failed.push_back(absl::StrCat(nic.interface, ": ", what, " cannot be taken out: ", Text(status)));
+        left.push_back(ours);
+      }
+    }
+  }
+  nic.journal.rules = std::move(left);
+  (void)nic.file.Write(nic.journal);  // else the next start finds none of them
+}
 
 PutBack PutNicBack(const JournalledNic& nic, const Link& link, PutBackOptions options) {
   PutBack result;

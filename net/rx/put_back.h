@@ -27,6 +27,9 @@ struct PutBack {
 // Rules, binding, RSS, header split, features. Each is crossed out in the journal; the journal itself is the caller's.
 [[nodiscard]] PutBack PutNicBack(const JournalledNic& nic, const Link& link, PutBackOptions options);
 
+// Its first step alone.
+void TakeRulesOut(const JournalledNic& nic, Restored& restored);
+
 // The NIC of a journal, seen from network namespace `netns`: under its index, if that is this NIC, or else by what it keeps
 // (NicIdentity), for it may have been moved here, or have been away. kNotFound if it is not here; that is no proof of its end.
 [[nodiscard]] absl::StatusOr<Link> FindNic(RxKernel& kernel, const RxJournal& journal, uint64_t netns);

@@ -66,6 +66,12 @@ class Recovery {
     if (!link.ok()) return Say(file.path(), absl::StrCat("kept: ", Text(link.status())));
     for (const OtherJournal& other : file.Others(journal)) {
       if (!other.lives || journal.dmabuf == 0 || other.journal.dmabuf != journal.dmabuf) continue;
+      Restored restored;  // rules of one that died when it had just adopted it
+      TakeRulesOut({*kernel_, link->interface, journal, file}, restored);
+      for (const auto* lines : {&restored.done, &restored.foreign, &restored.failed}) {
+        lines_.insert(lines_.end(), lines->begin(), lines->end());
+      }
+      if (!restored.failed.empty()) return Say(file.path(), "kept for the next start: not all could be put back");
       return Remove(file, absl::StrCat("its binding was handed on to process ", other.journal.pid, ", and lives there"));
     }
     const JournalledNic nic{*kernel_, link->interface, journal, file};  // by the name that it has now

@@ -45,6 +45,7 @@ constexpr Duration kListRulesEvery = seconds(1);
 
 // Our own names for rules whose location another rule of ours had before (Rebind may have to move them).
 constexpr uint32_t kMovedHandles = 0x8000'0000;
+constexpr uint32_t kNowhere = UINT32_MAX;
 
 struct Counters {
   uint64_t alloc_fail = 0, packets = 0, bytes = 0;
@@ -199,7 +200,7 @@ class Binding final : public RxBinding {
 
   void LetGo() override {
     const std::scoped_lock lock(kernel_mutex_, rules_mutex_);
-    bound_.reset();
+    DropBound();
   }
 
   absl::StatusOr<HeldBinding> Share() override {
@@ -291,6 +292,14 @@ class Binding final : public RxBinding {
     asked_page_ = held.page_size == page ? 0 : held.page_size;
     posted_ = held.posted;
     by_handle_ = held.by_handle;
+    const std::vector<OtherJournal> others = file_->Others(journal_);
+    if (std::none_of(others.begin(), others.end(),
+                     [&](const OtherJournal& other) { return other.lives && other.journal.dmabuf == held.dmabuf_id; })) {
+      return MakeError(absl::StatusCode::kFailedPrecondition,
+                       absl::StrCat("its predecessor's journal is not in ", options_.journal_folder,
+                                    ", or of another version: nobody would know what the NIC was before"),
+                       {.cause = "no journal to inherit", .action = "share the journals' folder, or end the old daemon first"});
+    }
     DEVMEM_RETURN_IF_ERROR(Inherit(Nic()));
     DEVMEM_ASSIGN_OR_RETURN(bound_, kernel_->Adopt(std::move(held.fd), held.by_handle, held.dmabuf_id));
     RxState state;
@@ -304,6 +313,14 @@ class Binding final : public RxBinding {
     counters_.last = Count(link_);
     LearnCapacity();
     return LearnQueues();
+  }
+
+  // With a handle go its rules; where they were is no place to delete at any more.
+  void DropBound() {
+    if (bound_ != nullptr && by_handle_) {
+      for (auto& [handle, rule] : rules_) rule.location = kNowhere;
+    }
+    bound_.reset();
   }
 
   // A handle keeps its rules itself.
@@ -390,7 +407,7 @@ class Binding final : public RxBinding {
   // Ours is gone; one of its name and driver may have come in its place. All or nothing: what fails is put back, and tried anew
   // by the next call. Rules keep their names; queues() stays as it was, for others read it meanwhile.
   absl::Status BindItsSuccessor(int dmabuf_fd) {
-    bound_.reset();
+    DropBound();
     DEVMEM_ASSIGN_OR_RETURN(const Link link, kernel_->FindLink(options_.interface));
     DEVMEM_ASSIGN_OR_RETURN(const std::string driver, kernel_->ethtool().Driver(link.interface));
     if (driver != driver_) {
@@ -417,9 +434,9 @@ class Binding final : public RxBinding {
       return InsertLostRules();
     }
     const PutBack undone =
-        PutNicBack(Nic(), link_, {.deadline = Clock::now() + kSuccessorPatience, .bound = std::move(bound_)});
+        PutNicBack(Nic(), link_, {.deadline = Clock::now() + kSuccessorPatience, .bound = std::move(bound_), .held = &folder});
     if (!undone.restored.failed.empty()) {
-      (void)file->Remove();  // this NIC it is, from now on, as it was left; its journal stays
+      if (same) (void)file->Remove();  // this NIC it is, from now on, as it was left; its journal stays
       return MakeErrorVerbatim(status.code(), absl::StrCat(Text(status), "; and on the way back: ", Text(Verdict(undone))),
                                GetErrorInfo(WithObject(status, link_.interface)));
     }
@@ -466,7 +483,7 @@ class Binding final : public RxBinding {
   // Before a new bind: ours must be off whatever of the queues still has it, and every buffer of it back. A new binding takes
   // all of the memory for free, and would have the NIC write over what a socket has not read or a device not moved yet.
   absl::Status MakeWay() {
-    bound_.reset();
+    DropBound();
     DEVMEM_RETURN_IF_ERROR(AllBuffersAreBack());
     DEVMEM_ASSIGN_OR_RETURN(const std::vector<RxQueueState> states, kernel_->netdev().RxQueues(link_.ifindex));
     for (const RxQueueState& state : states) {

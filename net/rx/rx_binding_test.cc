@@ -848,6 +848,58 @@ TEST_P(HandOn, ADeadPredecessorsJournalIsNoReasonToWait) {
   EXPECT_EQ(nic_.Settings(), before_);
 }
 
+TEST_P(HandOn, NotWithoutThePredecessorsJournal) {
+  auto old = Bind();
+  ++nic_.ifindex;
+  const std::string elsewhere = Folder();
+  const auto successor = AdoptRxBinding(nic_.Kernel(), *old->Share(), elsewhere);
+  EXPECT_EQ(successor.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(Text(successor.status()), HasSubstr("journal is not in"));
+  EXPECT_THAT(RxJournalFile::All(elsewhere), IsEmpty());
+  EXPECT_TRUE(old->Look()->intact);
+}
+
+// Killed when it had put rules in already: they go, its predecessor's binding stays.
+TEST_P(HandOn, ADeadSuccessorsRulesGo) {
+  auto old = Bind();
+  auto successor = AdoptElsewhere(*old->Share());
+  ASSERT_TRUE(successor.ok()) << successor.status();
+  ASSERT_TRUE((*successor)->AddRule(Flow(40000), 0).ok());
+  const auto paths = RxJournalFile::All(folder_);
+  ASSERT_THAT(paths, SizeIs(2));
+  const std::string path = fs::path(paths[0]).filename().string().starts_with("rx-8-") ? paths[0] : paths[1];
+  const std::string text = Read(path);
+  (*successor)->Forget();  // its rules stay: nothing is undone
+  std::ofstream(path) << text;
+  const auto lines = RecoverFrom(nic_, folder_);
+  EXPECT_THAT(lines, Contains(HasSubstr("handed on")));
+  if (!GetParam()) {  // by a handle they are the handle's, and go with it
+    EXPECT_THAT(nic_.rule_table, IsEmpty());
+  }
+  EXPECT_THAT(RxJournalFile::All(folder_), SizeIs(1));
+  EXPECT_TRUE(old->Undo(Soon()).ok());
+  EXPECT_EQ(nic_.Settings(), before_);
+}
+
+// Rules find other places when they are inserted again, and one's former place may be another's by then.
+TEST_F(RxBindingTest, ByHandleRulesMoveWithoutHurtingEachOther) {
+  nic_.module = true;
+  auto binding = Bind();
+  ASSERT_TRUE(binding->AddRule(Flow(40000), 0).ok());
+  ASSERT_TRUE(binding->AddRule(Flow(40001), 1).ok());
+  nic_.before = [&](const std::string& call) {
+    if (call == "Bind") nic_.rule_table.push_back({.location = 0, .match = Flow(9), .exact = true, .ring_cookie = 1});
+  };
+  nic_.Unbind(11);
+  ASSERT_TRUE(binding->Rebind(99).ok());
+  EXPECT_THAT(nic_.rule_table, SizeIs(3));
+  EXPECT_TRUE(binding->Look()->intact) << binding->Look()->why;
+  nic_.before = [](const std::string&) {};
+  nic_.rule_table.erase(nic_.rule_table.begin());
+  EXPECT_TRUE(binding->Undo(Soon()).ok());
+  EXPECT_EQ(nic_.Settings(), before_);
+}
+
 // A driver reloaded: the same name, another index, and nothing set on it.
 void ComeBack(FakeNic& nic) {
   const FakeNic gone = nic;

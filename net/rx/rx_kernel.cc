@@ -2,9 +2,13 @@
 #include "net/rx/rx_kernel.h"
 
 #include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/netlink.h>
 #include <net/if.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -51,8 +55,10 @@ class HandleBound final : public RxKernel::Bound, private FlowRules {
   absl::StatusOr<uint32_t> Insert(const std::string& interface, const FlowMatch& match, uint32_t queue) override {
     return handle_.AddRule(interface, match, queue);
   }
-  absl::Status Delete(const std::string& interface, uint32_t location, const FlowMatch&, uint32_t) override {
-    return handle_.DeleteRule(interface, location);  // it knows what the rule was
+  absl::Status Delete(const std::string& interface, uint32_t location, const FlowMatch& match, uint32_t queue) override {
+    absl::Status status = handle_.DeleteRule(interface, location);  // it knows what the rule was
+    // One from before there was a handle, perhaps.
+    return status.code() == absl::StatusCode::kNotFound ? all_.Delete(interface, location, match, queue) : status;
   }
 
   BindingHandle handle_;
@@ -115,7 +121,23 @@ class RealKernel final : public RxKernel {
   }
 
   absl::StatusOr<std::unique_ptr<Bound>> Adopt(UniqueFd fd, bool by_handle, uint32_t id) override {
-    if (!by_handle) return std::make_unique<NetlinkBound>(DmabufBinding::Adopt(std::move(fd), id), *rules_);
+    // To have it takes no right, but without one there would be no rules, and nothing could be put back.
+    __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+    __user_cap_data_struct rights[_LINUX_CAPABILITY_U32S_3]{};
+    if (syscall(SYS_capget, &header, rights) != 0 || (rights[0].effective & (1U << CAP_NET_ADMIN)) == 0) {
+      return MakeError(absl::StatusCode::kPermissionDenied, "a binding was handed over to a process without CAP_NET_ADMIN",
+                       {.cause = "no CAP_NET_ADMIN", .action = "give it to this daemon as it was given to the other"});
+    }
+    if (!by_handle) {
+      int domain = 0, protocol = 0;
+      socklen_t length = sizeof domain, length2 = sizeof protocol;
+      if (getsockopt(fd.get(), SOL_SOCKET, SO_DOMAIN, &domain, &length) != 0 || domain != AF_NETLINK ||
+          getsockopt(fd.get(), SOL_SOCKET, SO_PROTOCOL, &protocol, &length2) != 0 || protocol != NETLINK_GENERIC) {
+        return MakeError(absl::StatusCode::kInvalidArgument, "what was handed over is no netlink socket",
+                         {.cause = "no binding"});
+      }
+      return std::make_unique<NetlinkBound>(DmabufBinding::Adopt(std::move(fd), id), *rules_);
+    }
     DEVMEM_ASSIGN_OR_RETURN(BindingHandle handle, BindingHandle::Adopt(std::move(fd)));
     if (handle.dmabuf_id() != id) {
       return MakeError(absl::StatusCode::kInvalidArgument,

@@ -21,6 +21,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "net/rx/rx_binding.h"
 #include "service/cli/command.h"
 #include "service/cli/descriptor_limit.h"
 #include "service/cli/log.h"
@@ -60,6 +61,13 @@ int Main(const std::vector<std::string>& arguments) {
     if (!options.log_file.empty()) PrintError(absl::StrCat(kProgram, ": ", status.message(), "\n"));
     return static_cast<int>(kExitFailed);
   };
+
+  if (options.recover) {
+    const std::vector<std::string> done = Recover(options.daemon.journal_folder);
+    for (const std::string& line : done) spdlog::info("{}", line);
+    if (done.empty()) spdlog::info("nothing to put back: no killed daemon's journal is in {}", options.daemon.journal_folder);
+    return kExitOk;
+  }
 
   std::mutex mutex;
   std::condition_variable changed;
@@ -113,6 +121,10 @@ int Main(const std::vector<std::string>& arguments) {
     spdlog::warn("ended; {} streams were cut off and resume by cursor", cut);
   } else {
     spdlog::info("ended; every stream came to its end");
+  }
+  {
+    std::lock_guard lock(mutex);
+    listening = false;  // the files go now, and may be another's at once
   }
   daemon->reset();
   return kExitOk;

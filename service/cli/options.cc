@@ -644,6 +644,10 @@ FlagTable DaemonTable(DaemonCommandOptions* options) {
        .help = "when another has taken over: end, or wait for SIGTERM first, where what ends is started again (a pod)",
        .set = SetChoice<bool>(&options->stay_when_succeeded, {{"exit", false}, {"wait", true}})});
   AddDaemon(&options->daemon, "Receiving", &flags);
+  flags.push_back({.name = "--recover",
+                   .group = service,
+                   .help = "put back what killed daemons left set on NICs, say what that was, and end: for ExecStopPost=",
+                   .set = SetOn(&options->recover)});
   flags.push_back({.name = "--log-file",
                    .value = "FILE",
                    .group = "Log",

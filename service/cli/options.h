@@ -76,6 +76,7 @@ struct DaemonCommandOptions {
   CommonOptions common;
   DaemonOptions daemon;
   Duration drain_timeout{};
+  bool recover = false;              // --recover
   bool stay_when_succeeded = false;  // --when-succeeded wait
   std::string log_file;              // empty: stderr
   std::string log_level;

@@ -192,6 +192,29 @@ class UpgradeTest(harness.TestCase):
         self.assertEqual(daemon.process.wait(20 * SLOW), 0, daemon.stderr())
         self.finish(loader, struck + 1)
 
+    def test_what_a_trainer_holds_is_not_in_its_way(self):
+        """Its memory counts no more once its stream was cut off: the next one has room, on the old daemon too."""
+        daemon = self.daemon("--memory-limit", "6M")  # for one slab of 4 MiB
+        spec = {"bucket": f"file://{self.bucket}", "format": trainer.pb.FORMAT_RAW, "batch_size": 4, "prefetch_bytes": 4 << 20,
+                "tensors": [trainer.pb.TensorSpec(dtype=trainer.pb.DTYPE_UINT8, shape=[harness.SAMPLE])]}
+        with trainer.Trainer(daemon.path) as reader:
+            stream = reader.open(**spec)
+            kept = next(stream.batches(release=False))
+
+            def strike(name, *_):
+                if name == "hand_over":
+                    victims[0].kill()
+                    victims[0].process.wait(10)
+                return False
+            victims = []
+            between = Between(self, daemon, strike)
+            victims.append(self.successor(between.path))
+            between.join(30 * SLOW)
+            self.said(daemon, "this daemon serves on")
+            again = reader.open(**spec)
+            self.assertTrue(next(again.batches()).tensors)
+            self.assertTrue(stream.view(kept, 0).any(), "and what it holds stays readable")
+
     def test_successor_that_is_late(self):
         """It comes back with its answer when the old one has given it up."""
         daemon = self.daemon()

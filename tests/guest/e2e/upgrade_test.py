@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A daemon hands over to its successor under load (docs/upgrade.md): no queue is restarted, each sample comes once and in order, and the
 trainer's longest gap between two batches is held against that of a cold restart."""
+import os
+import pathlib
 import re
 import signal
 
@@ -159,11 +161,43 @@ class Upgrade(Successions):
         self.assertEqual(1, run.status, run.text)
         self.assertRegex(run.text, "a landing pool of 50331648 bytes is too small")
         shell.until(lambda: "this daemon serves on" in old.stderr(), "the old one says so", 30)
+        self.assertRegex(old.stderr(), "not handed over: .*is too small", "it was told why, and not left to wait")
         self.assertEqual(before, self.touched())
         (summary,), digests = self.trainers(old, server.url, *RAW, world=1)
         self.assert_delivered(rows, digests)
         self.assertEqual(0, summary["bytes_copied"])
         old.end()
+        self.assert_as_found()
+
+    def test_addresses_that_do_not_fit(self):
+        """What cannot be steered is found before the old one has let go."""
+        old = self.start()
+        run = self.start("--take-over", "--steer", "address", "--steer-address", f"{self.here.v4},{self.there.v4}", ready=False).wait(60)
+        self.assertEqual(1, run.status, run.text)
+        self.assertIn("2 addresses were given for 1 bound queues", run.text)
+        shell.until(lambda: "this daemon serves on" in old.stderr(), "the old one says so", 30)
+        self.assertEqual([QUEUE], list(bound_queues(self.here)))
+        old.end()
+        self.assert_as_found()
+
+    def test_the_old_one_is_killed_when_it_is_asked(self):
+        """Then the new one starts cold, on the same queue, with the NIC put back before."""
+        rows = dataset.raw(self.bucket, samples=192)
+        server = self.serve(extra=UNHURRIED)
+        old = self.start()
+        trainer = Endless(self, old, server.url, rows)
+        trainer.more(40)
+        os.kill(old.pid, signal.SIGSTOP)
+        new = trainer.daemon = self.start("--take-over", ready=False)
+        upgrade = f"{self.path}.upgrade"
+        shell.until(lambda: pathlib.Path("/proc/net/unix").read_text(encoding="utf-8").count(upgrade) > 1, "it asks", 60)  # one listens
+        old.kill()
+        shell.until(lambda: "ready:" in new.stderr(), "it serves", 60)
+        self.assertIn("after a daemon that was killed", new.stderr())
+        self.assertEqual([QUEUE], list(bound_queues(self.here)))
+        trainer.more(40)
+        self.assertEqual("devmem", trainer.stop()["path"])
+        new.end()
         self.assert_as_found()
 
     def test_another_transport(self):

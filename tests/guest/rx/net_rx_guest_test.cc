@@ -154,6 +154,10 @@ class Tester {
     SteeringOptions options{.addresses = told.value("addresses", std::vector<std::string>{})};
     if (!options.addresses.empty()) options.mode = SteerMode::kAddress;
     DEVMEM_ASSIGN_OR_RETURN(steering_, FlowSteering::Create(bindings, options));
+    if (const absl::Status begun = steering_->Begin(); !begun.ok()) {
+      steering_.reset();
+      return begun;
+    }
     return Json(nullptr);
   }
 
