@@ -118,6 +118,7 @@ class StuckTransport final : public Transport {
       return real_.Start(worker, read);
     }
     stuck_.emplace_back(worker, read);
+    if (let_go_) End();  // it was on its way to another worker's loop
   }
   void Cancel(size_t worker, RangeRead* read) override {
     std::lock_guard lock(mutex_);
@@ -130,6 +131,12 @@ class StuckTransport final : public Transport {
   }
   void LetGo() {
     std::lock_guard lock(mutex_);
+    let_go_ = true;
+    End();
+  }
+
+ private:
+  void End() {
     for (const auto& [worker, read] : std::exchange(stuck_, {})) {
       real_.reactor(worker).Post([read = read] {
         read->status = absl::CancelledError("let go");
@@ -138,10 +145,10 @@ class StuckTransport final : public Transport {
     }
   }
 
- private:
   Transport& real_;
   std::mutex mutex_;
   size_t starts_;
+  bool let_go_ = false;
   std::vector<std::pair<size_t, RangeRead*>> stuck_;
 };
 
