@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <memory>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
@@ -41,25 +42,26 @@ Resolver::Result LookUp(const std::string& host, uint16_t port) {
 
 }  // namespace
 
-Resolver::Resolver() : thread_([this] { Run(); }) {}
+Resolver::Resolver() : state_(std::make_shared<State>()) {
+  std::thread([state = state_] { Run(*state); }).detach();
+}
 
 Resolver::~Resolver() {
-  {
-    std::lock_guard lock(mutex_);
-    stopping_ = true;
-  }
-  wake_.notify_one();
-  thread_.join();
+  std::unique_lock lock(state_->mutex);
+  state_->stopping = true;
+  state_->queue.clear();
+  state_->wake.notify_all();
+  state_->wake.wait(lock, [this] { return !state_->telling; });
 }
 
 void Resolver::Resolve(const std::string& host, uint16_t port, std::function<void(Result)> done) {
   std::vector<SocketAddress> remembered;
   {
-    std::lock_guard lock(mutex_);
-    const auto entry = cache_.find({host, port});
-    if (entry == cache_.end() || entry->second.first < Clock::now()) {
-      queue_.push_back({host, port, std::move(done)});
-      wake_.notify_one();
+    std::lock_guard lock(state_->mutex);
+    const auto entry = state_->cache.find({host, port});
+    if (entry == state_->cache.end() || entry->second.first < Clock::now()) {
+      state_->queue.push_back({host, port, std::move(done)});
+      state_->wake.notify_all();
       return;
     }
     remembered = entry->second.second;
@@ -67,20 +69,24 @@ void Resolver::Resolve(const std::string& host, uint16_t port, std::function<voi
   done(std::move(remembered));
 }
 
-void Resolver::Run() {
-  std::unique_lock lock(mutex_);
+void Resolver::Run(State& state) {
+  std::unique_lock lock(state.mutex);
   while (true) {
-    wake_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
-    if (stopping_) return;
-    const Request request = std::move(queue_.front());
-    queue_.pop_front();
+    state.wake.wait(lock, [&state] { return state.stopping || !state.queue.empty(); });
+    if (state.stopping) return;
+    const Request request = std::move(state.queue.front());
+    state.queue.pop_front();
     lock.unlock();
     Result result = LookUp(request.host, request.port);
     lock.lock();
-    if (result.ok()) cache_[{request.host, request.port}] = {Clock::now() + kRemember, *result};
+    if (state.stopping) return;  // who asked may be gone
+    if (result.ok()) state.cache[{request.host, request.port}] = {Clock::now() + kRemember, *result};
+    state.telling = true;
     lock.unlock();
     request.done(std::move(result));
     lock.lock();
+    state.telling = false;
+    state.wake.notify_all();
   }
 }
 

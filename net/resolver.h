@@ -9,9 +9,9 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -29,7 +29,8 @@ class Resolver {
  public:
   using Result = absl::StatusOr<std::vector<SocketAddress>>;
   Resolver();
-  ~Resolver();  // pending look-ups are dropped; waits for the one in the C library
+  // Pending look-ups are dropped. The one in the C library, which has no deadline, is left to its thread and not waited for.
+  ~Resolver();
 
   // Calls `done` once: from here if remembered, else from the resolver's thread. kNotFound for a name that does
   // not exist, kUnavailable when the name server did not answer.
@@ -41,14 +42,18 @@ class Resolver {
     uint16_t port;
     std::function<void(Result)> done;
   };
-  void Run();
+  // Of the resolver and its thread, whichever lives longer. Guarded by its mutex.
+  struct State {
+    std::mutex mutex;
+    std::condition_variable wake;
+    std::deque<Request> queue;
+    std::map<std::pair<std::string, uint16_t>, std::pair<Time, std::vector<SocketAddress>>> cache;
+    bool stopping = false;
+    bool telling = false;  // the thread is in a caller's `done`
+  };
+  static void Run(State& state);
 
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::deque<Request> queue_;                                                                      // guarded by mutex_
-  std::map<std::pair<std::string, uint16_t>, std::pair<Time, std::vector<SocketAddress>>> cache_;  // guarded by mutex_
-  bool stopping_ = false;                                                                          // guarded by mutex_
-  std::thread thread_;
+  const std::shared_ptr<State> state_;
 };
 
 }  // namespace devmem
