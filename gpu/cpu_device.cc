@@ -19,6 +19,9 @@
 
 #include "base/error.h"
 #include "gpu/cast.h"
+#include "gpu/check.h"
+#include "gpu/checksum.h"
+#include "gpu/gather_cast.h"
 
 // Newer than bookworm's headers; a kernel that does not know one answers EINVAL.
 #ifndef MFD_NOEXEC_SEAL
@@ -88,8 +91,6 @@ absl::Status AllocationError(int error_number, std::string_view what, const Allo
   return ErrnoError(error_number, what, {.object = options.name, .length = bytes});
 }
 
-bool Inside(uint64_t offset, uint64_t length, uint64_t bytes) { return offset <= bytes && length <= bytes - offset; }
-
 class CpuMemory final : public DeviceMemory {
  public:
   CpuMemory(std::string name, std::byte* data, uint64_t bytes, UniqueFd fd)
@@ -99,6 +100,7 @@ class CpuMemory final : public DeviceMemory {
   ~CpuMemory() override { ::munmap(data_, bytes_); }
 
   uint64_t bytes() const override { return bytes_; }
+  std::byte* address() const override { return data_; }
 
   std::optional<std::span<std::byte>> HostSpan(uint64_t offset, uint64_t length) override {
     if (!Inside(offset, length, bytes_)) return std::nullopt;
@@ -203,20 +205,8 @@ absl::Status Prefault(int fd, std::byte* data, uint64_t bytes, const AllocateOpt
   return absl::OkStatus();
 }
 
-absl::Status OutOfRange(std::string_view what, uint64_t offset, uint64_t length, uint64_t bytes) {
-  return MakeError(
-      absl::StatusCode::kOutOfRange, std::string(what) + " leaves its memory of " + std::to_string(bytes) + " bytes",
-      {.offset = offset, .length = length, .cause = "range outside memory", .action = "report a bug with this message"});
-}
-
 absl::StatusOr<std::byte*> HostAddress(DeviceSpan span, std::string_view what) {
-  if (span.memory == nullptr) {
-    return MakeError(absl::StatusCode::kInvalidArgument, std::string(what) + " has no memory",
-                     {.cause = "null memory", .action = "report a bug with this message"});
-  }
-  if (!Inside(span.offset, span.bytes, span.memory->bytes())) {
-    return OutOfRange(what, span.offset, span.bytes, span.memory->bytes());
-  }
+  DEVMEM_RETURN_IF_ERROR(CheckSpan(span, what));
   auto host = span.memory->HostSpan(span.offset, span.bytes);
   if (!host.has_value()) {
     return MakeError(absl::StatusCode::kInvalidArgument, std::string(what) + " is memory of another device",
@@ -227,6 +217,8 @@ absl::StatusOr<std::byte*> HostAddress(DeviceSpan span, std::string_view what) {
 
 class CpuDevice final : public Device {
  public:
+  using Device::Peek;
+  using Device::Poke;
   std::string_view name() const override { return "cpu"; }
   std::string_view uuid() const override { return "cpu"; }
 
@@ -320,14 +312,7 @@ class CpuDevice final : public Device {
   }
 
   absl::StatusOr<Event> Gather(DeviceMemory& destination, DeviceMemory& source, std::span<const Fragment> fragments) override {
-    for (const Fragment& fragment : fragments) {
-      if (!Inside(fragment.source, fragment.bytes, source.bytes())) {
-        return OutOfRange("a fragment's source", fragment.source, fragment.bytes, source.bytes());
-      }
-      if (!Inside(fragment.destination, fragment.bytes, destination.bytes())) {
-        return OutOfRange("a fragment's destination", fragment.destination, fragment.bytes, destination.bytes());
-      }
-    }
+    DEVMEM_RETURN_IF_ERROR(CheckFragments(destination, source, fragments));
     DEVMEM_ASSIGN_OR_RETURN(std::byte* const to, HostAddress({&destination, 0, destination.bytes()}, "gather's destination"));
     DEVMEM_ASSIGN_OR_RETURN(const std::byte* const from, HostAddress({&source, 0, source.bytes()}, "gather's source"));
     // In the order given and with memmove: compaction in place reads each byte before it is overwritten.
@@ -335,6 +320,26 @@ class CpuDevice final : public Device {
       std::memmove(to + fragment.destination, from + fragment.source, fragment.bytes);
     }
     return Event();
+  }
+
+  absl::StatusOr<Event> GatherCast(DeviceSpan destination, DeviceMemory& source, std::span<const Fragment> fragments,
+                                   const GatherCastSpec& spec) override {
+    DEVMEM_RETURN_IF_ERROR(CheckGatherCast(spec, fragments, source.bytes(), destination.bytes));
+    DEVMEM_ASSIGN_OR_RETURN(std::byte* const to, HostAddress(destination, "a cast's destination"));
+    DEVMEM_ASSIGN_OR_RETURN(const std::byte* const from, HostAddress({&source, 0, source.bytes()}, "gather's source"));
+    GatherCastElements(spec, fragments, from, to);
+    return Event();
+  }
+
+  absl::StatusOr<Event> GatherChecksum(DeviceMemory& destination, DeviceMemory& source, std::span<const Fragment> fragments,
+                                       Checksum kind, std::span<uint64_t> sums) override {
+    DEVMEM_RETURN_IF_ERROR(CheckSums(fragments, sums));
+    DEVMEM_ASSIGN_OR_RETURN(const Event moved, Gather(destination, source, fragments));
+    DEVMEM_ASSIGN_OR_RETURN(const std::byte* const from, HostAddress({&source, 0, source.bytes()}, "gather's source"));
+    for (size_t i = 0; i < fragments.size(); ++i) {
+      sums[i] = ChecksumOf(kind, {from + fragments[i].source, fragments[i].bytes});
+    }
+    return moved;
   }
 
   absl::StatusOr<Event> Cast(DeviceSpan destination, DeviceSpan source, const CastSpec& spec) override {
@@ -345,8 +350,8 @@ class CpuDevice final : public Device {
           {.cause = "unsupported cast", .action = "cast to float16, bfloat16, float32 or float64 with a finite scale"});
     }
     const auto fits = [&spec](DType dtype, uint64_t bytes) { return spec.count <= bytes / ItemSize(dtype); };
-    if (!fits(spec.from, source.bytes)) return OutOfRange("a cast's source", 0, spec.count, source.bytes);
-    if (!fits(spec.to, destination.bytes)) return OutOfRange("a cast's destination", 0, spec.count, destination.bytes);
+    if (!fits(spec.from, source.bytes)) return RangeError("a cast's source", 0, spec.count, source.bytes);
+    if (!fits(spec.to, destination.bytes)) return RangeError("a cast's destination", 0, spec.count, destination.bytes);
     DEVMEM_ASSIGN_OR_RETURN(const std::byte* const from, HostAddress(source, "a cast's source"));
     DEVMEM_ASSIGN_OR_RETURN(std::byte* const to, HostAddress(destination, "a cast's destination"));
     if (spec.count == 0) return Event();
@@ -359,27 +364,29 @@ class CpuDevice final : public Device {
     return Event();
   }
 
-  absl::StatusOr<Event> Peek(std::span<std::byte> destination, DeviceSpan source) override {
-    DEVMEM_RETURN_IF_ERROR(CheckSameSize(destination.size(), source.bytes));
-    DEVMEM_ASSIGN_OR_RETURN(const std::byte* const from, HostAddress(source, "a peek's source"));
-    if (!destination.empty()) std::memcpy(destination.data(), from, destination.size());
+  absl::StatusOr<Event> Peek(std::span<const PeekPiece> pieces) override {
+    for (const PeekPiece& piece : pieces) {
+      DEVMEM_RETURN_IF_ERROR(CheckSameSize(piece.to.size(), piece.from.bytes));
+      DEVMEM_ASSIGN_OR_RETURN(const std::byte* const from, HostAddress(piece.from, "a peek's source"));
+      if (!piece.to.empty()) std::memcpy(piece.to.data(), from, piece.to.size());
+    }
     return Event();
   }
 
-  absl::StatusOr<Event> Poke(DeviceSpan destination, std::span<const std::byte> source) override {
-    DEVMEM_RETURN_IF_ERROR(CheckSameSize(source.size(), destination.bytes));
-    DEVMEM_ASSIGN_OR_RETURN(std::byte* const to, HostAddress(destination, "a poke's destination"));
-    if (!source.empty()) std::memcpy(to, source.data(), source.size());
+  absl::StatusOr<Event> Poke(std::span<const PokePiece> pieces) override {
+    for (const PokePiece& piece : pieces) {
+      DEVMEM_RETURN_IF_ERROR(CheckSameSize(piece.from.size(), piece.to.bytes));
+      DEVMEM_ASSIGN_OR_RETURN(std::byte* const to, HostAddress(piece.to, "a poke's destination"));
+      if (!piece.from.empty()) std::memcpy(to, piece.from.data(), piece.from.size());
+    }
     return Event();
   }
 
- private:
-  static absl::Status CheckSameSize(uint64_t host, uint64_t device) {
-    if (host == device) return absl::OkStatus();
-    return MakeError(absl::StatusCode::kInvalidArgument,
-                     "a copy of " + std::to_string(host) + " host bytes and " + std::to_string(device) + " device bytes",
-                     {.cause = "sizes differ", .action = "report a bug with this message"});
+  absl::StatusOr<std::shared_ptr<DeviceMemory>> AllocateStaging(uint64_t bytes, std::string_view name) override {
+    return Allocate(bytes, {.name = std::string(name)});
   }
+
+  absl::StatusOr<Event> After(void* /*stream*/) override { return Event(); }
 };
 
 }  // namespace

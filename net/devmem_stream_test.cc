@@ -223,12 +223,24 @@ class LateDevice final : public Device {
   absl::StatusOr<Event> Cast(DeviceSpan to, DeviceSpan from, const CastSpec& spec) override {
     return cpu_->Cast(to, from, spec);
   }
-  absl::StatusOr<Event> Peek(std::span<std::byte> to, DeviceSpan from) override {
-    return Later([this, to, from] { return cpu_->Peek(to, from); });
+  absl::StatusOr<Event> GatherCast(DeviceSpan to, DeviceMemory& from, std::span<const Fragment> fragments,
+                                   const GatherCastSpec& spec) override {
+    return cpu_->GatherCast(to, from, fragments, spec);
   }
-  absl::StatusOr<Event> Poke(DeviceSpan to, std::span<const std::byte> from) override {
-    return Later([this, to, from] { return cpu_->Poke(to, from); });
+  absl::StatusOr<Event> GatherChecksum(DeviceMemory& to, DeviceMemory& from, std::span<const Fragment> fragments, Checksum kind,
+                                       std::span<uint64_t> sums) override {
+    return cpu_->GatherChecksum(to, from, fragments, kind, sums);
   }
+  absl::StatusOr<Event> Peek(std::span<const PeekPiece> pieces) override {
+    return Later([this, copy = std::vector<PeekPiece>(pieces.begin(), pieces.end())] { return cpu_->Peek(copy); });
+  }
+  absl::StatusOr<Event> Poke(std::span<const PokePiece> pieces) override {
+    return Later([this, copy = std::vector<PokePiece>(pieces.begin(), pieces.end())] { return cpu_->Poke(copy); });
+  }
+  absl::StatusOr<std::shared_ptr<DeviceMemory>> AllocateStaging(uint64_t bytes, std::string_view name) override {
+    return cpu_->AllocateStaging(bytes, name);
+  }
+  absl::StatusOr<Event> After(void* stream) override { return cpu_->After(stream); }
 
  private:
   struct Job final : Event::Impl {
@@ -306,10 +318,20 @@ class MeanwhileDevice final : public Device {
   absl::StatusOr<Event> Cast(DeviceSpan to, DeviceSpan from, const CastSpec& spec) override {
     return cpu_->Cast(to, from, spec);
   }
-  absl::StatusOr<Event> Peek(std::span<std::byte> to, DeviceSpan from) override { return Meanwhile(cpu_->Peek(to, from)); }
-  absl::StatusOr<Event> Poke(DeviceSpan to, std::span<const std::byte> from) override {
-    return Meanwhile(cpu_->Poke(to, from));
+  absl::StatusOr<Event> GatherCast(DeviceSpan to, DeviceMemory& from, std::span<const Fragment> fragments,
+                                   const GatherCastSpec& spec) override {
+    return Meanwhile(cpu_->GatherCast(to, from, fragments, spec));
   }
+  absl::StatusOr<Event> GatherChecksum(DeviceMemory& to, DeviceMemory& from, std::span<const Fragment> fragments, Checksum kind,
+                                       std::span<uint64_t> sums) override {
+    return Meanwhile(cpu_->GatherChecksum(to, from, fragments, kind, sums));
+  }
+  absl::StatusOr<Event> Peek(std::span<const PeekPiece> pieces) override { return Meanwhile(cpu_->Peek(pieces)); }
+  absl::StatusOr<Event> Poke(std::span<const PokePiece> pieces) override { return Meanwhile(cpu_->Poke(pieces)); }
+  absl::StatusOr<std::shared_ptr<DeviceMemory>> AllocateStaging(uint64_t bytes, std::string_view name) override {
+    return cpu_->AllocateStaging(bytes, name);
+  }
+  absl::StatusOr<Event> After(void* stream) override { return cpu_->After(stream); }
 
  private:
   struct Ended final : Event::Impl {
