@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gpu/checksum.h"
 
+#include <array>
 #include <cstring>
+
+#include "gpu/checksum_algebra.h"
 
 namespace devmem {
 namespace {

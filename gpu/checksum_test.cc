@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "gpu/checksum_algebra.h"
+
 namespace devmem {
 namespace {
 
