@@ -1,0 +1,462 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a call comes to:
+//
+//   1. The checks of gpu/check.h, on the CPU, before anything is touched.
+//   2. A plan (gpu/work_plan.h): runs and tiles, in absolute addresses.
+//   3. A small gather: one launch, with the plan in it. Otherwise: the plan into pinned memory, one copy to the device, one
+//   launch.
+//   4. An event behind it; the stream's completer tells who waits, and gives the buffers back.
+#include "gpu/cuda/cuda_device.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "gpu/cast.h"
+#include "gpu/check.h"
+#include "gpu/cuda/completer.h"
+#include "gpu/cuda/error.h"
+#include "gpu/cuda/launch.h"
+#include "gpu/cuda/memory.h"
+#include "gpu/cuda/scratch.h"
+#include "gpu/gather_cast.h"
+#include "gpu/work_plan.h"
+
+namespace devmem {
+namespace {
+
+using cuda::CrcKind;
+using cuda::Facts;
+using cuda::Scratch;
+using cuda::ToStatus;
+
+constexpr size_t kMostStreams = 16;
+constexpr uint64_t kBounceMost = 256 << 10;     // bytes of small pieces that one launch copies, through pinned memory
+constexpr uint64_t kCompactStep = 64ULL << 20;  // in-place compaction: bytes that leave their place at a time
+constexpr uint32_t kWarpsOfAnSm = 64;           // resident, of every architecture compiled for
+constexpr uint32_t kTilesOfAWarp = 2;           // so that the last ones end together
+constexpr uint32_t kChecksumBlocksOfAnSm = 6;   // what the tables leave room for
+
+// One thread's, mostly.
+struct WorkStream {
+  explicit WorkStream(int ordinal) : completer(ordinal) {}
+  WorkStream(const WorkStream&) = delete;
+  WorkStream& operator=(const WorkStream&) = delete;
+  ~WorkStream() {
+    if (stream != nullptr) (void)cudaStreamDestroy(stream);
+  }
+  std::mutex mutex;  // from the plan until the event is recorded
+  cudaStream_t stream = nullptr;
+  WorkPlan plan;
+  cuda::Completer completer;  // its end waits for the stream's work
+};
+
+std::byte* AddressOf(const DeviceSpan& span) { return span.memory->address() + span.offset; }
+uint64_t Number(const std::byte* address) { return reinterpret_cast<uint64_t>(address); }
+
+class CudaDevice final : public Device {
+ public:
+  using Device::Peek;
+  using Device::Poke;
+
+  explicit CudaDevice(Facts facts) : facts_(std::move(facts)), name_("cuda:" + std::to_string(facts_.ordinal)) {}
+
+  std::string_view name() const override { return name_; }
+  std::string_view uuid() const override { return facts_.uuid; }
+
+  absl::StatusOr<std::shared_ptr<DeviceMemory>> Allocate(uint64_t bytes, const AllocateOptions& options) override {
+    DEVMEM_RETURN_IF_ERROR(CheckNotEmpty(bytes, options.name));
+    DEVMEM_RETURN_IF_ERROR(Use());
+    std::shared_ptr<cuda::Memory> memory;
+    if (options.exportable || options.dma_buf) {
+      DEVMEM_ASSIGN_OR_RETURN(memory, cuda::AllocateVmm(facts_, bytes, options));
+    } else {
+      DEVMEM_ASSIGN_OR_RETURN(memory, cuda::AllocatePlain(facts_, bytes, options.name));
+    }
+    // Whoever had it before: another stream's samples are nobody else's to see.
+    DEVMEM_ASSIGN_OR_RETURN(WorkStream* const work, Mine());
+    std::lock_guard lock(work->mutex);
+    const std::string what = "clearing device memory";
+    DEVMEM_RETURN_IF_ERROR(ToStatus(cudaMemsetAsync(memory->address(), 0, memory->bytes(), work->stream), what));
+    DEVMEM_RETURN_IF_ERROR(ToStatus(cudaStreamSynchronize(work->stream), what));
+    return memory;
+  }
+
+  absl::StatusOr<std::shared_ptr<DeviceMemory>> AllocateStaging(uint64_t bytes, std::string_view name) override {
+    DEVMEM_RETURN_IF_ERROR(CheckNotEmpty(bytes, std::string(name)));
+    DEVMEM_RETURN_IF_ERROR(Use());
+    return cuda::AllocatePinned(facts_.ordinal, bytes, name);
+  }
+
+  absl::StatusOr<std::shared_ptr<DeviceMemory>> Import(ExportedHandle handle, std::string_view name) override {
+    DEVMEM_RETURN_IF_ERROR(Use());
+    return cuda::ImportVmm(facts_, std::move(handle), name);
+  }
+
+  absl::StatusOr<Event> Gather(DeviceMemory& destination, DeviceMemory& source, std::span<const Fragment> fragments) override {
+    DEVMEM_RETURN_IF_ERROR(CheckFragments(destination, source, fragments));
+    DEVMEM_RETURN_IF_ERROR(CheckOurs(&destination, "gather's destination"));
+    DEVMEM_RETURN_IF_ERROR(CheckOurs(&source, "gather's source"));
+    DEVMEM_ASSIGN_OR_RETURN(WorkStream* const work, Begin());
+    std::lock_guard lock(work->mutex);
+    if (&destination == &source) return Compact(*work, destination, fragments);
+    PlanGather(Number(source.address()), Number(destination.address()), fragments, {.most_tiles = MostTiles()}, &work->plan);
+    std::shared_ptr<Scratch> scratch;
+    DEVMEM_RETURN_IF_ERROR(LaunchPlan(*work, &scratch));
+    return work->completer.Watch(work->stream, Keep(std::move(scratch)));
+  }
+
+  absl::StatusOr<Event> GatherCast(DeviceSpan destination, DeviceMemory& source, std::span<const Fragment> fragments,
+                                   const GatherCastSpec& spec) override {
+    DEVMEM_RETURN_IF_ERROR(CheckSpan(destination, "a cast's destination"));
+    DEVMEM_RETURN_IF_ERROR(CheckGatherCast(spec, fragments, source.bytes(), destination.bytes));
+    DEVMEM_RETURN_IF_ERROR(CheckOurs(destination.memory, "a cast's destination"));
+    DEVMEM_RETURN_IF_ERROR(CheckOurs(&source, "gather's source"));
+    if (spec.cast.count == 0) return Event();
+    const CastPath path = PathOf(spec);
+    DEVMEM_ASSIGN_OR_RETURN(WorkStream* const work, Begin());
+    std::lock_guard lock(work->mutex);
+    CastTask task;
+    PlanCast(spec, path, Number(source.address()), Number(AddressOf(destination)), fragments, MostTiles(), &work->plan, &task);
+    DEVMEM_ASSIGN_OR_RETURN(const Uploaded there, Upload(*work, 0));
+    task.runs = there.runs;
+    task.tiles = there.tiles;
+    DEVMEM_RETURN_IF_ERROR(ToStatus(cuda::LaunchCast(path, task, work->stream), "launching a cast"));
+    return work->completer.Watch(work->stream, Keep(there.scratch));
+  }
+
+  absl::StatusOr<Event> GatherChecksum(DeviceMemory& destination, DeviceMemory& source, std::span<const Fragment> fragments,
+                                       Checksum kind, std::span<uint64_t> sums) override {
+    DEVMEM_RETURN_IF_ERROR(CheckSums(fragments, sums));
+    DEVMEM_RETURN_IF_ERROR(CheckFragments(destination, source, fragments));
+    DEVMEM_RETURN_IF_ERROR(CheckOurs(&destination, "gather's destination"));
+    DEVMEM_RETURN_IF_ERROR(CheckOurs(&source, "gather's source"));
+    if (fragments.empty()) return Event();
+    const CrcKind crc = kind == Checksum::kCrc32c ? CrcKind::kCrc32c : CrcKind::kCrc64Nvme;
+    DEVMEM_ASSIGN_OR_RETURN(WorkStream* const work, Begin());
+    DEVMEM_ASSIGN_OR_RETURN(const void* const tables, TablesOf(crc));
+    std::lock_guard lock(work->mutex);
+    PlanGather(Number(source.address()), Number(destination.address()), fragments, {.most_tiles = MostTiles(), .merge = false},
+               &work->plan);
+    // Behind the plan on the device: the sums, then the pieces' CRCs.
+    const uint64_t sum_bytes = fragments.size() * sizeof(uint64_t);
+    const uint64_t piece_bytes = (work->plan.runs.size() + work->plan.tiles.size()) * sizeof(uint64_t);
+    DEVMEM_ASSIGN_OR_RETURN(const Uploaded there, Upload(*work, sum_bytes + piece_bytes));
+    auto* const device_sums = reinterpret_cast<uint64_t*>(there.scratch->device + there.bytes);
+    void* const pieces = there.scratch->device + there.bytes + sum_bytes;
+    const uint32_t tiles = work->plan.tile_count();
+    const std::string what = "launching a checksum";
+    DEVMEM_RETURN_IF_ERROR(
+        ToStatus(cuda::LaunchChecksum(crc, {there.runs, there.tiles, tiles, tables, pieces},
+                                      static_cast<uint32_t>(facts_.multiprocessors) * kChecksumBlocksOfAnSm, work->stream),
+                 what));
+    DEVMEM_RETURN_IF_ERROR(ToStatus(
+        cuda::LaunchCombine(crc, {there.runs, there.tiles, fragments.size(), tiles, pieces, device_sums}, tables, work->stream),
+        what));
+    std::byte* const host_sums = there.scratch->host + there.bytes;
+    DEVMEM_RETURN_IF_ERROR(ToStatus(cudaMemcpyAsync(host_sums, device_sums, sum_bytes, cudaMemcpyDeviceToHost, work->stream),
+                                    "fetching checksums"));
+    return work->completer.Watch(work->stream, [scratch = there.scratch, host_sums, sums](const absl::Status& status) {
+      if (status.ok()) std::memcpy(sums.data(), host_sums, sums.size_bytes());
+    });
+  }
+
+  absl::StatusOr<Event> Cast(DeviceSpan destination, DeviceSpan source, const CastSpec& spec) override {
+    const auto describe = [&spec] { return std::string(Name(spec.from)) + " to " + std::string(Name(spec.to)); };
+    if (!CanCast(spec)) {
+      return MakeError(
+          absl::StatusCode::kInvalidArgument, "no cast from " + describe() + " with scale " + std::to_string(spec.scale),
+          {.cause = "unsupported cast", .action = "cast to float16, bfloat16, float32 or float64 with a finite scale"});
+    }
+    DEVMEM_RETURN_IF_ERROR(CheckSpan(source, "a cast's source"));
+    DEVMEM_RETURN_IF_ERROR(CheckSpan(destination, "a cast's destination"));
+    if (spec.count > source.bytes / ItemSize(spec.from)) return RangeError("a cast's source", 0, spec.count, source.bytes);
+    if (spec.count > destination.bytes / ItemSize(spec.to))
+      return RangeError("a cast's destination", 0, spec.count, destination.bytes);
+    if (spec.count == 0) return Event();
+    const uint64_t from_bytes = spec.count * ItemSize(spec.from), to_bytes = spec.count * ItemSize(spec.to);
+    if (AddressOf(source) < AddressOf(destination) + to_bytes && AddressOf(destination) < AddressOf(source) + from_bytes) {
+      return MakeError(
+          absl::StatusCode::kInvalidArgument, "cast from " + describe() + " onto itself",
+          {.offset = source.offset, .length = source.bytes, .cause = "overlapping cast", .action = "cast from staging memory"});
+    }
+    if (spec.to < DType::kF16) {  // a copy: nothing else goes to a whole number
+      const Fragment whole{.source = source.offset, .destination = destination.offset, .bytes = from_bytes};
+      return Gather(*destination.memory, *source.memory, {&whole, 1});
+    }
+    const Fragment whole{.source = source.offset, .destination = 0, .bytes = from_bytes};
+    return GatherCast(destination, *source.memory, {&whole, 1}, {.cast = spec});
+  }
+
+  absl::StatusOr<Event> Peek(std::span<const PeekPiece> pieces) override {
+    uint64_t total = 0;
+    for (const PeekPiece& piece : pieces) {
+      DEVMEM_RETURN_IF_ERROR(CheckSameSize(piece.to.size(), piece.from.bytes));
+      DEVMEM_RETURN_IF_ERROR(CheckSpan(piece.from, "a peek's source"));
+      DEVMEM_RETURN_IF_ERROR(CheckOurs(piece.from.memory, "a peek's source"));
+      total += piece.to.size();
+    }
+    if (total == 0) return Event();
+    DEVMEM_ASSIGN_OR_RETURN(WorkStream* const work, Begin());
+    std::lock_guard lock(work->mutex);
+    if (total > kBounceMost) {
+      for (const PeekPiece& piece : pieces) {
+        DEVMEM_RETURN_IF_ERROR(ToStatus(
+            cudaMemcpyAsync(piece.to.data(), AddressOf(piece.from), piece.to.size(), cudaMemcpyDeviceToHost, work->stream),
+            "copying from the GPU"));
+      }
+      return work->completer.Watch(work->stream, nullptr);
+    }
+    // The GPU writes all of them, one behind the other, into pinned memory; the completer puts them where they belong.
+    DEVMEM_ASSIGN_OR_RETURN(std::shared_ptr<Scratch> bounce, scratch_.Take(total));
+    std::vector<Fragment> fragments;
+    std::vector<std::span<std::byte>> places;
+    uint64_t at = 0;
+    for (const PeekPiece& piece : pieces) {
+      fragments.push_back({.source = Number(AddressOf(piece.from)), .destination = at, .bytes = piece.to.size()});
+      places.push_back(piece.to);
+      at += piece.to.size();
+    }
+    PlanGather(0, Number(bounce->host), fragments, {.most_tiles = MostTiles()}, &work->plan);
+    std::shared_ptr<Scratch> descriptors;
+    DEVMEM_RETURN_IF_ERROR(LaunchPlan(*work, &descriptors));
+    return work->completer.Watch(work->stream, [bounce, descriptors, places = std::move(places)](const absl::Status& status) {
+      if (!status.ok()) return;
+      const std::byte* from = bounce->host;
+      for (const std::span<std::byte> place : places) {
+        if (!place.empty()) std::memcpy(place.data(), from, place.size());
+        from += place.size();
+      }
+    });
+  }
+
+  absl::StatusOr<Event> Poke(std::span<const PokePiece> pieces) override {
+    uint64_t total = 0;
+    for (const PokePiece& piece : pieces) {
+      DEVMEM_RETURN_IF_ERROR(CheckSameSize(piece.from.size(), piece.to.bytes));
+      DEVMEM_RETURN_IF_ERROR(CheckSpan(piece.to, "a poke's destination"));
+      DEVMEM_RETURN_IF_ERROR(CheckOurs(piece.to.memory, "a poke's destination"));
+      total += piece.from.size();
+    }
+    if (total == 0) return Event();
+    DEVMEM_ASSIGN_OR_RETURN(WorkStream* const work, Begin());
+    std::lock_guard lock(work->mutex);
+    if (total > kBounceMost) {
+      // Payload from staging memory: the copy engine's. From other memory the driver stages it first, inside the call.
+      for (const PokePiece& piece : pieces) {
+        DEVMEM_RETURN_IF_ERROR(ToStatus(
+            cudaMemcpyAsync(AddressOf(piece.to), piece.from.data(), piece.from.size(), cudaMemcpyHostToDevice, work->stream),
+            "copying to the GPU"));
+      }
+      return work->completer.Watch(work->stream, nullptr);
+    }
+    DEVMEM_ASSIGN_OR_RETURN(std::shared_ptr<Scratch> bounce, scratch_.Take(total));
+    std::vector<Fragment> fragments;
+    uint64_t at = 0;
+    for (const PokePiece& piece : pieces) {
+      if (!piece.from.empty()) std::memcpy(bounce->host + at, piece.from.data(), piece.from.size());
+      fragments.push_back({.source = at, .destination = Number(AddressOf(piece.to)), .bytes = piece.from.size()});
+      at += piece.from.size();
+    }
+    PlanGather(Number(bounce->host), 0, fragments, {.most_tiles = MostTiles()}, &work->plan);
+    std::shared_ptr<Scratch> descriptors;
+    DEVMEM_RETURN_IF_ERROR(LaunchPlan(*work, &descriptors));
+    return work->completer.Watch(work->stream, [bounce, descriptors](const absl::Status&) {});
+  }
+
+  absl::StatusOr<Event> After(void* stream) override {
+    DEVMEM_RETURN_IF_ERROR(Use());
+    {
+      std::lock_guard lock(mutex_);
+      if (after_ == nullptr) after_ = std::make_unique<cuda::Completer>(facts_.ordinal);
+    }
+    return after_->Watch(static_cast<cudaStream_t>(stream), nullptr);
+  }
+
+ private:
+  // A plan, on its way to the device.
+  struct Uploaded {
+    std::shared_ptr<Scratch> scratch;
+    const Run* runs = nullptr;
+    const Tile* tiles = nullptr;
+    uint64_t bytes = 0;  // of both; a multiple of 16
+  };
+
+  static absl::Status CheckNotEmpty(uint64_t bytes, const std::string& name) {
+    if (bytes != 0) return absl::OkStatus();
+    return MakeError(absl::StatusCode::kInvalidArgument, "cannot allocate 0 bytes",
+                     {.object = name, .cause = "empty allocation", .action = "ask for at least 1 byte"});
+  }
+
+  absl::Status CheckOurs(DeviceMemory* memory, std::string_view what) const {
+    const auto* const ours = dynamic_cast<cuda::Memory*>(memory);
+    if (ours != nullptr && ours->ordinal() == facts_.ordinal) return absl::OkStatus();
+    return MakeError(absl::StatusCode::kInvalidArgument, std::string(what) + " is memory of another device than " + name_,
+                     {.cause = "memory of another device", .action = "report a bug with this message"});
+  }
+
+  static std::function<void(const absl::Status&)> Keep(std::shared_ptr<Scratch> scratch) {
+    if (scratch == nullptr) return nullptr;
+    return [scratch = std::move(scratch)](const absl::Status&) {};
+  }
+
+  [[nodiscard]] uint32_t MostTiles() const {
+    return static_cast<uint32_t>(facts_.multiprocessors) * kWarpsOfAnSm * kTilesOfAWarp;
+  }
+
+  // This thread works with this GPU from here on.
+  absl::Status Use() {
+    DEVMEM_RETURN_IF_ERROR(ToStatus(cudaSetDevice(facts_.ordinal), "using " + name_, {.object = name_}));
+    std::lock_guard lock(mutex_);
+    if (prepared_) return absl::OkStatus();
+    DEVMEM_RETURN_IF_ERROR(ToStatus(cuda::PrepareKernels(), "preparing the kernels", {.object = name_}));
+    prepared_ = true;
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<WorkStream*> Begin() {
+    DEVMEM_RETURN_IF_ERROR(Use());
+    return Mine();
+  }
+
+  // The calling thread's stream.
+  absl::StatusOr<WorkStream*> Mine() {
+    static std::atomic<size_t> threads{0};
+    static thread_local const size_t index = threads.fetch_add(1) % kMostStreams;
+    std::lock_guard lock(mutex_);
+    std::unique_ptr<WorkStream>& mine = streams_[index];
+    if (mine == nullptr) {
+      auto made = std::make_unique<WorkStream>(facts_.ordinal);
+      DEVMEM_CUDA_RETURN(cudaStreamCreateWithFlags(&made->stream, cudaStreamNonBlocking), "making a CUDA stream");
+      mine = std::move(made);
+    }
+    return mine.get();
+  }
+
+  absl::StatusOr<Uploaded> Upload(WorkStream& work, uint64_t more) {
+    const WorkPlan& plan = work.plan;
+    const uint64_t run_bytes = plan.runs.size() * sizeof(Run), tile_bytes = plan.tiles.size() * sizeof(Tile);
+    static_assert(sizeof(Tile) == 16 && sizeof(Run) == 24);
+    Uploaded there{.bytes = (tile_bytes + run_bytes + 15) / 16 * 16};
+    DEVMEM_ASSIGN_OR_RETURN(there.scratch, scratch_.Take(there.bytes + more));
+    std::memcpy(there.scratch->host, plan.tiles.data(), tile_bytes);
+    if (run_bytes > 0) std::memcpy(there.scratch->host + tile_bytes, plan.runs.data(), run_bytes);
+    DEVMEM_RETURN_IF_ERROR(ToStatus(cudaMemcpyAsync(there.scratch->device, there.scratch->host, tile_bytes + run_bytes,
+                                                    cudaMemcpyHostToDevice, work.stream),
+                                    "sending descriptors to the GPU"));
+    there.tiles = reinterpret_cast<const Tile*>(there.scratch->device);
+    there.runs = reinterpret_cast<const Run*>(there.scratch->device + tile_bytes);
+    return there;
+  }
+
+  // work.plan; *scratch must be kept until the launch is done.
+  absl::Status LaunchPlan(WorkStream& work, std::shared_ptr<Scratch>* scratch) {
+    const std::string what = "launching a gather";
+    if (work.plan.tile_count() == 0) return absl::OkStatus();
+    if (FitsInline(work.plan)) {
+      InlineGatherTask task;
+      FillInline(work.plan, &task);
+      return ToStatus(cuda::LaunchGather(task, work.stream), what);
+    }
+    DEVMEM_ASSIGN_OR_RETURN(const Uploaded there, Upload(work, 0));
+    *scratch = there.scratch;
+    return ToStatus(cuda::LaunchGather({there.runs, there.tiles, work.plan.tile_count()}, work.stream), what);
+  }
+
+  // Within one memory, where a fragment's place may be that of one to come: out to a buffer and back, a step at a time. Rare
+  // (rows that a bad sample leaves behind), so it waits for memory rather than keep it.
+  absl::StatusOr<Event> Compact(WorkStream& work, DeviceMemory& memory, std::span<const Fragment> fragments) {
+    std::vector<Fragment> pieces;
+    for (const Fragment& fragment : fragments) {
+      for (uint64_t done = 0; done < fragment.bytes; done += kCompactStep) {
+        pieces.push_back({.source = fragment.source + done,
+                          .destination = fragment.destination + done,
+                          .bytes = std::min(kCompactStep, fragment.bytes - done)});
+      }
+    }
+    if (pieces.empty()) return Event();
+    uint64_t buffer_bytes = 0;
+    for (const Fragment& piece : pieces) buffer_bytes = std::min(kCompactStep, buffer_bytes + piece.bytes);
+    void* buffer = nullptr;
+    DEVMEM_CUDA_RETURN(cudaMallocAsync(&buffer, buffer_bytes, work.stream), "allocating a buffer to compact by");
+    const uint64_t base = Number(memory.address());
+    std::vector<std::shared_ptr<Scratch>> kept;
+    const auto run = [&]() -> absl::Status {
+      std::vector<Fragment> out, back;
+      for (size_t first = 0; first < pieces.size();) {
+        out.clear();
+        back.clear();
+        uint64_t used = 0;
+        size_t next = first;
+        for (; next < pieces.size() && used + pieces[next].bytes <= buffer_bytes; ++next) {
+          out.push_back({.source = pieces[next].source, .destination = used, .bytes = pieces[next].bytes});
+          back.push_back({.source = used, .destination = pieces[next].destination, .bytes = pieces[next].bytes});
+          used += pieces[next].bytes;
+        }
+        for (const bool leaving : {true, false}) {
+          const auto at = reinterpret_cast<uint64_t>(buffer);
+          PlanGather(leaving ? base : at, leaving ? at : base, leaving ? out : back, {.most_tiles = MostTiles()}, &work.plan);
+          DEVMEM_RETURN_IF_ERROR(LaunchPlan(work, &kept.emplace_back()));
+        }
+        first = next;
+      }
+      return absl::OkStatus();
+    };
+    const absl::Status launched = run();
+    (void)cudaFreeAsync(buffer, work.stream);
+    if (!launched.ok()) return launched;
+    return work.completer.Watch(work.stream, [kept = std::move(kept)](const absl::Status&) {});
+  }
+
+  // What there is to prove about a spec is proved once.
+  CastPath PathOf(const GatherCastSpec& spec) {
+    const auto key = std::make_tuple(spec.cast.from, spec.cast.to, spec.cast.scale, spec.channels, spec.pixels > 1, spec.mean,
+                                     spec.deviation);
+    std::lock_guard lock(mutex_);
+    const auto found = paths_.find(key);
+    if (found != paths_.end()) return found->second;
+    constexpr size_t kMostPaths = 1024;
+    if (paths_.size() >= kMostPaths) paths_.clear();
+    return paths_[key] = ChooseCastPath(spec);
+  }
+
+  absl::StatusOr<const void*> TablesOf(CrcKind kind) {
+    std::lock_guard lock(mutex_);
+    std::shared_ptr<cuda::Memory>& tables = tables_[static_cast<size_t>(kind)];
+    if (tables == nullptr) {
+      const std::vector<uint8_t> bytes = cuda::TablesOf(kind);
+      DEVMEM_ASSIGN_OR_RETURN(const auto memory, cuda::AllocatePlain(facts_, bytes.size(), "checksum tables"));
+      DEVMEM_CUDA_RETURN(cudaMemcpy(memory->address(), bytes.data(), bytes.size(), cudaMemcpyHostToDevice),
+                         "sending checksum tables to the GPU");
+      tables = memory;
+    }
+    return static_cast<const void*>(tables->address());
+  }
+
+  const Facts facts_;
+  const std::string name_;
+  std::mutex mutex_;
+  bool prepared_ = false;
+  std::array<std::shared_ptr<cuda::Memory>, 2> tables_;
+  std::map<std::tuple<DType, DType, double, uint32_t, bool, std::vector<double>, std::vector<double>>, CastPath> paths_;
+  cuda::ScratchPool scratch_;
+  std::unique_ptr<cuda::Completer> after_;
+  std::array<std::unique_ptr<WorkStream>, kMostStreams> streams_;  // first to go
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Device>> MakeCudaDevice(int ordinal) {
+  DEVMEM_ASSIGN_OR_RETURN(Facts facts, cuda::AskGpu(ordinal));
+  return std::make_unique<CudaDevice>(std::move(facts));
+}
+
+}  // namespace devmem
