@@ -25,7 +25,7 @@ using std::chrono_literals::operator""min;
 using std::chrono_literals::operator""ms;
 
 constexpr uint32_t kSizes[] = {2, 4, 8};
-constexpr uint64_t kByteCounts[] = {0, 1, 3, 4095, 4096, 65'537, (1 << 20) + 7};
+constexpr uint64_t kByteCounts[] = {0, 1, 3, 4095, 4096, 65'537, (1 << 17) + 7};
 
 // What a test would hang without; no test reaches it.
 Time Far() { return Clock::now() + 2min; }
