@@ -2,6 +2,7 @@
 #include "gpu/fanout_cpu.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <functional>
 #include <latch>
@@ -19,16 +20,16 @@
 namespace devmem {
 namespace {
 
+using std::chrono::milliseconds;
+using std::chrono::minutes;
 using ::testing::Each;
 using ::testing::HasSubstr;
-using std::chrono_literals::operator""min;
-using std::chrono_literals::operator""ms;
 
 constexpr uint32_t kSizes[] = {2, 4, 8};
 constexpr uint64_t kByteCounts[] = {0, 1, 3, 4095, 4096, 65'537, (1 << 17) + 7};
 
 // What a test would hang without; no test reaches it.
-Time Far() { return Clock::now() + 2min; }
+Time Far() { return Clock::now() + minutes(2); }
 
 // One rank's memory, poisoned but for the rank's own bytes, which are random and the same whenever they are made.
 class Slab {
@@ -253,7 +254,7 @@ TEST_F(FanoutCpuTest, ARankThatNeverCameIsReportedByWhoKnows) {
   };
   std::latch seated(3);
   Counting counting(*rendezvous_, seated);
-  const absl::Status gone = absl::UnavailableError("rank 3's process is gone");
+  absl::Status gone = absl::UnavailableError("rank 3's process is gone");
   EXPECT_THAT(OnRanks(4,
                       [&](uint32_t rank) {
                         if (rank < 3) return Make(4, rank, &counting).status();
@@ -271,7 +272,7 @@ TEST_F(FanoutCpuTest, ALateRankIsNamedToAllThatWaited) {
     DEVMEM_ASSIGN_OR_RETURN(auto fanout, Make(4, rank));
     Slab slab(16);
     if (rank == 2) told.wait();
-    const absl::Status status = fanout->Broadcast(slab.Span(0, 16), 0, rank == 2 ? Far() : Clock::now() + 100ms);
+    absl::Status status = fanout->Broadcast(slab.Span(0, 16), 0, rank == 2 ? Far() : Clock::now() + milliseconds(100));
     if (rank != 2) told.count_down();
     EXPECT_EQ(fanout->Broadcast(slab.Span(0, 16), 0, Far()), status) << "spent";
     return status;

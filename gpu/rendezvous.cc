@@ -168,10 +168,11 @@ absl::Status CheckAlike(const FanoutGroup& group, const std::vector<FanoutCard>&
       const std::string first = field.value(cards[0]);
       const std::string other = field.value(cards[rank]);
       if (first == other) continue;
-      return GroupError(
-          absl::StatusCode::kInvalidArgument, group,
-          std::string(field.name) + " differs: rank 0 says " + first + ", rank " + std::to_string(rank) + " says " + other,
-          "specifications differ", "start every rank with the same specification");
+      std::string message(field.name);
+      message.append(" differs: rank 0 says ").append(first);
+      message.append(", rank ").append(std::to_string(rank)).append(" says ").append(other);
+      return GroupError(absl::StatusCode::kInvalidArgument, group, message, "specifications differ",
+                        "start every rank with the same specification");
     }
   }
   return absl::OkStatus();

@@ -5,6 +5,7 @@
 #include "gpu/nccl/nccl_fanout.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <functional>
 #include <future>
@@ -24,12 +25,12 @@
 namespace devmem {
 namespace {
 
+using std::chrono::milliseconds;
+using std::chrono::minutes;
 using ::testing::Each;
 using ::testing::HasSubstr;
-using std::chrono_literals::operator""min;
-using std::chrono_literals::operator""ms;
 
-Time Far() { return Clock::now() + 2min; }
+Time Far() { return Clock::now() + minutes(2); }
 
 // --- stand-ins ------------------------------------------------------------------------------------------------
 // A communicator whose collectives complete when all its ranks have begun them, and whose every call is in progress at first.
@@ -278,7 +279,7 @@ TEST_F(NcclFanoutTest, OneRanksFaultEndsItForAllAndARetryDelivers) {
     world.fault = row.fault;
     world.faulty = 2;
     const bool late = *row.message == '\0';
-    const auto statuses = OnAllRanks(late ? Clock::now() + 100ms : Far());
+    const auto statuses = OnAllRanks(late ? Clock::now() + milliseconds(100) : Far());
     for (const absl::Status& status : statuses) {
       EXPECT_THAT(status.ToString(), HasSubstr(late ? "until its deadline" : row.message));
     }
@@ -392,7 +393,8 @@ TEST_F(OneGpuTest, ADeadlineAbortsAndANewOneWorks) {
     ASSERT_TRUE(fanout.ok()) << fanout.status();
     gate_to_open = &gate;
     Close(gate);
-    const absl::Status status = (*fanout)->AllGather({&destination, 0, kBytes}, {&source, 0, kBytes}, Clock::now() + 100ms);
+    const absl::Status status =
+        (*fanout)->AllGather({&destination, 0, kBytes}, {&source, 0, kBytes}, Clock::now() + milliseconds(100));
     EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded) << status;
     EXPECT_EQ(gate_to_open, nullptr) << "it was not aborted";
     Open();
