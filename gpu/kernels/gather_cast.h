@@ -283,7 +283,9 @@ DEVMEM_LANE void LoadConstants(const CastTask& task, CastConstants* shared) {
   BlockBarrier();
 }
 
-inline constexpr int kUnitsInFlight = 4;
+// Units that a lane loads before it converts the first: 32 bytes or more in registers.
+template <int kBytes>
+inline constexpr int kUnitsInFlight = kBytes <= 8 ? 4 : 2;
 
 // Elements that stay in their order. A unit: kUnit elements.
 template <Type kFrom, Type kTo, bool kFloat>
@@ -291,18 +293,19 @@ DEVMEM_LANE void CastRowsBody(const CastTask& task, CastConstants* shared) {
   LoadConstants(task, shared);
   constexpr int kCount = kUnit<kTo>;
   constexpr int kBytes = kCount * SizeOf(kFrom);
+  constexpr int kInFlightHere = kUnitsInFlight<kBytes>;
   const uint32_t tile = BlockIndex() * kBlockWarps + BlockWarpIndex();
   if (tile >= task.count) return;
   const uint64_t begin = uint64_t{tile} * task.tile_units;
   const uint64_t end = begin + task.tile_units < task.units ? begin + task.tile_units : task.units;
   Walk walk(task.runs, task.tiles[tile].run);
   const double factor = shared->factor[0], offset = shared->offset[0];
-  for (uint64_t first = begin + LaneIndex(); first < end; first += kUnitsInFlight * kWarp) {
+  for (uint64_t first = begin + LaneIndex(); first < end; first += kInFlightHere * kWarp) {
     const Walk before = walk;
-    Raw<kBytes> raw[kUnitsInFlight];
+    Raw<kBytes> raw[kInFlightHere];
     uint32_t whole = 0, present = 0;
 #pragma unroll
-    for (int i = 0; i < kUnitsInFlight; ++i) {
+    for (int i = 0; i < kInFlightHere; ++i) {
       const uint64_t unit = first + i * kWarp;
       if (unit >= end) continue;
       present |= 1U << i;
@@ -313,7 +316,7 @@ DEVMEM_LANE void CastRowsBody(const CastTask& task, CastConstants* shared) {
       raw[i] = LoadRaw<kBytes>(walk.Address(at));
     }
 #pragma unroll
-    for (int i = 0; i < kUnitsInFlight; ++i) {
+    for (int i = 0; i < kInFlightHere; ++i) {
       if ((whole >> i & 1) == 0) continue;
       const uint64_t unit = first + i * kWarp;
       uint64_t bits[kCount];
