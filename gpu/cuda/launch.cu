@@ -20,8 +20,9 @@ __global__ void __launch_bounds__(kBlockThreads) InlineGatherKernel(const __grid
   lane::InlineGatherBody(task);
 }
 
+// Five blocks a multiprocessor: left alone, ptxas spills a register or two to make room for more.
 template <typename Kernel>
-__global__ void __launch_bounds__(kBlockThreads) CastKernel(const __grid_constant__ CastTask task) {
+__global__ void __launch_bounds__(kBlockThreads, 5) CastKernel(const __grid_constant__ CastTask task) {
   __shared__ lane::CastConstants shared;
   Kernel::Body(task, &shared);
 }
