@@ -3,11 +3,13 @@
 
 #include <fcntl.h>
 #include <unistd.h>
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <array>
 #include <cerrno>
 #include <map>
+#include <sstream>
 #include <utility>
 #include <vector>
 
@@ -87,6 +89,7 @@ class Reader {
 
   void Unknown(const YAML::Mark& mark, const std::string& key, const Message& message) {
     std::vector<std::string> keys;
+    keys.reserve(static_cast<size_t>(message.GetDescriptor()->field_count()));
     for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) keys.push_back(message.GetDescriptor()->field(i)->name());
     const std::string near = Suggest(key, keys);
     Fault(mark, absl::StrCat("unknown key '", key, "'", near.empty() ? "" : absl::StrCat("; did you mean ", near, "?")));
@@ -161,6 +164,32 @@ class Reader {
   size_t entries_ = 0;
 };
 
+// Takes note of where documents begin, and of nothing else.
+class DocumentStarts final : public YAML::EventHandler {
+ public:
+  void OnDocumentStart(const YAML::Mark& mark) override { marks.push_back(mark); }
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+
+  std::vector<YAML::Mark> marks;
+};
+
+// YAML::Load() passes over all that comes after the first, and YAML::LoadAll() never ends on a text such as ",".
+std::optional<YAML::Mark> SecondDocument(const std::string& text) {
+  std::istringstream stream(text);
+  YAML::Parser parser(stream);
+  DocumentStarts starts;
+  while (starts.marks.size() < 2 && parser.HandleNextDocument(starts)) {
+  }
+  return starts.marks.size() < 2 ? std::nullopt : std::optional(starts.marks[1]);
+}
+
 absl::StatusOr<std::string> ReadAll(int fd, const std::string& path) {
   std::string text;
   std::array<char, 4096> buffer;
@@ -185,9 +214,10 @@ absl::StatusOr<std::string> ReadAll(int fd, const std::string& path) {
 absl::Status ReadConfig(const std::string& text, const std::string& path, Message* message, FileValues* values) {
   Reader reader(path, values);
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
-    if (documents.size() > 1) reader.Fault(documents[1].Mark(), "expected one document, and here a second one begins");
-    if (!documents.empty()) reader.Read(documents[0], message);
+    reader.Read(YAML::Load(text), message);
+    if (const auto second = SecondDocument(text); second.has_value()) {
+      reader.Fault(*second, "expected one document, and here a second one begins");
+    }
   } catch (const YAML::Exception& error) {
     reader.Fault(error.mark, error.msg);
   }

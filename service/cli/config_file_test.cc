@@ -31,6 +31,7 @@ TEST(ConfigFile, Good) {
       {"", ""},
       {"# nothing said\n", ""},
       {"---\n", ""},
+      {"---\nqueues: 8\n...\n# the end\n", "queues: 8"},
       {"queues: 8", "queues: 8"},
       {"queues: \"8\"", "queues: 8"},
       {"memory_limit: 64MiB\nlog_level: debug\n", "memory_limit: 67108864 log_level: LOG_LEVEL_DEBUG"},
@@ -81,7 +82,8 @@ TEST(ConfigFile, Bad) {
       {"- queues: 1", "f:1:1: expected keys with values, such as 'memory_limit: 64GiB'"},
       {"just words", "f:1:1: expected keys with values, such as 'memory_limit: 64GiB'"},
       {"? [a]\n: 1\n", "f:1:3: expected a key, not a list or a mapping"},
-      {"queues: 1\n---\nqueues: 2\n", "f:3:1: expected one document, and here a second one begins"},
+      {",", "f:1:1: expected one document, and here a second one begins"},
+      {"queues: 1\n---\nqueues: 2\n", "f:2:1: expected one document, and here a second one begins"},
       // Of the parser's own: what is not closed is missed in the last line.
       {"queues: [1", "f:1:1: end of sequence flow not found"},
       {"queues: 1\n\tworkers: 2\n", "f:2:1: illegal tab when looking for indentation"},

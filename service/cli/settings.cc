@@ -26,7 +26,6 @@ namespace {
 
 namespace v1 = devmem_loader::v1;
 using google::protobuf::FieldDescriptor;
-using google::protobuf::FieldDescriptorProto;
 using google::protobuf::Message;
 using google::protobuf::Reflection;
 
@@ -211,6 +210,7 @@ std::string SettingHelp(const FieldDescriptor& field) {
 std::vector<Flag> SettingFlags(v1::Config* config) {
   std::vector<Flag> flags;
   const google::protobuf::Descriptor& all = *v1::Config::descriptor();
+  flags.reserve(static_cast<size_t>(all.field_count()));
   for (int i = 0; i < all.field_count(); ++i) flags.push_back(FlagFor(*all.field(i), config, SettingOf(*all.field(i)).group()));
   return flags;
 }
