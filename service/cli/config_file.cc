@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/error.h"
@@ -75,7 +76,7 @@ class Reader {
       const std::string& key = entry.first.Scalar();
       const auto [said, first] = lines.emplace(key, at.line + 1);
       if (!first) {
-        Fault(at, absl::StrCat("'", key, "' is said twice, first in line ", said->second));
+        Fault(at, absl::StrCat("'", absl::Utf8SafeCEscape(key), "' is said twice, first in line ", said->second));
         continue;
       }
       const FieldDescriptor* const field = message->GetDescriptor()->FindFieldByName(key);
@@ -92,7 +93,8 @@ class Reader {
     keys.reserve(static_cast<size_t>(message.GetDescriptor()->field_count()));
     for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) keys.push_back(message.GetDescriptor()->field(i)->name());
     const std::string near = Suggest(key, keys);
-    Fault(mark, absl::StrCat("unknown key '", key, "'", near.empty() ? "" : absl::StrCat("; did you mean ", near, "?")));
+    Fault(mark, absl::StrCat("unknown key '", absl::Utf8SafeCEscape(key), "'",
+                             near.empty() ? "" : absl::StrCat("; did you mean ", near, "?")));
   }
 
   void ReadField(const YAML::Node& node, const YAML::Mark& key, Message* message, const FieldDescriptor& field,
@@ -120,7 +122,7 @@ class Reader {
   }
 
   void Bad(const YAML::Mark& mark, const FieldDescriptor& field, const std::string& text, const absl::Status& status) {
-    Fault(mark, absl::StrCat(Key(field), ": '", text, "': ", status.message()));
+    Fault(mark, absl::StrCat(Key(field), ": '", absl::Utf8SafeCEscape(text), "': ", status.message()));
   }
 
   // How much there is.
