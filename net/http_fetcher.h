@@ -35,6 +35,8 @@ class HttpFetcher {
   // While on, requests wait that were not yet sent: there is no memory for their answers. For the policy's total time at most:
   // then they fail.
   void Hold(bool hold);
+  // For every wait and every retry that begins from now on.
+  void SetPolicy(const ReadPolicy& policy) { policy_ = policy; }
   // Closes every connection; `closed` runs when nothing is left. Reads under way must have been cancelled.
   void Shutdown(std::function<void()> closed);
 
@@ -60,7 +62,7 @@ class HttpFetcher {
   Reactor& reactor_;
   Resolver& resolver_;
   StreamFactory factory_;
-  const ReadPolicy policy_;
+  ReadPolicy policy_;
   const size_t max_connections_;
   const size_t max_in_all_;
   size_t in_all_ = 0;   // connections, those that are closing included

@@ -131,6 +131,10 @@ class Transport {
   // Worker thread only. Done() follows soon, with kCancelled unless it had ended already.
   virtual void Cancel(size_t worker, RangeRead* read) = 0;
 
+  // Deadlines and retries, for every wait and every retry that begins from now on; also after GoOn(). From any thread, but not
+  // while HandOver() or GoOn() runs.
+  virtual void SetPolicy(const ReadPolicy& policy) = 0;
+
   // For a successor in another process: closes every connection, and gives duplicates of what there is to go on with. Every
   // read must be done, and none may start until GoOn(). On error too nothing is lost: GoOn().
   [[nodiscard]] virtual absl::StatusOr<TransportParts> HandOver() { return TransportParts(); }

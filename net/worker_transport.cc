@@ -17,8 +17,9 @@ absl::Status WorkerTransport::StartWorkers(const WorkerOptions& options, const M
     auto worker = std::make_unique<Worker>();
     DEVMEM_ASSIGN_OR_RETURN(worker->reactor, Reactor::Create(absl::StrCat("rx-", i), options.backend));
     Reactor& loop = *worker->reactor;
-    worker->fetcher = std::make_unique<HttpFetcher>(loop, *resolver_, make(i, loop), options.policy, options.connections,
-                                                    options.connections_in_all ? options.connections : SIZE_MAX);
+    worker->fetcher =
+        std::make_unique<HttpFetcher>(loop, *resolver_, make(i, loop), policy_.value_or(options.policy), options.connections,
+                                      options.connections_in_all ? options.connections : SIZE_MAX);
     worker->files = std::make_unique<FileReader>(loop);
     worker->thread = std::thread([&loop] { loop.Run(); });
     workers_.push_back(std::move(worker));
@@ -60,6 +61,13 @@ void WorkerTransport::Cancel(size_t worker, RangeRead* read) {
     workers_[worker]->files->Cancel(read);
   } else {
     workers_[worker]->fetcher->Cancel(read);
+  }
+}
+
+void WorkerTransport::SetPolicy(const ReadPolicy& policy) {
+  policy_ = policy;
+  for (const auto& worker : workers_) {
+    worker->reactor->Post([fetcher = worker->fetcher.get(), policy] { fetcher->SetPolicy(policy); });
   }
 }
 

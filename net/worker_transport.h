@@ -6,6 +6,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -33,6 +34,7 @@ class WorkerTransport : public Transport {
   [[nodiscard]] Reactor& reactor(size_t worker) final { return *workers_[worker]->reactor; }
   void Start(size_t worker, RangeRead* read) final;
   void Cancel(size_t worker, RangeRead* read) final;
+  void SetPolicy(const ReadPolicy& policy) final;
 
  protected:
   // Makes a worker's streams; called once a worker, before its loop runs.
@@ -53,6 +55,7 @@ class WorkerTransport : public Transport {
     std::thread thread;
   };
 
+  std::optional<ReadPolicy> policy_;  // SetPolicy()'s; else that of the options
   std::unique_ptr<Resolver> resolver_;
   std::atomic<size_t> count_ = 0;  // of workers, as last started
   std::vector<std::unique_ptr<Worker>> workers_;

@@ -8,8 +8,13 @@ devmem_unit(service_cli_flag_table HDRS cli/flag_table.h SRCS cli/flag_table.cc
   TEST cli/flag_table_test.cc)
 devmem_unit(service_cli_cursor_text HDRS cli/cursor_text.h SRCS cli/cursor_text.cc DEPS base_error devmem_proto absl::strings
   TEST cli/cursor_text_test.cc)
+devmem_unit(service_cli_settings HDRS cli/settings.h SRCS cli/settings.cc DEPS service_cli_flag_table devmem_proto
+  TEST cli/settings_test.cc)
+devmem_unit(service_cli_config_file HDRS cli/config_file.h SRCS cli/config_file.cc
+  DEPS service_cli_settings base_unique_fd yaml-cpp TEST cli/config_file_test.cc FUZZ cli/config_file_fuzz.cc)
 devmem_unit(service_cli_options HDRS cli/options.h SRCS cli/options.cc
-  DEPS service_cli_flag_table service_cli_cursor_text devmem_proto gpu_dtype TEST cli/options_test.cc)
+  DEPS service_cli_config_file service_cli_cursor_text gpu_dtype TEST cli/options_test.cc)
+devmem_unit(service_cli_reload HDRS cli/reload.h SRCS cli/reload.cc DEPS service_cli_options TEST cli/reload_test.cc)
 devmem_unit(service_cli_signals HDRS cli/signals.h SRCS cli/signals.cc DEPS base_unique_fd TEST cli/signals_test.cc)
 devmem_unit(service_cli_process_usage HDRS cli/process_usage.h SRCS cli/process_usage.cc TEST cli/process_usage_test.cc)
 devmem_unit(service_cli_descriptor_limit HDRS cli/descriptor_limit.h SRCS cli/descriptor_limit.cc DEPS base_error
@@ -57,5 +62,5 @@ add_executable(devmem-loader cli/loader_main.cc)
 target_link_libraries(devmem-loader PRIVATE service_cli_command service_cli_load service_cli_index_verb service_cli_status_verb
   service_cli_bindings_verb)
 add_executable(devmem-loaderd cli/daemon_main.cc)
-target_link_libraries(devmem-loaderd PRIVATE service_cli_command service_cli_descriptor_limit service_cli_log service_cli_signals
-  service_daemon)
+target_link_libraries(devmem-loaderd PRIVATE service_cli_command service_cli_descriptor_limit service_cli_log service_cli_reload
+  service_cli_signals service_daemon)

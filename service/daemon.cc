@@ -117,6 +117,13 @@ class DaemonImpl final : public Daemon {
     return left;
   }
 
+  void Reconfigure(const LiveOptions& options) override {
+    budget_.SetLimit(options.memory_limit != 0 ? options.memory_limit : HalfOfMemory());
+    service_->SetDefaultPrefetch(options.default_prefetch);
+    std::lock_guard lock(workers_mutex_);
+    transport_->SetPolicy(options.policy);
+  }
+
   [[nodiscard]] PathInfo path() override { return transport_->path(); }
 
  private:
@@ -252,7 +259,10 @@ class DaemonImpl final : public Daemon {
     handles_->Pause();
     DEVMEM_ASSIGN_OR_RETURN(const size_t streams, service_->Pause(Clock::now() + kEndDeadline));
     handed.streams = static_cast<uint32_t>(streams);
-    DEVMEM_ASSIGN_OR_RETURN(handed.transport, transport_->HandOver());
+    {
+      std::lock_guard lock(workers_mutex_);
+      DEVMEM_ASSIGN_OR_RETURN(handed.transport, transport_->HandOver());
+    }
     DEVMEM_ASSIGN_OR_RETURN(handed.grpc, listener_->socket().Share());
     DEVMEM_ASSIGN_OR_RETURN(handed.handles, handles_->socket().Share());
     handed_what_ = Describe(handed.transport);
@@ -260,7 +270,12 @@ class DaemonImpl final : public Daemon {
   }
 
   absl::Status GoOn(const absl::Status& why) {
-    if (const absl::Status status = transport_->GoOn(); !status.ok()) {
+    absl::Status status;
+    {
+      std::lock_guard lock(workers_mutex_);
+      status = transport_->GoOn();
+    }
+    if (!status.ok()) {
       spdlog::error("not handed over ({}), and cannot go on: {}", Text(why), Text(status));
       options_.succeeded(status);
       return status;
@@ -324,6 +339,7 @@ class DaemonImpl final : public Daemon {
   MemoryBudget budget_;
   std::shared_ptr<Device> device_;
   std::unique_ptr<Transport> transport_;
+  std::mutex workers_mutex_;  // handing over ends and makes workers: not while they are told of a new policy
   WorkerPool openers_{kOpenThreads};
   WorkerPool status_{kStatusThreads};
   WorkerPool upkeep_{kUpkeepThreads};

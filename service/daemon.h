@@ -8,7 +8,7 @@
 //
 // A daemon with `succeeded` can pass all it holds to another process that starts with `take_over`: docs/upgrade.md.
 //
-// Threads: Start and the destructor belong to one thread; Drain may be called from any, once.
+// Threads: Start and the destructor belong to one thread; Drain may be called from any, once; Reconfigure from any.
 #pragma once
 
 #include <cstdint>
@@ -55,6 +55,13 @@ struct DaemonOptions {
   std::function<void(const absl::Status&)> succeeded;
 };
 
+// What of the options can change while a daemon runs; as there.
+struct LiveOptions {
+  uint64_t memory_limit = 0;      // streams keep what they have: below that, new ones are refused until there is room
+  uint64_t default_prefetch = 0;  // of streams opened from now on
+  ReadPolicy policy;              // of every wait and every retry that begins from now on
+};
+
 class Daemon {
  public:
   static absl::StatusOr<std::unique_ptr<Daemon>> Start(const DaemonOptions& options);
@@ -63,6 +70,9 @@ class Daemon {
   // Refuses new streams, lets the present ones end by themselves until `deadline`, then ends the rest with
   // UNAVAILABLE (their trainers resume elsewhere by cursor). Returns how many were cut off.
   virtual size_t Drain(Time deadline) = 0;
+
+  // Thread-safe. A successor that takes over knows nothing of it: it has options of its own.
+  virtual void Reconfigure(const LiveOptions& options) = 0;
 
   [[nodiscard]] virtual PathInfo path() = 0;  // as Transport::path()
 };

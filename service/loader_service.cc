@@ -239,7 +239,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
     Time next_progress = now;
     OpenContext context{.device = service_.parts_.device,
                         .budget = service_.parts_.budget,
-                        .default_prefetch = service_.parts_.options->default_prefetch,
+                        .default_prefetch = service_.default_prefetch_,
                         .reads = {.max_gap = service_.parts_.options->max_gap, .max_range = service_.parts_.options->max_range},
                         .deadline = now + service_.parts_.options->open_timeout,
                         .progress = [&](std::string_view phase, uint64_t done, uint64_t total) {
@@ -394,7 +394,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   bool stopped_ = false;  // do not start the stream
 };
 
-LoaderService::LoaderService(Parts parts) : parts_(std::move(parts)) {}
+LoaderService::LoaderService(Parts parts) : parts_(std::move(parts)), default_prefetch_(parts_.options->default_prefetch) {}
 
 LoaderService::~LoaderService() = default;
 

@@ -5,6 +5,7 @@
 // Threads: gRPC's, the pool's, the loops' and the handle socket's; everything here is thread-safe.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <map>
 #include <memory>
@@ -45,6 +46,9 @@ class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
                                           const devmem_loader::v1::GetNodeStatusRequest* request,
                                           devmem_loader::v1::GetNodeStatusResponse* response) override;
 
+  // Of streams that are opened from now on. Thread-safe.
+  void SetDefaultPrefetch(uint64_t bytes) { default_prefetch_ = bytes; }
+
   // The trainer with this token is gone: its streams end, its slabs are retired.
   void PeerGone(const std::string& token);
 
@@ -69,6 +73,7 @@ class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
 
   const Parts parts_;
   const Time started_ = Clock::now();
+  std::atomic<uint64_t> default_prefetch_;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// MemoryBudget: the node-wide cap on slab memory. Reservations are RAII; thread-safe.
+// MemoryBudget: the node-wide cap on slab memory, in bytes. Reservations are RAII; thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,7 @@ class MemoryBudget {
   // kResourceExhausted, saying what is in use, if `bytes` more do not fit.
   [[nodiscard]] absl::StatusOr<Reservation> Reserve(uint64_t bytes) {
     std::lock_guard lock(mutex_);
-    if (bytes > limit_ - used_) {
+    if (used_ > limit_ || bytes > limit_ - used_) {
       return MakeError(
           absl::StatusCode::kResourceExhausted,
           absl::StrCat("the stream needs ", bytes, " bytes of slabs, and of this node's ", limit_, " bytes ", used_,
@@ -37,15 +37,24 @@ class MemoryBudget {
     });
   }
 
-  [[nodiscard]] uint64_t limit() const { return limit_; }
+  // From now on. What is reserved stays so: below it, nothing more is until enough was given back.
+  void SetLimit(uint64_t limit) {
+    std::lock_guard lock(mutex_);
+    limit_ = limit;
+  }
+
+  [[nodiscard]] uint64_t limit() const {
+    std::lock_guard lock(mutex_);
+    return limit_;
+  }
   [[nodiscard]] uint64_t used() const {
     std::lock_guard lock(mutex_);
     return used_;
   }
 
  private:
-  const uint64_t limit_;
   mutable std::mutex mutex_;
+  uint64_t limit_;     // guarded by mutex_
   uint64_t used_ = 0;  // guarded by mutex_
 };
 

@@ -125,6 +125,7 @@ class StuckTransport final : public Transport {
     const bool ours = std::any_of(stuck_.begin(), stuck_.end(), [read](const auto& each) { return each.second == read; });
     if (!ours) real_.Cancel(worker, read);
   }
+  void SetPolicy(const ReadPolicy& policy) override { real_.SetPolicy(policy); }
   size_t stuck() {
     std::lock_guard lock(mutex_);
     return stuck_.size();

@@ -1,31 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
 // devmem-loaderd: the daemon of a node.
 //
-//   1. flags; the log; more descriptors; the socket's folder
+//   1. settings; the log; more descriptors; the socket's folder
 //   2. Daemon::Start, "ready"
-//   3. SIGTERM or SIGINT: drain until the deadline, end. A second one: end at once.
+//   3. SIGHUP: the settings once more; what can change while it runs does.
+//   4. SIGTERM or SIGINT: drain until the deadline, end. A second one: end at once.
 //      Or a successor takes over (--take-over): end, leaving everything as it is.
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "base/error.h"
 #include "net/rx/rx_binding.h"
 #include "service/cli/command.h"
 #include "service/cli/descriptor_limit.h"
 #include "service/cli/log.h"
 #include "service/cli/print.h"
+#include "service/cli/reload.h"
 #include "service/cli/signals.h"
 #include "service/daemon.h"
 
@@ -47,8 +53,33 @@ absl::Status MakeFolder(const std::string& socket) {
   return absl::OkStatus();
 }
 
-int Main(const std::vector<std::string>& arguments) {
+// SIGHUP. Whatever is wrong with the settings now, the daemon goes on with those it has.
+void ReloadSettings(const std::vector<std::string>& arguments, DaemonCommandOptions* options, std::vector<FlagValue>* values,
+                    Daemon* daemon) {
+  const auto changes = Reload(arguments, ::getenv, options, values);
+  if (!changes.ok()) {
+    for (const absl::string_view line : absl::StrSplit(changes.status().message(), '\n')) {
+      spdlog::error("not reloaded: {}", std::string_view(line.data(), line.size()));
+    }
+    return;
+  }
+  for (const std::string& change : changes->restart) spdlog::warn("reload: {}: needs a restart", change);
+  daemon->Reconfigure({.memory_limit = options->daemon.memory_limit,
+                       .default_prefetch = options->daemon.default_prefetch,
+                       .policy = options->daemon.policy});
+  // Said at the level that says more, be it the former or the new one.
+  const auto level = spdlog::level::from_str(options->log_level);
+  spdlog::set_level(std::min(spdlog::get_level(), level));
+  for (const std::string& change : changes->applied) spdlog::info("reload: {}", change);
+  if (changes->applied.empty() && changes->restart.empty()) spdlog::info("reload: nothing changed");
+  spdlog::set_level(level);
+}
+
+int Main(std::vector<std::string> arguments) {
   ::signal(SIGPIPE, SIG_IGN);
+  if (std::find(arguments.begin(), arguments.end(), "--recover") != arguments.end()) {
+    arguments.insert(arguments.end(), {"--config", "/dev/null"});  // what a daemon left is put back whatever its file is like
+  }
   DaemonCommandOptions options;
   std::vector<FlagValue> values;
   if (auto code = Begin(kProgram, DaemonTable(&options), options.common, arguments, &values)) return *code;
@@ -72,11 +103,18 @@ int Main(const std::vector<std::string>& arguments) {
   std::mutex mutex;
   std::condition_variable changed;
   int asked = 0;
+  int ends = 0;  // signals to end
+  bool reload = false;
   bool listening = false;
   std::optional<absl::Status> succeeded;
-  SignalWatcher signals({SIGTERM, SIGINT}, [&](int signal, int count) {
+  SignalWatcher signals({SIGTERM, SIGINT, SIGHUP}, [&](int signal, int) {
     std::lock_guard lock(mutex);
-    if (count > 1) {
+    if (signal == SIGHUP) {
+      reload = true;
+      changed.notify_all();
+      return;
+    }
+    if (++ends > 1) {
       spdlog::warn("second {}: ending at once", ::strsignal(signal));
       if (listening && !succeeded.has_value()) {  // else the files may be another daemon's
         for (const char* const suffix : {"", ".fd", ".upgrade"}) ::unlink((options.daemon.socket + suffix).c_str());
@@ -101,7 +139,13 @@ int Main(const std::vector<std::string>& arguments) {
   {
     std::unique_lock lock(mutex);
     listening = true;
-    changed.wait(lock, [&] { return asked != 0 || succeeded.has_value(); });
+    while (asked == 0 && !succeeded.has_value()) {
+      changed.wait(lock, [&] { return asked != 0 || succeeded.has_value() || reload; });
+      if (!std::exchange(reload, false)) continue;
+      lock.unlock();
+      ReloadSettings(arguments, &options, &values, daemon->get());
+      lock.lock();
+    }
     if (succeeded.has_value()) {
       lock.unlock();
       daemon->reset();

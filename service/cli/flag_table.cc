@@ -14,6 +14,8 @@
 namespace devmem::cli {
 namespace {
 
+using Origin = FlagValue::Origin;
+
 bool Positional(const Flag& flag) { return flag.name[0] != '-'; }
 
 std::vector<std::string> Words(const std::string& text) {
@@ -56,16 +58,23 @@ absl::Status UnknownFlag(const std::string& argument, const std::vector<Flag>& f
                    {.cause = "unknown flag", .action = near.empty() ? "see --help" : absl::StrCat("did you mean ", near, "?")});
 }
 
+// Where a value is from, for an error.
+std::string Source(const FlagValue& value) {
+  if (value.origin == Origin::kEnvironment) {
+    return absl::StrCat("environment variable ", FlagTable::EnvironmentName(value.name));
+  }
+  if (value.origin == Origin::kFile) return absl::StrCat(value.path, ":", value.line, ": ", value.name);
+  return value.name;
+}
+
 // Sets one flag from one source; errors name the source, the value and what is accepted.
-absl::Status Apply(const Flag& flag, const std::vector<std::string>& values, FlagValue::Origin origin) {
-  for (const std::string& value : values) {
-    absl::Status status = flag.set(value);
+absl::Status Apply(const Flag& flag, const std::vector<std::string>& texts, const FlagValue& value) {
+  for (const std::string& text : texts) {
+    absl::Status status = flag.set(text);
     if (status.ok()) continue;
-    const bool environment = origin == FlagValue::Origin::kEnvironment;
-    const std::string where =
-        environment ? absl::StrCat("environment variable ", FlagTable::EnvironmentName(flag.name)) : flag.name;
-    return MakeError(environment ? absl::StatusCode::kFailedPrecondition : absl::StatusCode::kInvalidArgument,
-                     absl::StrCat(where, ": '", value, "': ", status.message()), {.cause = "bad value"});
+    const bool typed = value.origin == Origin::kFlag || value.origin == Origin::kDefault;
+    return MakeError(typed ? absl::StatusCode::kInvalidArgument : absl::StatusCode::kFailedPrecondition,
+                     absl::StrCat(Source(value), ": '", text, "': ", status.message()), {.cause = "bad value"});
   }
   return absl::OkStatus();
 }
@@ -145,7 +154,8 @@ absl::Status NoSuchChoice(const std::vector<std::string>& names) {
 
 }  // namespace internal
 
-FlagTable::FlagTable(Texts texts, std::vector<Flag> flags) : texts_(std::move(texts)), flags_(std::move(flags)) {}
+FlagTable::FlagTable(Texts texts, std::vector<Flag> flags, std::function<absl::Status()> finish)
+    : texts_(std::move(texts)), flags_(std::move(flags)), finish_(std::move(finish)) {}
 
 std::string FlagTable::EnvironmentName(const std::string& flag) {
   std::string name = "DEVMEM_";
@@ -159,10 +169,10 @@ absl::StatusOr<std::vector<FlagValue>> FlagTable::Parse(const std::vector<std::s
   app.set_help_flag();  // ours is a flag of the table
   app.allow_extras();   // so that an unknown flag gets a suggestion rather than CLI11's words
   std::vector<std::vector<std::string>> given(flags_.size());
-  std::vector<size_t> switched(flags_.size(), 0);
   for (size_t i = 0; i < flags_.size(); ++i) {
+    if (flags_[i].file_only) continue;
     if (flags_[i].value.empty()) {
-      app.add_flag(flags_[i].name, switched[i]);
+      app.add_flag(flags_[i].name);
     } else {
       app.add_option(flags_[i].name, given[i])->allow_extra_args(false);
     }
@@ -176,28 +186,54 @@ absl::StatusOr<std::vector<FlagValue>> FlagTable::Parse(const std::vector<std::s
     if (extra != "--") return UnknownFlag(extra, flags_);
   }
 
-  std::vector<FlagValue> values;
-  values.reserve(flags_.size());
+  for (size_t i = 0; i < flags_.size(); ++i) {
+    if (flags_[i].value.empty() && !flags_[i].file_only) given[i] = app.get_option(flags_[i].name)->results();
+  }
+
+  FileValues file;
+  const auto take = [&](size_t i, FlagValue& value) -> std::vector<std::string> {
+    const Flag& flag = flags_[i];
+    if (!given[i].empty()) {
+      value.origin = Origin::kFlag;
+      return given[i];
+    }
+    if (const char* const set =
+            flag.environment && !Positional(flag) ? environment(EnvironmentName(flag.name).c_str()) : nullptr;
+        set != nullptr && *set != '\0') {
+      value.origin = Origin::kEnvironment;
+      return flag.repeatable ? Words(set) : std::vector<std::string>{set};
+    }
+    if (const auto found = file.find(flag.name); found != file.end()) {
+      value.origin = Origin::kFile;
+      value.path = found->second.path;
+      value.line = found->second.line;
+      return {found->second.text};
+    }
+    return flag.fallback.empty() ? std::vector<std::string>() : std::vector<std::string>{flag.fallback};
+  };
+
+  std::vector<FlagValue> values(flags_.size());
+  for (size_t i = 0; i < flags_.size(); ++i) {
+    if (!flags_[i].read) continue;
+    const std::vector<std::string> paths = take(i, values[i]);
+    if (paths.empty()) continue;
+    DEVMEM_ASSIGN_OR_RETURN(std::optional<FileValues> read, flags_[i].read(paths.back(), values[i].origin != Origin::kDefault));
+    if (read.has_value()) {
+      file.merge(*read);
+      values[i].value = paths.back();
+    }
+  }
   for (size_t i = 0; i < flags_.size(); ++i) {
     const Flag& flag = flags_[i];
-    FlagValue value{.name = flag.name};
-    std::vector<std::string> texts = given[i];
-    if (switched[i] > 0) texts = {"true"};
-    if (!texts.empty()) {
-      value.origin = FlagValue::Origin::kFlag;
-    } else if (const char* set =
-                   flag.environment && !Positional(flag) ? environment(EnvironmentName(flag.name).c_str()) : nullptr;
-               set != nullptr && *set != '\0') {
-      value.origin = FlagValue::Origin::kEnvironment;
-      texts = flag.repeatable ? Words(set) : std::vector<std::string>{set};
-    } else if (!flag.fallback.empty()) {
-      texts = {flag.fallback};
-    }
+    FlagValue& value = values[i];
+    value.name = flag.name;
+    if (flag.read) continue;
+    std::vector<std::string> texts = take(i, value);
     if (!flag.repeatable && texts.size() > 1) texts = {texts.back()};  // said twice: the last counts
-    DEVMEM_RETURN_IF_ERROR(Apply(flag, texts, value.origin));
+    if (!flag.file_only) DEVMEM_RETURN_IF_ERROR(Apply(flag, texts, value));
     value.value = Joined(texts);
-    values.push_back(std::move(value));
   }
+  if (finish_) DEVMEM_RETURN_IF_ERROR(finish_());
   return values;
 }
 
@@ -208,12 +244,13 @@ std::string FlagTable::Help(size_t width) const {
   if (!texts_.about.empty()) absl::StrAppend(&out, "\n", Wrap(texts_.about, 0, width), "\n");
   std::vector<std::string> groups;
   for (const Flag& flag : flags_) {
+    if (flag.file_only) continue;
     if (std::find(groups.begin(), groups.end(), flag.group) == groups.end()) groups.push_back(flag.group);
   }
   for (const std::string& group : groups) {
     absl::StrAppend(&out, "\n", group, ":\n");
     for (const Flag& flag : flags_) {
-      if (flag.group != group) continue;
+      if (flag.group != group || flag.file_only) continue;
       std::string left =
           absl::StrCat("  ", flag.name, flag.value.empty() || Positional(flag) ? "" : " ", Positional(flag) ? "" : flag.value);
       std::string help = flag.help;
@@ -234,13 +271,18 @@ std::string FlagTable::Help(size_t width) const {
 }
 
 std::string PrintConfig(const std::vector<FlagValue>& values, bool json) {
-  static constexpr const char* kOrigins[] = {"default", "environment", "flag"};
+  static constexpr const char* kOrigins[] = {"default", "file", "environment", "flag"};
   nlohmann::ordered_json object;
   std::string text;
   for (const FlagValue& value : values) {
     const char* origin = kOrigins[static_cast<size_t>(value.origin)];
     if (json) {
-      object[value.name.substr(value.name.find_first_not_of('-'))] = {{"value", value.value}, {"origin", origin}};
+      nlohmann::ordered_json& entry = object[value.name.substr(value.name.find_first_not_of('-'))];
+      entry = {{"value", value.value}, {"origin", origin}};
+      if (value.origin == Origin::kFile) {
+        entry["file"] = value.path;
+        entry["line"] = value.line;
+      }
       continue;
     }
     std::string line = value.name;
@@ -248,7 +290,8 @@ std::string PrintConfig(const std::vector<FlagValue>& values, bool json) {
     line += value.value.empty() ? "(not set)" : value.value;
     line.resize(std::max<size_t>(line.size() + 2, 60), ' ');
     absl::StrAppend(&text, line, origin);
-    if (value.origin == FlagValue::Origin::kEnvironment) absl::StrAppend(&text, " ", FlagTable::EnvironmentName(value.name));
+    if (value.origin == Origin::kEnvironment) absl::StrAppend(&text, " ", FlagTable::EnvironmentName(value.name));
+    if (value.origin == Origin::kFile) absl::StrAppend(&text, " ", value.path, ":", value.line);
     text += '\n';
   }
   return json ? object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n" : text;

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // One table of a command's flags, from which everything about them comes: parsing, the environment variables, --help
-// and --print-config. Precedence: flag > environment (DEVMEM_BATCH_SIZE for --batch-size) > default.
+// and --print-config. Precedence: flag > environment (DEVMEM_BATCH_SIZE for --batch-size) > file > default.
 //
 //   LoaderOptions options;
 //   FlagTable table({.usage = {"devmem-loader --bucket URI [options]"}}, LoaderFlags(&options));
 //   DEVMEM_ASSIGN_OR_RETURN(std::vector<FlagValue> values, table.Parse(args, ::getenv));
 //
 // Values are set through the flag's `set`, the default's text too, so that what --help promises is what is used.
-// Parse fails with kInvalidArgument for the command line's fault and with kFailedPrecondition for the environment's.
-// One thread; what the setters write to must outlive Parse().
+// Parse fails with kInvalidArgument for the command line's fault and with kFailedPrecondition for the environment's or the
+// file's. One thread; what the setters write to must outlive Parse().
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -24,6 +25,14 @@
 #include "base/clock.h"
 
 namespace devmem::cli {
+
+// A value of a file, as it would be typed behind the flag.
+struct FileValue {
+  std::string text;
+  std::string path;
+  int line = 0;  // from 1
+};
+using FileValues = std::map<std::string, FileValue>;  // by the flag's name
 
 struct Flag {
   using Set = std::function<absl::Status(const std::string& value)>;
@@ -36,6 +45,10 @@ struct Flag {
   Set set;
   bool repeatable = false;  // each value is set; in the environment they are separated by blanks
   bool environment = true;  // may be set there
+  bool file_only = false;   // no flag, a key that only the file can set: shown by --print-config, and `set` is not called
+  // This flag names the file: the values of the others that are there. `asked` is false for the default, which need not exist:
+  // nullopt. Called before anything is set.
+  std::function<absl::StatusOr<std::optional<FileValues>>(const std::string& path, bool asked)> read;
 };
 
 // Setters for the usual kinds.
@@ -56,7 +69,9 @@ template <typename T>
 struct FlagValue {
   std::string name;
   std::string value;  // several are joined with blanks
-  enum class Origin { kDefault, kEnvironment, kFlag } origin = Origin::kDefault;
+  enum class Origin { kDefault, kFile, kEnvironment, kFlag } origin = Origin::kDefault;
+  std::string path;  // of the file
+  int line = 0;
 };
 
 class FlagTable {
@@ -69,7 +84,8 @@ class FlagTable {
   };
   using GetEnvironment = std::function<const char*(const char* name)>;
 
-  FlagTable(Texts texts, std::vector<Flag> flags);
+  // `finish` is called when every flag is set: for what is made of several. Its error is Parse's.
+  FlagTable(Texts texts, std::vector<Flag> flags, std::function<absl::Status()> finish = nullptr);
 
   // Sets every flag. Returns what each got, in the table's order.
   [[nodiscard]] absl::StatusOr<std::vector<FlagValue>> Parse(const std::vector<std::string>& arguments,
@@ -81,6 +97,7 @@ class FlagTable {
  private:
   Texts texts_;
   std::vector<Flag> flags_;
+  std::function<absl::Status()> finish_;
 };
 
 // --print-config: one line a flag, its value and its origin; or a JSON object.

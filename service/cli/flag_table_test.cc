@@ -122,6 +122,74 @@ TEST_F(FlagTableTest, TheEnvironmentsFaultIsAnotherCode) {
   EXPECT_TRUE(Parse({"--batch-size", "2"}).ok()) << "a flag hides what the environment says";
 }
 
+TEST_F(FlagTableTest, ASwitchCanBeTurnedOff) {
+  environment_ = {{"DEVMEM_PAD", "yes"}};
+  ASSERT_TRUE(Parse({"--pad=false"}).ok());
+  EXPECT_FALSE(options_.pad);
+  ASSERT_TRUE(Parse({"--pad=false", "--pad"}).ok());
+  EXPECT_TRUE(options_.pad);
+}
+
+TEST(FlagTableFile, FillsWhatNobodyElseSaid) {
+  int batch = 0;
+  std::string mode;
+  std::vector<std::string> asked;
+  bool finished = false;
+  const FlagTable table({},
+                        {{.name = "--batch", .value = "N", .fallback = "1", .set = SetWhole(&batch)},
+                         {.name = "--mode", .value = "M", .set = SetText(&mode)},
+                         {.name = "rules", .file_only = true},
+                         {.name = "--file",
+                          .value = "FILE",
+                          .fallback = "/default",
+                          .read = [&](const std::string& path, bool by) -> absl::StatusOr<std::optional<FileValues>> {
+                            asked.push_back(path + (by ? " asked" : ""));
+                            if (path == "/bad") return absl::FailedPreconditionError("bad");
+                            if (path == "/default") return std::nullopt;
+                            return FileValues{{"--batch", {"7", path, 3}}, {"rules", {"2 entries", path, 4}}, {"--other", {}}};
+                          }}},
+                        [&] {
+                          finished = true;
+                          return absl::OkStatus();
+                        });
+  const auto none = [](const char*) -> const char* { return nullptr; };
+  auto values = table.Parse({"--mode", "x"}, none);
+  ASSERT_TRUE(values.ok()) << values.status();
+  EXPECT_TRUE(finished);
+  EXPECT_EQ(batch, 1);
+  EXPECT_EQ(values->back().value, "") << "a default file that is not there is none";
+
+  values = table.Parse({"--file=/f", "--mode", "x"}, none);
+  ASSERT_TRUE(values.ok()) << values.status();
+  EXPECT_EQ(batch, 7);
+  EXPECT_EQ(PrintConfig(*values, false),
+            "--batch                   7                                 file /f:3\n"
+            "--mode                    x                                 flag\n"
+            "rules                     2 entries                         file /f:4\n"
+            "--file                    /f                                flag\n");
+  ASSERT_TRUE(table.Parse({"--batch=8", "--file=/f"}, none).ok());
+  EXPECT_EQ(batch, 8);
+
+  finished = false;
+  EXPECT_FALSE(table.Parse({"--file=/bad"}, none).ok());
+  EXPECT_EQ(batch, 8) << "nothing is set of what cannot be read";
+  EXPECT_FALSE(finished);
+  EXPECT_THAT(asked, ElementsAre("/default", "/f asked", "/f asked", "/bad asked"));
+  EXPECT_EQ(table.Help().find("rules"), std::string::npos);
+  EXPECT_EQ(Text(table.Parse({"rules=1"}, none).status()).find("unexpected argument 'rules=1'"), 0u);
+}
+
+TEST(FlagTableFile, ABadValueNamesItsLine) {
+  int batch = 0;
+  const FlagTable table({}, {{.name = "--batch", .value = "N", .set = SetWhole(&batch, 1)},
+                             {.name = "--file", .value = "FILE", .fallback = "/f", .read = [](const std::string& path, bool) {
+                                return absl::StatusOr<std::optional<FileValues>>(FileValues{{"--batch", {"0", path, 3}}});
+                              }}});
+  const absl::Status status = table.Parse({}, [](const char*) -> const char* { return nullptr; }).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(Text(status), HasSubstr("/f:3: --batch: '0'"));
+}
+
 TEST_F(FlagTableTest, HelpIsGroupedAndNarrow) {
   const std::string help = Table().Help(80);
   EXPECT_THAT(help, HasSubstr("Usage: tool --bucket URI\n"));

@@ -12,7 +12,9 @@
 #include "absl/strings/str_split.h"
 #include "base/error.h"
 #include "gpu/dtype.h"
+#include "service/cli/config_file.h"
 #include "service/cli/cursor_text.h"
+#include "service/cli/settings.h"
 #include "service/cli/values.h"
 
 namespace devmem::cli {
@@ -33,17 +35,6 @@ Flag::Set SetField(v1::StreamSpec* spec, void (v1::StreamSpec::*set)(T), uint64_
     auto value = ParseWhole(text, lowest, std::numeric_limits<T>::max());
     if (value.ok()) (spec->*set)(static_cast<T>(*value));
     return value.status();
-  };
-}
-
-// A comma-separated list of names, each of them something.
-Flag::Set SetNames(std::vector<std::string>* target) {
-  return [target](const std::string& text) {
-    *target = absl::StrSplit(text, ',');
-    for (const std::string& name : *target) {
-      if (name.empty()) return absl::InvalidArgumentError("expected names separated by commas");
-    }
-    return absl::OkStatus();
   };
 }
 
@@ -103,17 +94,6 @@ Flag::Set CheckedScales(std::vector<std::string>* target) {
   };
 }
 
-// Defaults as they would be typed.
-std::string Typed(Duration time) {
-  const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(time).count();
-  if (ms % 60000 == 0 && ms != 0) return absl::StrCat(ms / 60000, "m");
-  return ms % 1000 == 0 ? absl::StrCat(ms / 1000, "s") : absl::StrCat(ms, "ms");
-}
-std::string TypedSize(uint64_t bytes) {
-  constexpr uint64_t kMiB = uint64_t{1} << 20;
-  return bytes % kMiB == 0 && bytes != 0 ? absl::StrCat(bytes / kMiB, "MiB") : absl::StrCat(bytes);
-}
-
 void AddCommon(CommonOptions* common, std::vector<Flag>* flags) {
   const std::string group = "General";
   flags->push_back({.name = "--output",
@@ -136,105 +116,83 @@ void AddCommon(CommonOptions* common, std::vector<Flag>* flags) {
       {.name = "--help", .group = group, .help = "print this and exit", .set = SetOn(&common->help), .environment = false});
 }
 
-// What a daemon is made with, in `devmem-loaderd` and in a CLI without --service alike.
-void AddDaemon(DaemonOptions* daemon, const std::string& group, std::vector<Flag>* flags) {
-  const DaemonOptions defaults;
-  using Backend = Reactor::Backend;
-  using Choice = TransportChoice;
-  flags->push_back({.name = "--transport",
-                    .value = "auto|devmem|copy",
-                    .fallback = "auto",
-                    .group = group,
-                    .help = "path of the payload: devmem, straight from the NIC into device memory; copy, through host memory; "
-                            "auto takes devmem where NIC, kernel and privileges allow it, and says why it did not",
-                    .set = SetChoice<Choice>(&daemon->transport,
-                                             {{"auto", Choice::kAuto}, {"devmem", Choice::kDevmem}, {"copy", Choice::kCopy}})});
-  flags->push_back({.name = "--interface",
-                    .value = "NAME,...",
-                    .group = group,
-                    .help = "devmem: NICs, bonds or VLANs to receive by; default: the NIC nearest the device that can",
-                    .set = SetNames(&daemon->interfaces)});
-  flags->push_back({.name = "--queues",
-                    .value = "N",
-                    .fallback = absl::StrCat(defaults.queues),
-                    .group = group,
-                    .help = "devmem: Rx queues to take of each NIC, at most; a receive thread each",
-                    .set = SetWhole(&daemon->queues, 1, 1024)});
-  flags->push_back(
-      {.name = "--steer",
-       .value = "connection|address",
-       .fallback = "connection",
-       .group = group,
-       .help = "devmem: a flow-steering rule for each connection, or one for each --steer-address, for NICs with few rules",
-       .set = SetChoice<SteerMode>(&daemon->steering.mode,
-                                   {{"connection", SteerMode::kConnection}, {"address", SteerMode::kAddress}})});
-  flags->push_back({.name = "--steer-address",
-                    .value = "ADDRESS,...",
-                    .group = group,
-                    .help = "devmem, --steer address: local addresses, one for each queue taken",
-                    .set = SetNames(&daemon->steering.addresses)});
-  flags->push_back({.name = "--landing-pool",
-                    .value = "SIZE",
-                    .fallback = TypedSize(defaults.landing_pool),
-                    .group = group,
-                    .help = "devmem: memory that a NIC writes into; 0 is what the connections can pin, or as much as there is",
-                    .set = SetSize(&daemon->landing_pool)});
-  flags->push_back(
-      {.name = "--receive-loop",
-       .value = "auto|io_uring|epoll",
-       .fallback = "auto",
-       .group = group,
-       .help = "copy: auto takes io_uring where the kernel and the sandbox allow it; devmem is always on epoll",
-       .set = SetChoice<Backend>(&daemon->backend,
-                                 {{"auto", Backend::kAuto}, {"io_uring", Backend::kIoUring}, {"epoll", Backend::kEpoll}})});
-  flags->push_back({.name = "--workers",
-                    .value = "N",
-                    .fallback = absl::StrCat(defaults.workers),
-                    .group = group,
-                    .help = "copy: receive threads; 0 is half the cores, at least 1 and at most 8",
-                    .set = SetWhole(&daemon->workers, 0, 1024)});
-  flags->push_back({.name = "--connections",
-                    .value = "N",
-                    .fallback = absl::StrCat(defaults.connections),
-                    .group = group,
-                    .help = "connections to one origin, a worker",
-                    .set = SetWhole(&daemon->connections, 1, 4096)});
-  flags->push_back({.name = "--memory-limit",
-                    .value = "SIZE",
-                    .fallback = TypedSize(defaults.memory_limit),
-                    .group = group,
-                    .help = "slab memory of all streams together; 0 is half of the machine's memory",
-                    .set = SetSize(&daemon->memory_limit)});
-  flags->push_back({.name = "--connect-timeout",
-                    .value = "TIME",
-                    .fallback = Typed(defaults.policy.connect_timeout),
-                    .group = group,
-                    .help = "longest wait for a connection",
-                    .set = SetTimeout(&daemon->policy.connect_timeout)});
-  flags->push_back({.name = "--first-byte-timeout",
-                    .value = "TIME",
-                    .fallback = Typed(defaults.policy.first_byte_timeout),
-                    .group = group,
-                    .help = "longest wait for the store to begin its answer",
-                    .set = SetTimeout(&daemon->policy.first_byte_timeout)});
-  flags->push_back({.name = "--stall-timeout",
-                    .value = "TIME",
-                    .fallback = Typed(defaults.policy.stall_timeout),
-                    .group = group,
-                    .help = "longest time without a byte in mid-answer",
-                    .set = SetTimeout(&daemon->policy.stall_timeout)});
-  flags->push_back({.name = "--read-timeout",
-                    .value = "TIME",
-                    .fallback = Typed(defaults.policy.total_timeout),
-                    .group = group,
-                    .help = "longest time for one range, retries included",
-                    .set = SetTimeout(&daemon->policy.total_timeout)});
-  flags->push_back({.name = "--max-retries",
-                    .value = "N",
-                    .fallback = absl::StrCat(defaults.policy.max_retries),
-                    .group = group,
-                    .help = "retries in a row without a byte of progress",
-                    .set = SetWhole(&daemon->policy.max_retries, 0, 1000)});
+Duration FromProto(const google::protobuf::Duration& duration) {
+  return std::chrono::duration_cast<Duration>(std::chrono::seconds(duration.seconds()) +
+                                              std::chrono::nanoseconds(duration.nanos()));
+}
+
+TransportChoice TransportOf(v1::Config::Transport transport) {
+  switch (transport) {
+    case v1::Config::TRANSPORT_DEVMEM:
+      return TransportChoice::kDevmem;
+    case v1::Config::TRANSPORT_COPY:
+      return TransportChoice::kCopy;
+    default:
+      return TransportChoice::kAuto;
+  }
+}
+
+Reactor::Backend BackendOf(v1::Config::ReceiveLoop loop) {
+  switch (loop) {
+    case v1::Config::RECEIVE_LOOP_IO_URING:
+      return Reactor::Backend::kIoUring;
+    case v1::Config::RECEIVE_LOOP_EPOLL:
+      return Reactor::Backend::kEpoll;
+    default:
+      return Reactor::Backend::kAuto;
+  }
+}
+
+// The settings that a daemon is made with, in `devmem-loaderd` and in a CLI without --service alike.
+void ApplyReceiving(const v1::Config& config, DaemonOptions* daemon) {
+  daemon->transport = TransportOf(config.transport());
+  daemon->interfaces.assign(config.interface().begin(), config.interface().end());
+  daemon->queues = config.queues();
+  daemon->steering.mode = config.steer() == v1::Config::STEER_ADDRESS ? SteerMode::kAddress : SteerMode::kConnection;
+  daemon->steering.addresses.assign(config.steer_address().begin(), config.steer_address().end());
+  daemon->landing_pool = config.landing_pool();
+  daemon->backend = BackendOf(config.receive_loop());
+  daemon->workers = config.workers();
+  daemon->connections = config.connections();
+  daemon->memory_limit = config.memory_limit();
+  daemon->policy.connect_timeout = FromProto(config.connect_timeout());
+  daemon->policy.first_byte_timeout = FromProto(config.first_byte_timeout());
+  daemon->policy.stall_timeout = FromProto(config.stall_timeout());
+  daemon->policy.total_timeout = FromProto(config.read_timeout());
+  daemon->policy.max_retries = static_cast<int>(config.max_retries());
+}
+
+std::string LogLevelText(v1::Config::LogLevel level) {
+  switch (level) {
+    case v1::Config::LOG_LEVEL_DEBUG:
+      return "debug";
+    case v1::Config::LOG_LEVEL_WARNING:
+      return "warning";
+    case v1::Config::LOG_LEVEL_ERROR:
+      return "error";
+    default:
+      return "info";
+  }
+}
+
+constexpr char kReceivingGroup[] = "Receiving";  // in config.proto
+
+// devmem-loader's flags for them.
+std::vector<Flag> ReceivingFlags(v1::Config* config) { return SettingFlags(config, kReceivingGroup, kReceiving); }
+
+// Of the daemon's file, what is for those: other flags of devmem-loader are only named as a setting is.
+absl::StatusOr<std::optional<FileValues>> LoadReceiving(const std::string& path, bool asked, v1::Config* config) {
+  DEVMEM_ASSIGN_OR_RETURN(const std::optional<FileValues> all, LoadConfig(path, asked, config));
+  if (!all.has_value()) return std::nullopt;
+  FileValues values;
+  for (const Flag& flag : ReceivingFlags(config)) {
+    if (const auto found = all->find(flag.name); found != all->end()) values.insert(*found);
+  }
+  return values;
+}
+
+void Append(std::vector<Flag> more, std::vector<Flag>* flags) {
+  for (Flag& flag : more) flags->push_back(std::move(flag));
 }
 
 }  // namespace
@@ -423,7 +381,13 @@ FlagTable LoaderTable(LoaderOptions* options) {
                      if (value.ok()) spec->set_require_zero_copy(*value);
                      return value.status();
                    }});
-  AddDaemon(&options->daemon, kReceiving, &flags);
+  flags.push_back(
+      {.name = "--config",
+       .value = "FILE",
+       .group = kReceiving,
+       .help = "YAML or JSON as devmem-loaderd reads it; only the settings of this group are taken from there",
+       .read = [options](const std::string& path, bool asked) { return LoadReceiving(path, asked, &options->config); }});
+  Append(ReceivingFlags(&options->config), &flags);
   flags.push_back({.name = "--drain-timeout",
                    .value = "TIME",
                    .fallback = "1s",
@@ -464,8 +428,11 @@ FlagTable LoaderTable(LoaderOptions* options) {
                     {"what would be read, as JSON", "devmem-loader --bucket file:///data/val --dry-run --output json"}},
        .closing =
            "Every flag may be given in the environment: DEVMEM_BATCH_SIZE for --batch-size; the flag wins. Exit codes: 0 done, "
-           "1 transfer failed, 2 usage, 3 zero copy required and not available, 130 interrupted, 253 bad environment."},
-      std::move(flags));
+           "1 transfer failed, 2 usage, 3 zero copy required and not available, 130 interrupted, 253 bad environment or file."},
+      std::move(flags), [options] {
+        ApplyReceiving(options->config, &options->daemon);
+        return absl::OkStatus();
+      });
 }
 
 FlagTable StatusTable(const std::string& verb, StatusOptions* options) {
@@ -598,79 +565,45 @@ FlagTable BindingsTable(BindingsOptions* options) {
 
 FlagTable DaemonTable(DaemonCommandOptions* options) {
   std::vector<Flag> flags;
-  const std::string service = "Service";
-  flags.push_back({.name = "--socket",
-                   .value = "PATH",
-                   .fallback = kDefaultSocket,
-                   .group = service,
-                   .help = "gRPC socket; its folder is made if need be, and the handle socket is PATH.fd",
-                   .set = [options](const std::string& text) {
-                     options->daemon.socket = text.rfind("unix:", 0) == 0 ? text.substr(5) : text;
-                     return options->daemon.socket.empty() ? absl::InvalidArgumentError("expected a path") : absl::OkStatus();
-                   }});
-  flags.push_back({.name = "--socket-mode",
-                   .value = "MODE",
-                   .fallback = "0660",
-                   .group = service,
-                   .help = "of both sockets: who may connect",
-                   .set = [options](const std::string& text) {
-                     auto mode = ParseMode(text);
-                     if (mode.ok()) options->daemon.socket_mode = *mode;
-                     return mode.status();
-                   }});
-  flags.push_back({.name = "--default-prefetch",
-                   .value = "SIZE",
-                   .fallback = TypedSize(DaemonOptions{}.default_prefetch),
-                   .group = service,
-                   .help = "slab memory of a stream that asks for none",
-                   .set = SetSize(&options->daemon.default_prefetch)});
-  flags.push_back({.name = "--drain-timeout",
-                   .value = "TIME",
-                   .fallback = "30s",
-                   .group = service,
-                   .help = "after SIGTERM, how long the streams may go on",
-                   .set = SetDuration(&options->drain_timeout)});
   flags.push_back(
-      {.name = "--take-over",
-       .group = service,
-       .help = "if a daemon serves the socket, take over from it what it holds, NICs included, without restarting a queue; its "
-               "trainers resume here, and it ends. If none does, start as always",
-       .set = SetOn(&options->daemon.take_over)});
-  flags.push_back(
-      {.name = "--when-succeeded",
-       .value = "exit|wait",
-       .fallback = "exit",
-       .group = service,
-       .help = "when another has taken over: end, or wait for SIGTERM first, where what ends is started again (a pod)",
-       .set = SetChoice<bool>(&options->stay_when_succeeded, {{"exit", false}, {"wait", true}})});
-  AddDaemon(&options->daemon, "Receiving", &flags);
+      {.name = "--config",
+       .value = "FILE",
+       .fallback = kDefaultConfig,
+       .group = "Configuration",
+       .help = "YAML or JSON with settings, such as memory_limit for --memory-limit; SIGHUP reads it again. The default "
+               "need not be there",
+       .read = [options](const std::string& path, bool asked) { return LoadConfig(path, asked, &options->config); }});
+  Append(SettingFlags(&options->config), &flags);
   flags.push_back({.name = "--recover",
-                   .group = service,
+                   .group = "Service",
                    .help = "put back what killed daemons left set on NICs, say what that was, and end: for ExecStopPost=",
                    .set = SetOn(&options->recover)});
-  flags.push_back({.name = "--log-file",
-                   .value = "FILE",
-                   .group = "Log",
-                   .help = "appended to; not given: stderr",
-                   .set = SetText(&options->log_file)});
-  flags.push_back(
-      {.name = "--log-level",
-       .value = "debug|info|warning|error",
-       .fallback = "info",
-       .group = "Log",
-       .help = "what is logged",
-       .set = SetChoice<std::string>(&options->log_level,
-                                     {{"debug", "debug"}, {"info", "info"}, {"warning", "warning"}, {"error", "error"}})});
   AddCommon(&options->common, &flags);
   return FlagTable(
       {.usage = {"devmem-loaderd [options]"},
        .about = "The daemon of a node: streams buckets into memory and hands batches to trainers by handle. SIGTERM or "
-                "SIGINT drains; a second one ends at once.",
+                "SIGINT drains; a second one ends at once. SIGHUP reads the configuration again.",
        .examples = {{"for one user, on a socket of his own",
-                     "devmem-loaderd --socket $XDG_RUNTIME_DIR/loader.sock --socket-mode 0600"}},
-       .closing = "Every flag may be given in the environment: DEVMEM_MEMORY_LIMIT for --memory-limit; the flag wins. Exit "
-                  "codes: 0 ended as asked, 1 failed, 2 usage, 130 ended by a second signal, 253 bad environment."},
-      std::move(flags));
+                     "devmem-loaderd --socket $XDG_RUNTIME_DIR/loader.sock --socket-mode 0600"},
+                    {"what it would run with, and where each value is from", "devmem-loaderd --print-config"}},
+       .closing = "Every flag may be given in the environment, as DEVMEM_MEMORY_LIMIT for --memory-limit, and every setting in "
+                  "the file. A flag wins over the environment, and that over the file. Exit codes: 0 ended as asked, 1 failed, "
+                  "2 usage, 130 ended by a second signal, 253 bad environment or file."},
+      std::move(flags), [options] { return ApplyConfig(options->config, options); });
+}
+
+absl::Status ApplyConfig(const v1::Config& config, DaemonCommandOptions* options) {
+  ApplyReceiving(config, &options->daemon);
+  options->daemon.socket = config.socket().rfind("unix:", 0) == 0 ? config.socket().substr(5) : config.socket();
+  if (options->daemon.socket.empty()) return Bad("--socket: 'unix:': expected a path");
+  options->daemon.socket_mode = config.socket_mode();
+  options->daemon.default_prefetch = config.default_prefetch();
+  options->daemon.take_over = config.take_over();
+  options->drain_timeout = FromProto(config.drain_timeout());
+  options->stay_when_succeeded = config.when_succeeded() == v1::Config::WHEN_SUCCEEDED_WAIT;
+  options->log_file = config.log_file();
+  options->log_level = LogLevelText(config.log_level());
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<v1::TensorSpec>> MakeTensors(const TensorFlags& flags) {
@@ -789,9 +722,9 @@ absl::StatusOr<v1::StreamSpec> MakeSpec(const LoaderOptions& options) {
 
 absl::Status CheckService(const LoaderOptions& options, const std::vector<FlagValue>& values) {
   if (options.service.empty()) return absl::OkStatus();
-  LoaderOptions scratch;
-  std::vector<Flag> flags;
-  AddDaemon(&scratch.daemon, kReceiving, &flags);
+  v1::Config scratch;
+  std::vector<Flag> flags = ReceivingFlags(&scratch);
+  flags.push_back({.name = "--config"});
   for (const FlagValue& value : values) {
     if (value.origin != FlagValue::Origin::kFlag) continue;
     if (std::any_of(flags.begin(), flags.end(), [&](const Flag& flag) { return flag.name == value.name; })) {

@@ -15,6 +15,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "devmem_loader/v1/config.pb.h"
 #include "devmem_loader/v1/loader.pb.h"
 #include "service/cli/flag_table.h"
 #include "service/daemon.h"
@@ -40,7 +41,8 @@ struct LoaderOptions {
   uint64_t window = 0;
   std::string resume;  // a cursor, or @FILE
 
-  std::string service;  // empty: a daemon of our own, in this process
+  std::string service;               // empty: a daemon of our own, in this process
+  devmem_loader::v1::Config config;  // of it, what `daemon` is made of
   DaemonOptions daemon;
   Duration drain_timeout{};  // how long an interrupted run waits for the stream to end
   std::string digest;
@@ -74,6 +76,7 @@ struct BindingsOptions {
 
 struct DaemonCommandOptions {
   CommonOptions common;
+  devmem_loader::v1::Config config;  // what the rest is made of, by ApplyConfig()
   DaemonOptions daemon;
   Duration drain_timeout{};
   bool recover = false;              // --recover
@@ -87,6 +90,9 @@ struct DaemonCommandOptions {
 [[nodiscard]] FlagTable IndexTable(IndexOptions* options);
 [[nodiscard]] FlagTable BindingsTable(BindingsOptions* options);
 [[nodiscard]] FlagTable DaemonTable(DaemonCommandOptions* options);
+
+// Hands every setting on to what it is for. kInvalidArgument where they do not go together.
+[[nodiscard]] absl::Status ApplyConfig(const devmem_loader::v1::Config& config, DaemonCommandOptions* options);
 
 // The specification as the flags have it; kInvalidArgument names the flag at fault.
 [[nodiscard]] absl::StatusOr<devmem_loader::v1::StreamSpec> MakeSpec(const LoaderOptions& options);

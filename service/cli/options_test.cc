@@ -6,6 +6,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <map>
 #include <sstream>
@@ -13,6 +14,7 @@
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "service/cli/cursor_text.h"
+#include "service/cli/settings.h"
 
 namespace devmem::cli {
 namespace {
@@ -60,6 +62,19 @@ TEST(LoaderOptions, DaemonsDefaultsAreTheDaemons) {
   ASSERT_TRUE(DaemonTable(&options).Parse({}, NoEnvironment).ok());
   const DaemonOptions daemon;
   EXPECT_EQ(options.daemon.default_prefetch, daemon.default_prefetch);
+  EXPECT_EQ(options.daemon.memory_limit, daemon.memory_limit);
+  EXPECT_EQ(options.daemon.transport, daemon.transport);
+  EXPECT_EQ(options.daemon.interfaces, daemon.interfaces);
+  EXPECT_EQ(options.daemon.queues, daemon.queues);
+  EXPECT_EQ(options.daemon.steering.mode, daemon.steering.mode);
+  EXPECT_EQ(options.daemon.steering.addresses, daemon.steering.addresses);
+  EXPECT_EQ(options.daemon.landing_pool, daemon.landing_pool);
+  EXPECT_EQ(options.daemon.backend, daemon.backend);
+  EXPECT_EQ(options.daemon.workers, daemon.workers);
+  EXPECT_EQ(options.daemon.connections, daemon.connections);
+  EXPECT_EQ(options.daemon.take_over, daemon.take_over);
+  EXPECT_FALSE(options.stay_when_succeeded);
+  EXPECT_EQ(options.log_level, "info");
   EXPECT_EQ(options.daemon.socket_mode, daemon.socket_mode);
   EXPECT_EQ(options.daemon.socket, kDefaultSocket);
   EXPECT_EQ(options.drain_timeout, std::chrono::seconds(30));
@@ -312,6 +327,117 @@ TEST(DaemonOptions, Parsed) {
   EXPECT_EQ(options.daemon.default_prefetch, uint64_t{1} << 20);
   EXPECT_EQ(options.log_level, "debug");
   EXPECT_FALSE(DaemonTable(&options).Parse({"--socket="}, NoEnvironment).ok());
+  EXPECT_FALSE(DaemonTable(&options).Parse({"--socket=unix:"}, NoEnvironment).ok());
+}
+
+// Each setting, said as a flag, must show in what the daemon is started with: one that is handed on to nothing would do
+// nothing.
+TEST(DaemonOptions, EverySettingIsHandedOn) {
+  const std::map<std::string, std::pair<const char*, std::function<bool(const DaemonCommandOptions&)>>> kRows = {
+      {"socket", {"unix:/s", [](const auto& o) { return o.daemon.socket == "/s"; }}},
+      {"socket_mode", {"0600", [](const auto& o) { return o.daemon.socket_mode == 0600; }}},
+      {"default_prefetch", {"1M", [](const auto& o) { return o.daemon.default_prefetch == 1 << 20; }}},
+      {"drain_timeout", {"7s", [](const auto& o) { return o.drain_timeout == std::chrono::seconds(7); }}},
+      {"take_over", {"1", [](const auto& o) { return o.daemon.take_over; }}},
+      {"when_succeeded", {"wait", [](const auto& o) { return o.stay_when_succeeded; }}},
+      {"transport", {"copy", [](const auto& o) { return o.daemon.transport == TransportChoice::kCopy; }}},
+      {"interface",
+       {"a,b",
+        [](const auto& o) {
+          return o.daemon.interfaces == std::vector<std::string>{"a", "b"};
+        }}},
+      {"queues", {"9", [](const auto& o) { return o.daemon.queues == 9; }}},
+      {"steer", {"address", [](const auto& o) { return o.daemon.steering.mode == SteerMode::kAddress; }}},
+      {"steer_address", {"1.1.1.1", [](const auto& o) { return o.daemon.steering.addresses.size() == 1; }}},
+      {"landing_pool", {"3M", [](const auto& o) { return o.daemon.landing_pool == 3 << 20; }}},
+      {"receive_loop", {"io_uring", [](const auto& o) { return o.daemon.backend == Reactor::Backend::kIoUring; }}},
+      {"workers", {"5", [](const auto& o) { return o.daemon.workers == 5; }}},
+      {"connections", {"6", [](const auto& o) { return o.daemon.connections == 6; }}},
+      {"memory_limit", {"2M", [](const auto& o) { return o.daemon.memory_limit == 2 << 20; }}},
+      {"connect_timeout", {"1s", [](const auto& o) { return o.daemon.policy.connect_timeout == std::chrono::seconds(1); }}},
+      {"first_byte_timeout",
+       {"2s", [](const auto& o) { return o.daemon.policy.first_byte_timeout == std::chrono::seconds(2); }}},
+      {"stall_timeout", {"3ms", [](const auto& o) { return o.daemon.policy.stall_timeout == std::chrono::milliseconds(3); }}},
+      {"read_timeout", {"4s", [](const auto& o) { return o.daemon.policy.total_timeout == std::chrono::seconds(4); }}},
+      {"max_retries", {"1", [](const auto& o) { return o.daemon.policy.max_retries == 1; }}},
+      {"log_file", {"f", [](const auto& o) { return o.log_file == "f"; }}},
+      {"log_level", {"error", [](const auto& o) { return o.log_level == "error"; }}},
+  };
+  const google::protobuf::Descriptor& schema = *v1::Config::descriptor();
+  for (int i = 0; i < schema.field_count(); ++i) {
+    const auto row = kRows.find(schema.field(i)->name());
+    ASSERT_NE(row, kRows.end()) << schema.field(i)->name() << " is a setting without a row in this test";
+    DaemonCommandOptions options;
+    const auto parsed = DaemonTable(&options).Parse({FlagOf(row->first) + "=" + row->second.first}, NoEnvironment);
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_TRUE(row->second.second(options)) << row->first;
+  }
+}
+
+class ConfigFileOptions : public ::testing::Test {
+ protected:
+  ConfigFileOptions() {
+    EXPECT_NE(::mkdtemp(folder_.data()), nullptr);
+    path_ = folder_ + "/config.yaml";
+  }
+  ~ConfigFileOptions() override { std::filesystem::remove_all(folder_); }
+  std::string Write(const std::string& text) {
+    std::ofstream(path_) << text;
+    return path_;
+  }
+  std::string folder_ = ::testing::TempDir() + "/options_XXXXXX";
+  std::string path_;
+};
+
+TEST_F(ConfigFileOptions, FlagBeatsEnvironmentBeatsFileBeatsDefault) {
+  const std::string path = Write("queues: 1\nworkers: 1\nconnections: 1\ntake_over: yes\n");
+  DaemonCommandOptions options;
+  const auto values = DaemonTable(&options).Parse({"--queues", "3", "--take-over=false"}, [&](const char* name) -> const char* {
+    if (std::string_view(name) == "DEVMEM_CONFIG") return path.c_str();
+    return std::string_view(name) == "DEVMEM_QUEUES" || std::string_view(name) == "DEVMEM_WORKERS" ? "2" : nullptr;
+  });
+  ASSERT_TRUE(values.ok()) << values.status();
+  EXPECT_EQ(options.daemon.queues, 3u);
+  EXPECT_EQ(options.daemon.workers, 2u);
+  EXPECT_EQ(options.daemon.connections, 1u);
+  EXPECT_EQ(options.daemon.policy.max_retries, 12);
+  EXPECT_FALSE(options.daemon.take_over) << "a flag turns off what the file turns on";
+  const std::string shown = PrintConfig(*values, false);
+  EXPECT_THAT(shown, HasSubstr("file " + path + ":3\n"));
+  EXPECT_THAT(PrintConfig(*values, true),
+              HasSubstr(R"("connections":{"value":"1","origin":"file","file":")" + path + R"(","line":3})"));
+}
+
+TEST_F(ConfigFileOptions, TheFlagNamesAnotherFile) {
+  const std::string path = Write("queues: 1\n");
+  DaemonCommandOptions options;
+  const auto from = [](const char* name) { return std::string_view(name) == "DEVMEM_CONFIG" ? "/no/such/file" : nullptr; };
+  ASSERT_TRUE(DaemonTable(&options).Parse({"--config", path}, from).ok());
+  EXPECT_EQ(options.daemon.queues, 1u);
+  const absl::Status status = DaemonTable(&options).Parse({}, from).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(Text(status), HasSubstr("/no/such/file: cannot be opened: No such file"));
+}
+
+TEST_F(ConfigFileOptions, AFaultIsOneThoughAFlagHidesIt) {
+  DaemonCommandOptions options;
+  const absl::Status status =
+      DaemonTable(&options).Parse({"--queues", "2", "--config", Write("queues: none\n")}, NoEnvironment).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(Text(status), path_ + ":1:9: 'queues': 'none': expected a whole number from 1 to 1024");
+}
+
+TEST_F(ConfigFileOptions, TheCommandLineTakesWhatIsForTheDaemonInItsProcess) {
+  const std::string path = Write("workers: 3\nsocket: /elsewhere\nlog_level: debug\ndrain_timeout: 9s\n");
+  LoaderOptions options;
+  const auto values = LoaderTable(&options).Parse({"--bucket", "file:///d", "--config", path}, NoEnvironment);
+  ASSERT_TRUE(values.ok()) << values.status();
+  EXPECT_EQ(options.daemon.workers, 3u);
+  EXPECT_EQ(options.daemon.socket, "");
+  EXPECT_EQ(options.drain_timeout, std::chrono::seconds(1)) << "this one is about an interrupted run, and only named alike";
+  EXPECT_TRUE(CheckService(options, *values).ok());
+  options.service = "unix:/s";
+  EXPECT_THAT(Text(CheckService(options, *values)), HasSubstr("--config: is about the in-process daemon"));
 }
 
 }  // namespace

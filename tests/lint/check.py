@@ -1,12 +1,13 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Quick checks of the tree: check.py format|spdx|docs|faults|layers|all.
+"""Quick checks of the tree: check.py format|spdx|docs|faults|layers|config|all.
 
   format  every C++ source is as clang-format-14 would have it
   spdx    every file of ours opens with its licence
   docs    what the documentation names exists: files, ./dev verbs, flags
   faults  every test named in docs/faults.md exists, and every end-to-end test of a fault is named there
   layers  a folder includes only what stands above it (docs/architecture.md)
+  config  what is written about the settings is what their schema says
 """
 import pathlib
 import re
@@ -76,7 +77,8 @@ def sources():
 
 def check_docs():
     bad = []
-    code = sources()
+    settings = re.findall(r"^  (?:repeated )?[\w.]+ (\w+) = \d+ \[\(setting\)", text("proto/devmem_loader/v1/config.proto"), re.M)
+    code = sources() + "".join(f" --{key.replace('_', '-')} " for key in settings)
     verbs = set(re.findall(r"^  (?:[a-z| ]*)$", text("dev"), re.M))
     verbs = set(re.findall(r"^verb_([a-z]+)\(\)", text("dev"), re.M)) | {"clean", "help"}
     for name in [name for name in tree() if name.endswith(".md")]:
@@ -131,8 +133,20 @@ def check_layers():
     return bad
 
 
+def check_config():
+    python = "/usr/bin/python3"  # Debian's, which has protobuf; another one may be first in PATH
+    done = subprocess.run([python, "-B", ROOT / "tests/lint/config_pages.py", "--check"], capture_output=True, text=True, check=False)
+    if done.returncode == SKIP:
+        print(done.stdout.strip())
+        if sys.argv[1:] == ["config"]:
+            sys.exit(SKIP)
+        return []
+    return [] if done.returncode == 0 else (done.stdout + done.stderr).splitlines()
+
+
 def main():
-    checks = {"format": check_format, "spdx": check_spdx, "docs": check_docs, "faults": check_faults, "layers": check_layers}
+    checks = {"format": check_format, "spdx": check_spdx, "docs": check_docs, "faults": check_faults, "layers": check_layers,
+              "config": check_config}
     which = sys.argv[1] if len(sys.argv) > 1 else "all"
     if which != "all" and which not in checks:
         sys.exit(__doc__)
