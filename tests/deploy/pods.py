@@ -27,7 +27,7 @@ import harness  # noqa: E402  pylint: disable=wrong-import-position
 CLONE_NEWNET = 0x40000000
 TOOLS = ("sh", "chmod", "chown", "cp", "mv", "uname", "sleep", "touch")  # of an image: dash and coreutils
 NAMESPACES = ("pid", "ipc", "uts", "mount")
-# What containerd's default profile does to io_uring (since 1.7, and Docker's since 25): the rest of it lets the daemon be.
+# What containerd's default profile does to io_uring since 2.0: the rest of it lets the daemon be.
 REFUSE_IO_URING = {"names": ["io_uring_enter", "io_uring_register", "io_uring_setup"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}
 
 
