@@ -116,6 +116,12 @@ def seconds(text):
     return int(number) * {"ms": 0.001, "s": 1, "m": 60}[unit]
 
 
+def readable(text, known):
+    """A configuration file without the keys of awaited flags that a daemon with the flags `known` lacks; the very file where it lacks none."""
+    awaited = {flag[2:].replace("-", "_") for flag in AWAITED - set(known)}
+    return "".join(line for line in text.splitlines(keepends=True) if line.split(":")[0] not in awaited)
+
+
 def matches(selector, labels):
     wanted = (selector or {}).get("matchLabels", {})
     return bool(wanted) and wanted.items() <= (labels or {}).items()
@@ -402,16 +408,20 @@ class Checker:
             self._bad(f"--config {path}: the ConfigMap has no {name}, but {', '.join(config_map['data'])}")
             return None
         config = yaml.safe_load(config_map["data"][name]) or {}
-        known, environment = self.programs.flags("devmem-loaderd"), {}
+        known, environment, unknown = self.programs.flags("devmem-loaderd"), {}, False
         for key, value in config.items():
             flag = "--" + key.replace("_", "-")
             if flag in known:
                 environment["DEVMEM_" + key.upper()] = str(value).lower() if isinstance(value, bool) else str(value)
             elif flag not in AWAITED:
                 self._bad(f"{name}: devmem-loaderd knows no {key}")
-        if "--config" in known:
+                unknown = True
+        why = None
+        if unknown:
+            pass  # the daemon would only say it again
+        elif "--config" in known:
             with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-                file.write(config_map["data"][name])
+                file.write(readable(config_map["data"][name], known))
                 file.flush()
                 why = self.programs.refuse("devmem-loaderd", ["--config", file.name], {})
         else:

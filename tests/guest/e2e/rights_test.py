@@ -17,8 +17,7 @@ class Rights(Stand):
     deadline = 240
 
     def confined(self, *flags, **more):
-        daemon = product.daemon(self, *DEVMEM, *flags, prefix=CONFINED, **more)
-        return daemon
+        return product.daemon(self, *DEVMEM, *flags, prefix=CONFINED, **more)
 
     def assert_confined(self, daemon):
         status = dict(line.split(":", 1) for line in pathlib.Path(f"/proc/{daemon.pid}/status").read_text(encoding="utf-8").splitlines())
@@ -48,7 +47,7 @@ class Rights(Stand):
         second = self.confined("--take-over", path=path, ready=False)
         shell.until(lambda: "taken over from version" in second.stderr() or not second.running(), "the successor serves", 60)
         self.assertIn("taken over from version", second.stderr(), first.stderr())
-        self.assertIn("holding nothing any more", first.stderr())
+        shell.until(lambda: "holding nothing any more" in first.stderr(), "the old one waits for its end", 30)
         first.end()
         self.assert_zero_copy(second, rows)
         second.kill()
