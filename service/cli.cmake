@@ -48,7 +48,7 @@ target_compile_definitions(service_cli_command PUBLIC DEVMEM_VERSION="${PROJECT_
 
 # What reads through the client, and the programs.
 devmem_unit(service_cli_status_verb HDRS cli/status_verb.h SRCS cli/status_verb.cc
-  DEPS service_cli_status_text service_cli_summary service_cli_print client_cpp)
+  DEPS service_cli_status_text service_cli_summary service_cli_print service_unix_socket base_unique_fd client_cpp)
 devmem_unit(service_cli_index_verb HDRS cli/index_verb.h SRCS cli/index_verb.cc
   DEPS service_cli_replace_file service_cli_progress service_cli_print service_cli_signals service_dataset_builder net_object_store)
 devmem_unit(service_cli_stream_run HDRS cli/stream_run.h SRCS cli/stream_run.cc

@@ -480,7 +480,7 @@ class ClientImpl final : public Client {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Client>> Client::Connect(std::string_view service, const ConnectOptions& options) {
+absl::StatusOr<std::string> ServicePath(std::string_view service) {
   constexpr std::string_view kScheme = "unix:";
   std::string path(service);
   if (service.substr(0, kScheme.size()) == kScheme) path = service.substr(kScheme.size());
@@ -489,6 +489,11 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(std::string_view service
     return MakeError(absl::StatusCode::kInvalidArgument, "not a service address: '" + std::string(service) + "'",
                      {.action = "give unix:/path or /path"});
   }
+  return path;
+}
+
+absl::StatusOr<std::unique_ptr<Client>> Client::Connect(std::string_view service, const ConnectOptions& options) {
+  DEVMEM_ASSIGN_OR_RETURN(const std::string path, ServicePath(service));
   auto connector = std::make_shared<Connector>(path, options.timeout);
   DEVMEM_RETURN_IF_ERROR(connector->Get(Clock::now() + 2 * options.timeout).status());  // its own timeout comes first
   return std::make_unique<ClientImpl>(std::move(connector));

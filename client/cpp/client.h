@@ -111,6 +111,9 @@ class Stream {
   virtual void Cancel() = 0;
 };
 
+// The socket's path of a service given as "unix:/path" or "/path"; kInvalidArgument for anything else.
+[[nodiscard]] absl::StatusOr<std::string> ServicePath(std::string_view service);
+
 class Client {
  public:
   // `service` is "unix:/path" or "/path". kUnavailable if no daemon listens, kPermissionDenied if the socket may not be opened.

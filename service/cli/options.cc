@@ -450,8 +450,17 @@ FlagTable StatusTable(const std::string& verb, StatusOptions* options) {
                    .help = "longest wait for its answer",
                    .set = SetTimeout(&options->timeout),
                    .environment = false});
-  AddCommon(&options->common, &flags);
   const bool streams = verb == "streams";
+  if (!streams) {
+    flags.push_back({.name = "--pid",
+                     .value = "PID",
+                     .group = "Service",
+                     .help = "fail unless this process is the one that serves: a pod's daemon is 1 in its own container, and "
+                             "its predecessor, on the same socket, is not",
+                     .set = SetWhole(&options->pid, 1, std::numeric_limits<int32_t>::max()),
+                     .environment = false});
+  }
+  AddCommon(&options->common, &flags);
   return FlagTable(
       {.usage = {absl::StrCat("devmem-loader ", verb, " [options]")},
        .about = streams ? "Lists the streams that a daemon serves." : "Shows what a daemon is and what it has in use.",

@@ -55,6 +55,7 @@ struct StatusOptions {
   CommonOptions common;
   std::string service;
   Duration timeout{};
+  uint32_t pid = 0;  // of the process that must be the one that answers; 0: whichever
 };
 
 struct IndexOptions {

@@ -27,6 +27,19 @@ class HealthTest(harness.TestCase):
                 daemon.process.terminate()
                 harness.wait_for(lambda: ask(channel, "/grpc.health.v1.Health/Check") == b"\x08\x02", 10, "health says NOT_SERVING")
 
+    def test_status_of_one_process(self):
+        """What a pod's readiness asks: whether this very daemon serves, not the one on the same socket that it is to take over from."""
+        first = self.daemon("--take-over", "--when-succeeded", "wait")
+
+        def served_by(pid):
+            return self.verb("status", "--service", first.socket, "--pid", str(pid), "--output", "json")
+        self.assertEqual(served_by(first.pid).status, 0)
+        self.assert_failed(served_by(1), f"process {first.pid} serves, not 1", code="FAILED_PRECONDITION")
+        second = self.keep(harness.Program([harness.BIN / "devmem-loaderd", "--socket", first.path, "--take-over"], self.work, "second"))
+        harness.wait_for(lambda: served_by(second.pid).status == 0, 20 * harness.SLOW, "the successor serves")
+        self.assert_failed(served_by(first.pid), f"process {second.pid} serves, not {first.pid}")
+        self.assertIsNone(first.process.poll())
+
     def test_reflection_names_the_service(self):
         daemon = self.daemon()
         with grpc.insecure_channel(daemon.socket) as channel:

@@ -4,7 +4,7 @@
   root      a trixie tree with Python, ethtool, ip ... and upstream's tree at /opt/linux (cached; one for all kernels)
   modules   one kernel's modules (cached)
   initrd    loads the block, squashfs and overlay modules, lays a tmpfs over the root, mounts the others in it (cached)
-  payload   what changes: our modules with their netlink specifications, tests/guest, our programs, and what to run (made for each boot)
+  payload   what changes: our modules with their netlink specifications, tests/guest, seccomp profiles, our programs, and what to run (made for each boot)
 """
 import json
 import lzma
@@ -172,6 +172,7 @@ def payload(target, tests, modules, specs, programs, job):
         tree = made.parent / "tree"
         for name in ("lib", *{test["suite"] for test in job["tests"]}):
             shutil.copytree(tests / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(tests.parents[1] / "deploy/kubernetes/seccomp", tree / "seccomp")
         for name, files in (("modules", modules), ("specs", specs)):
             (tree / name).mkdir()
             for path in files:
