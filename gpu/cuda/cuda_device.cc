@@ -85,7 +85,8 @@ class CudaDevice final : public Device {
     DEVMEM_ASSIGN_OR_RETURN(WorkStream* const work, Mine());
     std::lock_guard lock(work->mutex);
     const std::string what = "clearing device memory";
-    DEVMEM_RETURN_IF_ERROR(ToStatus(cudaMemsetAsync(memory->address(), 0, memory->bytes(), work->stream), what));
+    DEVMEM_RETURN_IF_ERROR(
+        ToStatus(cudaMemsetAsync(memory->address(), 0, cuda::WholeUnits(memory->bytes()), work->stream), what));
     DEVMEM_RETURN_IF_ERROR(ToStatus(cudaStreamSynchronize(work->stream), what));
     return memory;
   }

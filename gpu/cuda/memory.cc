@@ -214,9 +214,9 @@ absl::StatusOr<std::shared_ptr<Memory>> AllocateVmm(const Facts& facts, uint64_t
 
 absl::StatusOr<std::shared_ptr<Memory>> AllocatePlain(const Facts& facts, uint64_t bytes, std::string_view name) {
   void* data = nullptr;
-  DEVMEM_RETURN_IF_ERROR(AllocationError(
-      ToStatus(cudaMalloc(&data, bytes), "allocating device memory", {.object = std::string(name), .length = bytes}),
-      std::string(name), bytes));
+  DEVMEM_RETURN_IF_ERROR(AllocationError(ToStatus(cudaMalloc(&data, WholeUnits(bytes)), "allocating device memory",
+                                                  {.object = std::string(name), .length = bytes}),
+                                         std::string(name), bytes));
   return std::make_shared<PlainMemory>(facts.ordinal, data, bytes);
 }
 

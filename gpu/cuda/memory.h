@@ -29,6 +29,11 @@ class Memory : public DeviceMemory {
   const int ordinal_;
 };
 
+// A kernel reads and writes whole words of 16 bytes, of which at least one is in the range it was given: plain memory is
+// allocated in multiples of this, whatever bytes() says, and is to be cleared as far.
+inline constexpr uint64_t kPlainUnit = 256;
+[[nodiscard]] constexpr uint64_t WholeUnits(uint64_t bytes) { return (bytes + kPlainUnit - 1) / kPlainUnit * kPlainUnit; }
+
 // Not zeroed. kResourceExhausted with what is free.
 [[nodiscard]] absl::StatusOr<std::shared_ptr<Memory>> AllocateVmm(const Facts& facts, uint64_t bytes,
                                                                   const AllocateOptions& options);
