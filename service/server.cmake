@@ -19,9 +19,11 @@ endif()
 
 # Streams, the gRPC service, and the daemon that puts everything together.
 devmem_unit(service_batch_layout HDRS batch_layout.h SRCS batch_layout.cc DEPS service_dataset gpu_dtype)
+devmem_unit(service_stream_counters HDRS stream_counters.h SRCS stream_counters.cc DEPS base_counters net_transfer_counters
+  TEST stream_counters_test.cc)
 devmem_unit(service_stream
   HDRS stream.h memory_budget.h SRCS stream.cc
-  DEPS devmem_proto client_rpc_error service_batch_layout service_plan service_read_planner net_copy_transport gpu_device
+  DEPS devmem_proto client_rpc_error service_batch_layout service_plan service_read_planner service_stream_counters net_copy_transport gpu_device
   TEST stream_test.cc TEST_DEPS service_open_stream gpu_cpu_device)
 devmem_unit(service_open_stream
   HDRS open_stream.h SRCS open_stream.cc
