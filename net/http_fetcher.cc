@@ -230,7 +230,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
           {.object = read.object,
            .offset = read.offset,
            .length = read.length,
-           .cause = "no zero copy",
+           .cause = kNoZeroCopyCause,
            .action = "see the daemon's log for why connections fall back, or run without --require-zero-copy"}));
     }
   }

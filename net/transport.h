@@ -72,6 +72,9 @@ struct PathInfo {
   } counters;
 };
 
+// The cause in the ErrorInfo of what fails because zero copy was required.
+inline constexpr char kNoZeroCopyCause[] = "no zero copy";
+
 // Deadlines and retries of payload reads.
 struct ReadPolicy {
   Duration connect_timeout = std::chrono::seconds(5);

@@ -9,7 +9,7 @@ devmem_unit(service_cli_flag_table HDRS cli/flag_table.h SRCS cli/flag_table.cc
 devmem_unit(service_cli_cursor_text HDRS cli/cursor_text.h SRCS cli/cursor_text.cc DEPS base_error devmem_proto absl::strings
   TEST cli/cursor_text_test.cc)
 devmem_unit(service_cli_options HDRS cli/options.h SRCS cli/options.cc
-  DEPS service_cli_flag_table service_cli_cursor_text devmem_proto gpu_dtype TEST cli/options_test.cc)
+  DEPS service_cli_flag_table service_cli_cursor_text service_cli_log service_http_server devmem_proto gpu_dtype TEST cli/options_test.cc)
 devmem_unit(service_cli_signals HDRS cli/signals.h SRCS cli/signals.cc DEPS base_unique_fd TEST cli/signals_test.cc)
 devmem_unit(service_cli_process_usage HDRS cli/process_usage.h SRCS cli/process_usage.cc TEST cli/process_usage_test.cc)
 devmem_unit(service_cli_descriptor_limit HDRS cli/descriptor_limit.h SRCS cli/descriptor_limit.cc DEPS base_error
@@ -24,7 +24,8 @@ devmem_unit(service_cli_summary HDRS cli/summary.h SRCS cli/summary.cc
   TEST cli/summary_test.cc)
 devmem_unit(service_cli_progress HDRS cli/progress.h SRCS cli/progress.cc DEPS service_cli_summary base_clock
   TEST cli/progress_test.cc)
-devmem_unit(service_cli_log HDRS cli/log.h SRCS cli/log.cc DEPS base_error spdlog::spdlog TEST cli/log_test.cc)
+devmem_unit(service_cli_log HDRS cli/log.h SRCS cli/log.cc DEPS base_error service_log_event nlohmann_json::nlohmann_json spdlog::spdlog
+  TEST cli/log_test.cc)
 devmem_unit(service_cli_print HDRS cli/print.h SRCS cli/print.cc DEPS base_error)
 devmem_unit(service_cli_private_folder HDRS cli/private_daemon.h SRCS cli/private_folder.cc DEPS base_error
   TEST cli/private_folder_test.cc)

@@ -114,12 +114,15 @@ class HttpServerImpl final : public HttpServer {
     return address_.path.empty() ? BindTcp(options) : BindUnix(options);
   }
 
+  absl::Status Listen() override {
+    if (::listen(socket_.get(), kBacklog) == 0) return absl::OkStatus();
+    if (errno == EADDRINUSE) return Taken(address_);
+    return ErrnoError(errno, "listen", {.object = address_.ToString()});
+  }
+
   absl::Status Serve(Handler handler) override {
     handler_ = std::move(handler);
-    if (::listen(socket_.get(), kBacklog) != 0) {
-      if (errno == EADDRINUSE) return Taken(address_);
-      return ErrnoError(errno, "listen", {.object = address_.ToString()});
-    }
+    DEVMEM_RETURN_IF_ERROR(Listen());
     if (!temporary_.empty() && ::rename(temporary_.c_str(), address_.path.c_str()) != 0) {
       return ErrnoError(errno, "renaming the socket to its name", {.object = address_.path});
     }

@@ -8,10 +8,12 @@
 //     reply({.status = 200, .body = "serving\n"});                        // now, or later from any thread
 //   }));
 //
-// Two processes of one user can have the same address for a while, so that one can follow the other without a gap: the second
-// binds with `share`. Who has not called Serve() yet gets no connection.
+// Two processes of one user can have the same TCP address for a while, so that one can follow the other without a gap: the
+// second binds with `share`, calls Listen() when the first is about to go (connections wait from then on), and Serve(). On a
+// unix socket the file passes from one to the other in Serve().
 //
-// Threads: Bind, Serve and the destructor belong to one thread. The handler is called on the server's own; it must not block.
+// Threads: Bind, Listen, Serve and the destructor belong to one thread. The handler is called on the server's own; it must not
+// block.
 #pragma once
 
 #include <cstddef>
@@ -56,7 +58,9 @@ class HttpServer {
   static absl::StatusOr<std::unique_ptr<HttpServer>> Bind(const HttpAddress& address, const Options& options);
   virtual ~HttpServer() = default;  // closes every connection; a unix socket's file goes, unless it is another's by now
 
-  // Listens. What is not GET is answered 405 without asking the handler.
+  // Lets connections come, which wait for Serve().
+  [[nodiscard]] virtual absl::Status Listen() = 0;
+  // Listens, if need be, and answers. What is not GET is answered 405 without asking the handler.
   [[nodiscard]] virtual absl::Status Serve(Handler handler) = 0;
   // With the port that was given where 0 was asked for.
   [[nodiscard]] virtual const HttpAddress& address() const = 0;

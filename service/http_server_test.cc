@@ -174,8 +174,11 @@ TEST(HttpServer, AnAddressIsSharedOnlyWhereThatIsAskedFor) {
   ASSERT_TRUE(next.ok()) << next.status();
   for (int i = 0; i < 50; ++i)
     EXPECT_THAT(Get(address, "/who"), HasSubstr("\r\n\r\nold")) << "the next one does not listen yet";
-  ASSERT_TRUE((*next)->Serve(Says("new")).ok());
+  ASSERT_TRUE((*next)->Listen().ok());
   old.reset();
+  const UniqueFd waits = Dial(address);
+  EXPECT_TRUE(waits.valid());
+  ASSERT_TRUE((*next)->Serve(Says("new")).ok());
   for (int i = 0; i < 50; ++i) EXPECT_THAT(Get(address, "/who"), HasSubstr("\r\n\r\nnew"));
 }
 

@@ -14,6 +14,7 @@
 #include "gpu/dtype.h"
 #include "service/cli/cursor_text.h"
 #include "service/cli/values.h"
+#include "service/http_server.h"
 
 namespace devmem::cli {
 namespace {
@@ -648,6 +649,22 @@ FlagTable DaemonTable(DaemonCommandOptions* options) {
                    .group = service,
                    .help = "put back what killed daemons left set on NICs, say what that was, and end: for ExecStopPost=",
                    .set = SetOn(&options->recover)});
+  flags.push_back(
+      {.name = "--metrics-listen",
+       .value = "HOST:PORT|unix:PATH",
+       .group = service,
+       .help = "serve GET /metrics (Prometheus) and /healthz there: a literal address, or a socket with the mode of the "
+               "others; by convention port 9464. Not given: nowhere",
+       .set = [options](const std::string& text) {
+         options->daemon.metrics_listen = text;
+         return text.empty() ? absl::OkStatus() : HttpAddress::Parse(text).status();
+       }});
+  flags.push_back({.name = "--metrics-streams",
+                   .value = "N",
+                   .fallback = absl::StrCat(DaemonOptions{}.metrics_streams),
+                   .group = service,
+                   .help = "streams that have series of their own, at most: those opened first; all others are only counted",
+                   .set = SetWhole(&options->daemon.metrics_streams, 0, 10000)});
   flags.push_back({.name = "--log-file",
                    .value = "FILE",
                    .group = "Log",
@@ -661,6 +678,13 @@ FlagTable DaemonTable(DaemonCommandOptions* options) {
        .help = "what is logged",
        .set = SetChoice<std::string>(&options->log_level,
                                      {{"debug", "debug"}, {"info", "info"}, {"warning", "warning"}, {"error", "error"}})});
+  flags.push_back(
+      {.name = "--log-format",
+       .value = "text|json",
+       .fallback = "text",
+       .group = "Log",
+       .help = "form of a line; json is one object an event, with its fields",
+       .set = SetChoice<LogFormat>(&options->log_format, {{"text", LogFormat::kText}, {"json", LogFormat::kJson}})});
   AddCommon(&options->common, &flags);
   return FlagTable(
       {.usage = {"devmem-loaderd [options]"},

@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "devmem_loader/v1/loader.pb.h"
 #include "service/cli/flag_table.h"
+#include "service/cli/log.h"
 #include "service/daemon.h"
 
 namespace devmem::cli {
@@ -80,6 +81,7 @@ struct DaemonCommandOptions {
   bool stay_when_succeeded = false;  // --when-succeeded wait
   std::string log_file;              // empty: stderr
   std::string log_level;
+  LogFormat log_format = LogFormat::kText;
 };
 
 [[nodiscard]] FlagTable LoaderTable(LoaderOptions* options);
