@@ -45,7 +45,7 @@ constexpr size_t kStatusThreads = 2;
 constexpr Duration kEndDeadline = std::chrono::seconds(5);
 constexpr Duration kAnswerTimeout = std::chrono::seconds(10);    // for a living daemon to say that it is one
 constexpr Duration kHandOverTimeout = std::chrono::seconds(20);  // for it to end its streams, and to hand over
-constexpr uint64_t kRangeLines = 20;                             // lines about ranges in a
+constexpr uint64_t kRangeLines = 20;                             // of the log, about ranges that failed, in each kRangeWindow
 constexpr Duration kRangeWindow = std::chrono::seconds(10);
 constexpr char kHandleSuffix[] = ".fd";
 constexpr uint32_t kUpgradeMode = 0600;
@@ -234,9 +234,29 @@ class DaemonImpl final : public Daemon {
     }
     if (path != "/metrics") return reply({.status = 404, .body = "no such page: there are /metrics and /healthz\n"});
     if (!up) return reply({.status = 503, .body = absl::StrCat(why_not, "\n")});
-    // Not here: NICs and loops are asked, and /healthz must not wait for them.
-    status_.Submit([this, reply = std::move(reply)] {
-      reply({.type = kMetricsType, .body = RenderMetrics(service_->Observe(options_.metrics_streams), ReadProcessState())});
+    Scrape(std::move(reply));
+  }
+
+  // NICs and loops are asked, which /healthz must not wait for: elsewhere, one at a time, for all who came until then.
+  void Scrape(HttpServer::Reply reply) {
+    {
+      std::lock_guard lock(scrape_mutex_);
+      if (scrapes_.size() >= HttpServer::kMostConnections) return reply({.status = 503, .body = "too many ask at once\n"});
+      scrapes_.push_back(std::move(reply));
+      if (std::exchange(scraping_, true)) return;
+    }
+    status_.Submit([this] {
+      while (true) {
+        std::vector<HttpServer::Reply> replies;
+        {
+          std::lock_guard lock(scrape_mutex_);
+          replies.swap(scrapes_);
+          scraping_ = !replies.empty();
+        }
+        if (replies.empty()) return;
+        const std::string page = RenderMetrics(service_->Observe(options_.metrics_streams), ReadProcessState());
+        for (const HttpServer::Reply& each : replies) each({.type = kMetricsType, .body = page});
+      }
     });
   }
 
@@ -432,6 +452,9 @@ class DaemonImpl final : public Daemon {
   std::mutex health_mutex_;
   std::string why_not_serving_ = "starting";  // guarded by health_mutex_
   bool up_ = false;                           // it has served, so there is something to measure; guarded by health_mutex_
+  std::mutex scrape_mutex_;
+  std::vector<HttpServer::Reply> scrapes_;  // to be answered by the next page; guarded by scrape_mutex_
+  bool scraping_ = false;                   // guarded by scrape_mutex_
   std::unique_ptr<HttpServer> http_;
   // Of its thread, while it hands over.
   Time stopped_{};

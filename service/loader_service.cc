@@ -544,6 +544,7 @@ LoaderService::Open LoaderService::DescribeStreams(const PathInfo& path, size_t 
     call->Describe(path, &status, &stream);
     if (stream == nullptr) continue;  // over meanwhile
     open.streams.push_back(std::move(status));
+    open.answered.push_back(false);
     auto promise = std::make_shared<std::promise<DataStream::State>>();
     answers.emplace_back(open.streams.size() - 1, promise->get_future());
     stream->Snapshot([promise](DataStream::State state) { promise->set_value(std::move(state)); });
@@ -556,6 +557,7 @@ LoaderService::Open LoaderService::DescribeStreams(const PathInfo& path, size_t 
     *into.mutable_statistics() = std::move(state.statistics);
     *into.mutable_cursor() = std::move(state.cursor);
     into.set_slots_held(state.slots_held);
+    open.answered[place] = true;
   }
   return open;
 }
@@ -570,8 +572,10 @@ NodeSnapshot LoaderService::Observe(size_t most_streams) {
                     .slab_bytes = parts_.budget->used(),
                     .slab_limit = parts_.budget->limit()};
   Open open = DescribeStreams(node.path, most_streams);
-  node.streams_without_series = open.count - std::min<uint64_t>(open.count, open.streams.size());
-  node.streams = std::move(open.streams);
+  for (size_t i = 0; i < open.streams.size(); ++i) {
+    if (open.answered[i]) node.streams.push_back(std::move(open.streams[i]));  // a counter that is 0 now and then looks reset
+  }
+  node.streams_without_series = open.count - std::min<uint64_t>(open.count, node.streams.size());
   node.opening = open.opening;
   node.open = open.count;
   node.credits = open.slots;

@@ -74,6 +74,7 @@ class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
   void FillStatus(devmem_loader::v1::GetNodeStatusResponse* response);
   struct Open {
     std::vector<devmem_loader::v1::StreamStatus> streams;  // at most as many as were asked for, the first opened first
+    std::vector<bool> answered;                            // whether their loops said how they stand; else no numbers are there
     uint64_t count = 0;                                    // of all
     uint64_t opening = 0;
     uint64_t slots = 0;  // of all

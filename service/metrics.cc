@@ -261,7 +261,7 @@ void AddEachStream(const NodeSnapshot& node, Page& page) {
     held.Add(uint64_t{stream.slots_held()}, labels);
   }
   page.Gauge("devmem_loader_streams_without_series",
-             "Open streams beyond --metrics-streams, which have no series of their own.")
+             "Open streams without series of their own: beyond --metrics-streams, or on a loop that did not answer in 1 s.")
       .Add(node.streams_without_series);
 }
 

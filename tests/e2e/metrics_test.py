@@ -345,8 +345,8 @@ class PageTest(MetricsCase):
             self.addCleanup(each.close)
         streams = [each.open(**self.spec(bucket)) for each in trainers]
         ids = [stream.opened.stream_id for stream in streams]
+        wait_for(lambda: named(self.scrape(address)) == sorted(ids[:3]), 30 * SLOW, "the first ones have series")
         page = self.scrape(address)
-        self.assertEqual(named(page), sorted(ids[:3]))
         self.assertEqual(value(page, "devmem_loader_streams"), 8)
         self.assertEqual(value(page, "devmem_loader_streams_without_series"), 5)
         labels = {dict(pairs)["stream"] for series in samples(page).values() for pairs in series if "stream" in dict(pairs)}
@@ -362,6 +362,30 @@ class PageTest(MetricsCase):
         after = self.scrape(address)
         self.assertEqual(series(after) - series(before), set(), "nothing stays of them")
         self.assertLess(len(series(after)), 420)
+
+
+    def test_many_ask_at_once(self):
+        """Each is answered, and who asks for the status by gRPC does not wait behind them."""
+        daemon, address = self.measured()
+        found, over = [], threading.Event()
+
+        def ask():
+            while not over.is_set():
+                found.append(get(address, "/metrics"))
+        askers = [threading.Thread(target=ask) for _ in range(16)]
+        for each in askers:
+            each.start()
+        try:
+            with trainer.Trainer(daemon.path) as observer:
+                for _ in range(20):
+                    self.assertEqual(observer.status(timeout=10 * SLOW).pid, daemon.pid)
+            wait_for(lambda: len(found) > 200, 60 * SLOW, "200 answers")
+        finally:
+            over.set()
+            for each in askers:
+                each.join()
+        self.assertEqual({status for status, _ in found}, {200})
+        self.assertEqual(sum("process_start_time_seconds " not in page for _, page in found), 0, "whole pages")
 
 
 class HealthTest(MetricsCase):
