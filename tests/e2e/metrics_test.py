@@ -11,11 +11,9 @@ import socket
 import subprocess
 import threading
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 
 import harness
+import prometheus
 import trainer
 from fault_server import Status
 from harness import RAW, ROOT, SLOW, wait_for
@@ -113,65 +111,19 @@ class MetricsCase(harness.TestCase):
         return subprocess.run([tool, *map(str, arguments)], input=text, capture_output=True, text=True, timeout=60 * SLOW, check=False)
 
 
-class Prometheus:
-    """Debian's, with a folder and a port of its own."""
-
-    def __init__(self, test, target):
-        program = shutil.which("prometheus")
-        if program is None:
-            test.skipTest("no prometheus here: install Debian's prometheus (./dev test does)")
-        folder = test.work / "prometheus"
-        folder.mkdir()
-        (folder / "prometheus.yml").write_text(
-            "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
-            f"rule_files: ['{ALERTS}']\n"
-            "scrape_configs:\n- job_name: devmem-loader\n  static_configs: [{targets: ['" + target + "']}]\n")
-        self.port = harness.free_port()
-        self.program = test.keep(harness.Program(
-            [program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
-             f"--web.listen-address=127.0.0.1:{self.port}", "--log.level=warn"], test.work, "prometheus"))
-
-    def ask(self, path, **query):
-        """Its answer's data; None while it does not answer."""
-        assert self.program.process.poll() is None, self.program.stderr()
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=20) as answer:
-                return json.load(answer)["data"]
-        except urllib.error.HTTPError as error:
-            if error.code == 503:  # it is starting
-                return None
-            raise AssertionError(f"{query}: {error.read().decode()}") from error
-        except (urllib.error.URLError, ConnectionError):
-            return None
-
-    def numbers(self, query):
-        """What a query gives now, without what is no number."""
-        data = self.ask("query", query=query)
-        found = [float(each["value"][1]) for each in data["result"]] if data else []
-        return [number for number in found if number == number]
-
-
 class PrometheusTest(MetricsCase):
-    def queries(self):
-        """(panel, query) of the dashboard, its variables put in."""
-        found = []
-        for panel in json.loads(DASHBOARD.read_text())["panels"]:
-            for target in panel.get("targets", []):
-                query = target["expr"].replace("$instance", ".*").replace("$__rate_interval", "20s")
-                self.assertNotIn("$", query, "a variable that this test does not know")
-                found.append((panel["title"], query))
-        return found
-
     def test_every_query_has_data(self):
         """A Prometheus scrapes the daemon while a stream runs, and the dashboard has something to show in every panel."""
         daemon, address = self.measured()
         bucket = self.npy_bucket(total=24 << 20)
         web = self.nginx(bucket, extra="limit_rate 400k;")
-        prometheus = Prometheus(self, address)
+        if prometheus.PROGRAM is None:
+            self.skipTest("no prometheus here: install Debian's prometheus (./dev test does)")
+        scraper = self.keep(prometheus.Prometheus(self.work, address, ALERTS))
         reader = self.start("--bucket", web.url, "--tensor", "image=images/*.npy", "--tensor", "label=labels/*.npy", "--batch-size", "4",
                             "--prefetch", "2M", "--epochs", "50", service=daemon.socket)
         exempt, waiting = [], []
-        for panel, query in self.queries():
+        for panel, query in prometheus.queries(DASHBOARD):
             why = [reason for part, reason in NEEDS_NICS.items() if part in query]
             (exempt if why else waiting).append((panel, query))
         self.assertGreater(len(waiting), 35, "most of the dashboard is looked at")
@@ -179,27 +131,27 @@ class PrometheusTest(MetricsCase):
 
         def all_answered():
             self.assertIsNone(reader.process.poll(), f"the stream is over:\n{reader.stderr()}")
-            waiting[:] = [(panel, query) for panel, query in waiting if not prometheus.numbers(query)]
+            waiting[:] = [(panel, query) for panel, query in waiting if not scraper.numbers(query)]
             return not waiting
         try:
             wait_for(all_answered, 90 * SLOW, "every query has data")
         except AssertionError as error:
             self.fail(f"{error}: {len(waiting)} of them have none: {waiting[:5]}")
         for panel, query in exempt:  # Prometheus must understand them all the same
-            self.assertIsNotNone(prometheus.ask("query", query=query), panel)
+            self.assertIsNotNone(scraper.ask("query", query=query), panel)
         # What Prometheus stored is what the daemon counts.
         delivered = value(self.scrape(address), "devmem_loader_delivered_bytes_total", format="npy")
         self.assertGreater(delivered, 0)
-        wait_for(lambda: sum(prometheus.numbers('devmem_loader_delivered_bytes_total{format="npy"}')) >= delivered, 30 * SLOW,
+        wait_for(lambda: sum(scraper.numbers('devmem_loader_delivered_bytes_total{format="npy"}')) >= delivered, 30 * SLOW,
                  "Prometheus has as much")
-        rules = prometheus.ask("rules")["groups"][0]["rules"]
+        rules = scraper.ask("rules")["groups"][0]["rules"]
         self.assertEqual([rule["lastError"] for rule in rules if rule.get("lastError")], [])
         firing = {rule["name"] for rule in rules if rule["state"] == "firing"}
         self.assertEqual(firing, set(), "nothing is wrong")
         # The daemon goes: that is seen.
-        wait_for(lambda: prometheus.numbers('up{job="devmem-loader"}') == [1], 30 * SLOW, "Prometheus sees it up")
+        wait_for(lambda: scraper.numbers('up{job="devmem-loader"}') == [1], 30 * SLOW, "Prometheus sees it up")
         daemon.kill()
-        wait_for(lambda: prometheus.numbers('up{job="devmem-loader"}') == [0], 30 * SLOW, "Prometheus sees it down")
+        wait_for(lambda: scraper.numbers('up{job="devmem-loader"}') == [0], 30 * SLOW, "Prometheus sees it down")
 
     def test_promtool_finds_nothing_wrong(self):
         daemon, address = self.measured()
