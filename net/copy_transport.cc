@@ -13,7 +13,7 @@ class CopyTransport final : public WorkerTransport {
   ~CopyTransport() override { StopWorkers(); }
 
   absl::Status SetUp(const WorkerOptions& options, const std::string& why) {
-    DEVMEM_RETURN_IF_ERROR(StartWorkers(options, [](size_t, Reactor& loop) {
+    DEVMEM_RETURN_IF_ERROR(StartWorkers(options, [](size_t, Reactor& loop, TransferCounters&) {
       return [&loop](ByteStream::Owner& owner) { return std::make_unique<CopyStream>(loop, owner); };
     }));
     path_ = {.name = "copy",

@@ -10,16 +10,18 @@ devmem_unit(net_byte_stream
 devmem_unit(net_http_head
   HDRS http_head.h SRCS http_head.cc DEPS base_error net_http_fields ${HTTP_PARSER_LIBRARY}
   TEST http_head_test.cc FUZZ http_head_fuzz.cc)
+devmem_unit(net_transfer_counters HDRS transfer_counters.h SRCS transfer_counters.cc DEPS base_counters base_error
+  TEST transfer_counters_test.cc TEST_DEPS net_byte_stream)
 devmem_unit(net_resolver HDRS resolver.h SRCS resolver.cc DEPS base_clock base_error)
 devmem_unit(net_http_fetcher
   HDRS http_fetcher.h transport.h SRCS http_fetcher.cc
-  DEPS net_byte_stream net_http_head net_http_status net_resolver CURL::libcurl
+  DEPS net_byte_stream net_http_head net_http_status net_resolver net_transfer_counters CURL::libcurl
   TEST http_fetcher_test.cc TEST_DEPS gpu_cpu_device net_object_store net_testing_nginx)
 devmem_unit(net_file_reader HDRS file_reader.h SRCS file_reader.cc DEPS net_byte_stream net_file_store)
 devmem_unit(net_worker_transport
   HDRS worker_transport.h SRCS worker_transport.cc
   DEPS net_http_fetcher net_file_reader)
-devmem_unit(net_devmem_stream HDRS devmem_stream.h SRCS devmem_stream.cc DEPS net_byte_stream
+devmem_unit(net_devmem_stream HDRS devmem_stream.h SRCS devmem_stream.cc DEPS net_byte_stream net_transfer_counters
   TEST devmem_stream_test.cc TEST_DEPS gpu_cpu_device)
 if(DEVMEM_TESTS)
   target_link_options(net_devmem_stream_test PRIVATE -Wl,--wrap=recvmsg -Wl,--wrap=setsockopt)

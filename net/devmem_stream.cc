@@ -428,6 +428,7 @@ void DevmemStream::Launch(std::span<const Piece> pieces, std::span<const std::by
 
 void DevmemStream::GatherRun(DeviceMemory* destination, DeviceMemory* landing, Wave& wave) {
   if (destination == nullptr || fragments_.empty()) return;
+  if (wave.launched == Time{}) wave.launched = Clock::now();
   absl::StatusOr<Event> event = queue_.device->Gather(*destination, *landing, fragments_);
   fragments_.clear();
   if (!event.ok()) {
@@ -484,6 +485,7 @@ bool DevmemStream::FinishWaves() {
     std::unique_ptr<Wave> wave = std::move(waves_.front());
     waves_.pop_front();
     ReturnTokens(wave->tokens);
+    if (wave->launched != Time{} && queue_.gather != nullptr) queue_.gather->Observe(Clock::now() - wave->launched);
     const uint64_t bytes = wave->bytes, copied = wave->copied;
     absl::Status status = std::move(wave->status);
     wave->Clear();

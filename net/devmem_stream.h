@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "base/counters.h"
 #include "base/unique_fd.h"
 #include "net/byte_stream.h"
 #include "net/netlink/uapi.h"
@@ -52,6 +53,7 @@ struct DevmemQueue {
   size_t steered = 0;
   Time steer_again{};  // when a connection that could not be steered gives way to one that may be
   DevmemCounters* counters = nullptr;
+  LatencyHistogram* gather = nullptr;  // of waves with device bytes; null: not observed
   std::function<void(const absl::Status& why)> fell_back;
   // The landing pool that is this dma-buf; nullptr: not ours. It lives as long as the streams. (Not one a queue: a connection
   // goes to the NIC of its route, and under a bond its bytes come by several.)
@@ -107,6 +109,7 @@ class DevmemStream final : public ByteStream {
     std::vector<Event> events;
     size_t left = 0;  // events under way
     absl::Status status;
+    Time launched{};  // where a device moves some of it
 
     void Clear() {
       bytes = copied = 0;
@@ -114,6 +117,7 @@ class DevmemStream final : public ByteStream {
       host.clear();
       events.clear();
       status = absl::OkStatus();
+      launched = {};
     }
   };
 

@@ -50,6 +50,7 @@ constexpr size_t kControl = 1 * kMiB;  // 40 bytes a fragment: 26,000 of them
 constexpr Duration kLookBusy = std::chrono::milliseconds(100);
 constexpr Duration kLookIdle = std::chrono::seconds(2);
 constexpr Duration kUndo = std::chrono::seconds(10);
+constexpr size_t kMostCauses = 24;  // of falling back that are counted each on its own; there are a dozen, and errno's
 
 // Memory that is mapped and, but for what is written to, not there.
 class Reserved {
@@ -162,7 +163,9 @@ class DevmemTransport final : public WorkerTransport {
                         .page_size = binding->page_size(),
                         .posted = binding->posted(),
                         .rules = binding->rules(),
-                        .rule_capacity = binding->rule_capacity()};
+                        .rule_capacity = binding->rule_capacity(),
+                        .landing_pool = each->landing->bytes(),
+                        .rebinds = each->rebinds.load(std::memory_order_relaxed)};
       for (const BoundQueue& queue : binding->queues()) nic.queues.push_back(queue.queue);
       if (const absl::StatusOr<RxState> state = binding->Look(); state.ok()) {
         nic.inflight = state->inflight;
@@ -199,6 +202,7 @@ class DevmemTransport final : public WorkerTransport {
                      .connections_fallen_back = get(counters_.fallen_back)};
     std::lock_guard lock(mutex_);
     info.counters.last_fall_back = last_fall_back_;
+    info.counters.fall_backs = fall_backs_;
     return info;
   }
 
@@ -225,6 +229,7 @@ class DevmemTransport final : public WorkerTransport {
     std::unique_ptr<RxBinding> binding;
     uint64_t posted = 0;  // bytes the rings held just after the bind
     absl::Status ready;   // whether it is bound now, and why not
+    std::atomic<uint64_t> rebinds{0};
   };
 
   struct Queue {
@@ -373,9 +378,10 @@ class DevmemTransport final : public WorkerTransport {
     options.workers = bound.size();
     options.connections_in_all = true;  // the landing pool has room for so many of a queue
     options.backend = Reactor::Backend::kEpoll;
-    DEVMEM_RETURN_IF_ERROR(StartWorkers(options, [this](size_t worker, Reactor& loop) {
+    DEVMEM_RETURN_IF_ERROR(StartWorkers(options, [this](size_t worker, Reactor& loop, TransferCounters& counters) {
       DevmemQueue& queue = queues_[worker]->stream;
       queue.reactor = &loop;
+      queue.gather = &counters.gather;
       return [&queue](ByteStream::Owner& owner) { return std::make_unique<DevmemStream>(queue, owner); };
     }));
     for (size_t i = 0; i < bound.size(); ++i) Pin(thread(i), bound[i]);
@@ -414,6 +420,9 @@ class DevmemTransport final : public WorkerTransport {
       std::lock_guard lock(mutex_);
       last_fall_back_ = Text(why);
       first = told_.insert(CauseOf(why)).second;
+      const std::string cause = GetErrorInfo(why).cause;
+      const bool known = fall_backs_.contains(cause) || fall_backs_.size() < kMostCauses;
+      ++fall_backs_[known && !cause.empty() ? cause : "other"];
       look_now_ = true;
     }
     wake_.notify_all();
@@ -459,9 +468,10 @@ class DevmemTransport final : public WorkerTransport {
     }
   }
 
-  absl::Status Rebind(const Nic& nic) {
+  absl::Status Rebind(Nic& nic) {
     std::lock_guard binding(rebinding_);
     absl::Status again = nic.binding->Rebind(nic.dmabuf.get());
+    if (again.ok()) nic.rebinds.fetch_add(1, std::memory_order_relaxed);
     std::lock_guard lock(mutex_);
     landings_[nic.binding->dmabuf_id()] = nic.landing.get();  // also of a bind after which something else failed
     return again;
@@ -490,6 +500,7 @@ class DevmemTransport final : public WorkerTransport {
   bool look_now_ = false;
   std::string last_fall_back_;
   std::set<std::string> told_;                  // causes of falling back that were said
+  std::map<std::string, uint64_t> fall_backs_;  // by cause, without the NIC
   std::map<uint32_t, DeviceMemory*> landings_;  // by every dma-buf id they had
   std::thread monitor_;
 };

@@ -154,6 +154,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     for (const auto& [name, value] : task->request.headers) absl::StrAppend(&request_, name, ": ", value, "\r\n");
     request_ += "\r\n";
     ExpectWithin(fetcher_.policy_.first_byte_timeout, "the first byte of the answer");
+    asked_ = waiting_since_;
     stream_->Send(request_);
     stream_->Peek();
   }
@@ -209,6 +210,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
       return OnPeek(absl::OkStatus());
     }
     head_ = *std::move(*head);
+    fetcher_.counters_.first_byte[Index(KindOfStore(task_->read->store->uri()))].Observe(fetcher_.reactor_.Now() - asked_);
     HandleHead();
   }
 
@@ -228,7 +230,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
           {.object = read.object,
            .offset = read.offset,
            .length = read.length,
-           .cause = "no zero copy",
+           .cause = kNoZeroCopyCause,
            .action = "see the daemon's log for why connections fall back, or run without --require-zero-copy"}));
     }
   }
@@ -452,6 +454,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
   std::string_view awaited_;
   Duration limit_{};
   Time waiting_since_{};  // the last progress, or the nudge
+  Time asked_{};          // when the request was sent
   bool used_ = false;
   bool reused_ = false;
   bool sent_ = false;
@@ -465,13 +468,15 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
 };
 
 HttpFetcher::HttpFetcher(Reactor& reactor, Resolver& resolver, StreamFactory factory, const ReadPolicy& policy,
-                         size_t connections, size_t in_all)
+                         size_t connections, size_t in_all, TransferCounters& counters, SayFailed say_failed)
     : reactor_(reactor),
       resolver_(resolver),
       factory_(std::move(factory)),
       policy_(policy),
       max_connections_(std::max<size_t>(1, connections)),
       max_in_all_(std::max<size_t>(1, in_all)),
+      counters_(counters),
+      say_failed_(std::move(say_failed)),
       held_too_long_(std::make_unique<Reactor::Timer>(&reactor, [this] { HeldTooLong(); })) {}
 
 HttpFetcher::~HttpFetcher() { *alive_ = false; }
@@ -642,6 +647,8 @@ void HttpFetcher::AttemptFailed(Task* task, absl::Status status, Duration at_lea
     return give_up(absl::StatusCode::kDeadlineExceeded, NotWithin(policy_.total_timeout));
   }
   ++task->read->retries;
+  counters_.retries[Index(KindOfStore(task->read->store->uri()))][Index(RetryCodeOf(status))].Add(1);
+  if (say_failed_) say_failed_(*task->read, status, when - Clock::now());
   task->retry->Set(when);
 }
 

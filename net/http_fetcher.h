@@ -26,8 +26,9 @@ class HttpFetcher {
   using StreamFactory = std::function<std::unique_ptr<ByteStream>(ByteStream::Owner& owner)>;
 
   // At most `connections` to one origin, and `in_all` to all of them: who has more gives way to who has fewer.
+  // Counts in `counters`, which outlives it; `say_failed` may be empty.
   HttpFetcher(Reactor& reactor, Resolver& resolver, StreamFactory factory, const ReadPolicy& policy, size_t connections,
-              size_t in_all);
+              size_t in_all, TransferCounters& counters, SayFailed say_failed);
   ~HttpFetcher();  // no read may be under way
 
   void Start(RangeRead* read, PayloadRequest request);
@@ -65,6 +66,8 @@ class HttpFetcher {
   ReadPolicy policy_;
   const size_t max_connections_;
   const size_t max_in_all_;
+  TransferCounters& counters_;
+  const SayFailed say_failed_;
   size_t in_all_ = 0;   // connections, those that are closing included
   size_t closing_ = 0;  // of them
   std::map<std::pair<std::string, uint16_t>, std::unique_ptr<Origin>> origins_;

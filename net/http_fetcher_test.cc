@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <future>
+#include <numeric>
 #include <thread>
 
 #include "base/error.h"
@@ -69,7 +70,7 @@ class HttpFetcherTest : public testing::Test {
     char folder[] = "/tmp/devmem-fetcher-XXXXXX";
     root_ = mkdtemp(folder);
     std::ofstream(root_ / "object.bin", std::ios::binary) << std::string(kObject, 'x');
-    auto nginx = NginxServer::Start({.root = root_});
+    auto nginx = NginxServer::Start({.root = root_, .server_config = "location = /busy.bin { return 503; }"});
     ASSERT_TRUE(nginx.ok()) << nginx.status();
     nginx_ = *std::move(nginx);
     for (const std::string& url : {nginx_->url(), nginx_->url6()}) {
@@ -98,7 +99,10 @@ class HttpFetcherTest : public testing::Test {
   void Make(size_t connections, size_t in_all, const ReadPolicy& policy = {}) {
     fetcher_ = std::make_unique<HttpFetcher>(
         *loop_, resolver_, [this](ByteStream::Owner& owner) { return std::make_unique<Counted>(*loop_, owner, tally_); },
-        policy, connections, in_all);
+        policy, connections, in_all, counters_,
+        [this](const RangeRead& read, const absl::Status& status, std::optional<Duration> wait) {
+          said_.push_back({read.number, Text(status), wait});
+        });
   }
   std::unique_ptr<Waiter> Read(size_t store) {
     auto read = std::make_unique<Waiter>();
@@ -124,6 +128,13 @@ class HttpFetcherTest : public testing::Test {
   std::unique_ptr<Device> device_ = MakeCpuDevice();
   std::shared_ptr<DeviceMemory> memory_;
   Resolver resolver_;
+  TransferCounters counters_;
+  struct Said {
+    uint64_t number;
+    std::string status;
+    std::optional<Duration> wait;
+  };
+  std::vector<Said> said_;  // the loop's, until it stopped
   std::unique_ptr<Reactor> loop_;
   std::thread thread_;
   Counted::Tally tally_;
@@ -177,6 +188,27 @@ TEST_F(HttpFetcherTest, HeldRequestsWaitAndThenGoOn) {
   EXPECT_EQ(made.get_future().get(), 0u);
   loop_->Post([this] { fetcher_->Hold(false); });
   ExpectDone(*read);
+}
+
+TEST_F(HttpFetcherTest, RetriesAreCountedAndSaid) {
+  Make(1, 1, {.max_retries = 2, .backoff_first = std::chrono::milliseconds(1)});
+  const auto read = std::make_unique<Waiter>();
+  read->store = stores_[0].get();
+  read->object = "busy.bin";
+  read->object_size = read->length = kObject;
+  read->destinations = {{memory_.get(), 0, kObject}};
+  read->number = 7;
+  loop_->Post([this, raw = read.get(), request = *stores_[0]->PrepareGet("busy.bin")] { fetcher_->Start(raw, request); });
+  ASSERT_TRUE(read->Wait());
+  EXPECT_EQ(read->status.code(), absl::StatusCode::kUnavailable) << read->status;
+  EXPECT_EQ(counters_.retries[Index(StoreKind::kHttp)][Index(RetryCode::kHttp503)].get(), 2);
+  LatencyHistogram::Totals answers;
+  answers += counters_.first_byte[Index(StoreKind::kHttp)];
+  EXPECT_EQ(std::accumulate(answers.counts.begin(), answers.counts.end(), uint64_t{0}), 3u) << "a refusal is an answer";
+  ASSERT_EQ(said_.size(), 2u);
+  EXPECT_EQ(said_[0].number, 7u);
+  EXPECT_THAT(said_[0].status, testing::HasSubstr("503"));
+  EXPECT_TRUE(said_[0].wait.has_value());
 }
 
 TEST_F(HttpFetcherTest, HeldTooLongIsAnErrorThatSaysWhatIsFull) {

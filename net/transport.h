@@ -8,8 +8,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -19,6 +23,7 @@
 #include "net/object_store.h"
 #include "net/reactor.h"
 #include "net/rx/rx_binding.h"
+#include "net/transfer_counters.h"
 
 namespace devmem {
 
@@ -42,7 +47,9 @@ struct PathInfo {
     uint64_t rules = 0;           // ours, now
     uint64_t rule_capacity = 0;
     bool intact = true;
-    std::string why;  // it is not
+    std::string why;            // it is not
+    uint64_t landing_pool = 0;  // bytes
+    uint64_t rebinds = 0;       // ever, after a reset or another tool's doing
   };
   std::vector<Nic> nics;
   uint64_t landing_pool = 0;  // bytes
@@ -60,9 +67,13 @@ struct PathInfo {
     uint64_t return_calls = 0;
     uint64_t connections_steered = 0;
     uint64_t connections_fallen_back = 0;
-    std::string last_fall_back;  // why
+    std::string last_fall_back;                  // why
+    std::map<std::string, uint64_t> fall_backs;  // connections by cause, those that were steered and brought host bytes too
   } counters;
 };
+
+// The cause in the ErrorInfo of what fails because zero copy was required.
+inline constexpr char kNoZeroCopyCause[] = "no zero copy";
 
 // Deadlines and retries of payload reads.
 struct ReadPolicy {
@@ -74,6 +85,11 @@ struct ReadPolicy {
   Duration backoff_first = std::chrono::milliseconds(50);
   Duration backoff_max = std::chrono::seconds(5);
 };
+
+class RangeRead;
+// A range failed and is tried again after `wait`, or it has failed for good (nullopt). On a worker's thread, so it must be
+// quick; where a store is down it comes often.
+using SayFailed = std::function<void(const RangeRead& read, const absl::Status& status, std::optional<Duration> wait)>;
 
 class RangeRead {
  public:
@@ -88,6 +104,8 @@ class RangeRead {
   uint64_t length = 0;                   // sum of the destinations
   std::vector<DeviceSpan> destinations;  // in order; memory == nullptr discards
   bool require_zero_copy = false;        // fails with kFailedPrecondition when the CPU copied a byte of it
+  std::string_view stream_id;            // whose read this is, and which of its reads: for logs
+  uint64_t number = 0;
 
   // Results, valid in Done().
   absl::Status status;
@@ -124,6 +142,8 @@ class Transport {
   // As it stands now; asks NICs and kernel, so not for every read. Thread-safe.
   [[nodiscard]] virtual PathInfo path() = 0;
   [[nodiscard]] virtual size_t workers() const = 0;
+  // Of all workers since the start. Costs no system call. Thread-safe.
+  [[nodiscard]] virtual TransferTotals transfers() { return {}; }
   // The worker's loop; a stream's own work runs there too, beside its reads.
   [[nodiscard]] virtual Reactor& reactor(size_t worker) = 0;
   // Worker thread only. The read is the caller's and must live until Done().

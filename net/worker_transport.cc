@@ -17,15 +17,29 @@ absl::Status WorkerTransport::StartWorkers(const WorkerOptions& options, const M
     auto worker = std::make_unique<Worker>();
     DEVMEM_ASSIGN_OR_RETURN(worker->reactor, Reactor::Create(absl::StrCat("rx-", i), options.backend));
     Reactor& loop = *worker->reactor;
-    worker->fetcher =
-        std::make_unique<HttpFetcher>(loop, *resolver_, make(i, loop), policy_.value_or(options.policy), options.connections,
-                                      options.connections_in_all ? options.connections : SIZE_MAX);
+    TransferCounters& counters = CountersOf(i);
+    worker->fetcher = std::make_unique<HttpFetcher>(
+        loop, *resolver_, make(i, loop, counters), policy_.value_or(options.policy), options.connections,
+        options.connections_in_all ? options.connections : SIZE_MAX, counters, options.say_failed);
     worker->files = std::make_unique<FileReader>(loop);
     worker->thread = std::thread([&loop] { loop.Run(); });
     workers_.push_back(std::move(worker));
   }
   count_ = workers_.size();
   return absl::OkStatus();
+}
+
+TransferCounters& WorkerTransport::CountersOf(size_t worker) {
+  std::lock_guard lock(mutex_);
+  while (counters_.size() <= worker) counters_.emplace_back();
+  return counters_[worker];
+}
+
+TransferTotals WorkerTransport::transfers() {
+  TransferTotals totals;
+  std::lock_guard lock(mutex_);
+  for (const TransferCounters& counters : counters_) totals += counters;
+  return totals;
 }
 
 void WorkerTransport::StopWorkers() {

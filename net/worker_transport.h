@@ -4,8 +4,10 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <thread>
 #include <vector>
@@ -24,6 +26,7 @@ struct WorkerOptions {
   bool connections_in_all = false;  // to all origins together no more than that
   Reactor::Backend backend = Reactor::Backend::kAuto;
   ReadPolicy policy;
+  SayFailed say_failed;  // may be empty
 };
 
 class WorkerTransport : public Transport {
@@ -31,6 +34,7 @@ class WorkerTransport : public Transport {
   ~WorkerTransport() override;
 
   [[nodiscard]] size_t workers() const final { return count_.load(std::memory_order_relaxed); }
+  [[nodiscard]] TransferTotals transfers() final;
   [[nodiscard]] Reactor& reactor(size_t worker) final { return *workers_[worker]->reactor; }
   void Start(size_t worker, RangeRead* read) final;
   void Cancel(size_t worker, RangeRead* read) final;
@@ -38,7 +42,7 @@ class WorkerTransport : public Transport {
 
  protected:
   // Makes a worker's streams; called once a worker, before its loop runs.
-  using MakeFactory = std::function<HttpFetcher::StreamFactory(size_t worker, Reactor& loop)>;
+  using MakeFactory = std::function<HttpFetcher::StreamFactory(size_t worker, Reactor& loop, TransferCounters& counters)>;
   [[nodiscard]] absl::Status StartWorkers(const WorkerOptions& options, const MakeFactory& make);
   // Closes all connections and joins the threads; every read must be done by then. For when the streams' surroundings go;
   // StartWorkers() may follow.
@@ -55,10 +59,15 @@ class WorkerTransport : public Transport {
     std::thread thread;
   };
 
+  [[nodiscard]] TransferCounters& CountersOf(size_t worker);
+
   std::optional<ReadPolicy> policy_;  // SetPolicy()'s; else that of the options
   std::unique_ptr<Resolver> resolver_;
   std::atomic<size_t> count_ = 0;  // of workers, as last started
   std::vector<std::unique_ptr<Worker>> workers_;
+  std::mutex mutex_;
+  std::deque<TransferCounters>
+      counters_;  // of every worker there was, in place while they come and go; growth guarded by mutex_
 };
 
 }  // namespace devmem

@@ -13,7 +13,7 @@ devmem_unit(service_cli_settings HDRS cli/settings.h SRCS cli/settings.cc DEPS s
 devmem_unit(service_cli_config_file HDRS cli/config_file.h SRCS cli/config_file.cc
   DEPS service_cli_settings base_unique_fd yaml-cpp TEST cli/config_file_test.cc FUZZ cli/config_file_fuzz.cc)
 devmem_unit(service_cli_options HDRS cli/options.h SRCS cli/options.cc
-  DEPS service_cli_config_file service_cli_cursor_text gpu_dtype TEST cli/options_test.cc)
+  DEPS service_cli_config_file service_cli_cursor_text service_cli_log service_http_server gpu_dtype TEST cli/options_test.cc)
 devmem_unit(service_cli_reload HDRS cli/reload.h SRCS cli/reload.cc DEPS service_cli_options TEST cli/reload_test.cc)
 devmem_unit(service_cli_signals HDRS cli/signals.h SRCS cli/signals.cc DEPS base_unique_fd TEST cli/signals_test.cc)
 devmem_unit(service_cli_process_usage HDRS cli/process_usage.h SRCS cli/process_usage.cc TEST cli/process_usage_test.cc)
@@ -29,7 +29,8 @@ devmem_unit(service_cli_summary HDRS cli/summary.h SRCS cli/summary.cc
   TEST cli/summary_test.cc)
 devmem_unit(service_cli_progress HDRS cli/progress.h SRCS cli/progress.cc DEPS service_cli_summary base_clock
   TEST cli/progress_test.cc)
-devmem_unit(service_cli_log HDRS cli/log.h SRCS cli/log.cc DEPS base_error spdlog::spdlog TEST cli/log_test.cc)
+devmem_unit(service_cli_log HDRS cli/log.h SRCS cli/log.cc DEPS base_error service_log_event nlohmann_json::nlohmann_json spdlog::spdlog
+  TEST cli/log_test.cc)
 devmem_unit(service_cli_print HDRS cli/print.h SRCS cli/print.cc DEPS base_error)
 devmem_unit(service_cli_private_folder HDRS cli/private_daemon.h SRCS cli/private_folder.cc DEPS base_error
   TEST cli/private_folder_test.cc)

@@ -26,8 +26,12 @@
 #include "net/rx/rx_binding.h"
 #include "service/grpc_listener.h"
 #include "service/handle_socket.h"
+#include "service/http_server.h"
 #include "service/loader_service.h"
+#include "service/log_event.h"
 #include "service/memory_budget.h"
+#include "service/metrics.h"
+#include "service/process_state.h"
 #include "service/upgrade_socket.h"
 #include "service/worker_pool.h"
 
@@ -41,6 +45,8 @@ constexpr size_t kStatusThreads = 2;
 constexpr Duration kEndDeadline = std::chrono::seconds(5);
 constexpr Duration kAnswerTimeout = std::chrono::seconds(10);    // for a living daemon to say that it is one
 constexpr Duration kHandOverTimeout = std::chrono::seconds(20);  // for it to end its streams, and to hand over
+constexpr uint64_t kRangeLines = 20;                             // of the log, about ranges that failed, in each kRangeWindow
+constexpr Duration kRangeWindow = std::chrono::seconds(10);
 constexpr char kHandleSuffix[] = ".fd";
 constexpr uint32_t kUpgradeMode = 0600;
 constexpr char kDevmem[] = "devmem";  // PathInfo::name
@@ -64,6 +70,7 @@ class DaemonImpl final : public Daemon {
 
   ~DaemonImpl() override {
     upgrade_.reset();
+    http_.reset();
     if (listener_ != nullptr) listener_->Stop();
     if (service_ != nullptr) service_->EndAll(Clock::now() + kEndDeadline);
     if (server_ != nullptr) {
@@ -81,6 +88,7 @@ class DaemonImpl final : public Daemon {
   }
 
   absl::Status Start() {
+    DEVMEM_RETURN_IF_ERROR(BindHttp());
     RecoverNics();
     if (options_.take_over) {
       DEVMEM_ASSIGN_OR_RETURN(const auto former, Predecessor::Find(options_.socket, Clock::now() + kAnswerTimeout));
@@ -109,7 +117,7 @@ class DaemonImpl final : public Daemon {
 
   size_t Drain(Time deadline) override {
     upgrade_.reset();  // who asks now finds nobody
-    SetHealth(false);
+    SetHealth("draining");
     const size_t left = service_->Drain(deadline);
     // Nobody new comes in from here on: what is cut off now shall find the next daemon, not this one.
     listener_->Stop();
@@ -154,7 +162,8 @@ class DaemonImpl final : public Daemon {
                                                                     .budget = &budget_,
                                                                     .openers = &openers_,
                                                                     .status = &status_,
-                                                                    .upkeep = &upkeep_});
+                                                                    .upkeep = &upkeep_,
+                                                                    .say_failed = SaysFailedRanges()});
     {
       std::lock_guard lock(serving_mutex_);
       serving_ = service_.get();
@@ -174,6 +183,12 @@ class DaemonImpl final : public Daemon {
   absl::Status Serve(std::optional<UnixListener> upgrade) {
     handles_->Resume();
     listener_->Serve(server_.get());
+    {
+      std::lock_guard lock(health_mutex_);
+      up_ = true;
+      why_not_serving_.clear();
+    }
+    if (http_ != nullptr && options_.take_over) DEVMEM_RETURN_IF_ERROR(ServeHttp());
     if (!upgrade.has_value()) return absl::OkStatus();
     DEVMEM_ASSIGN_OR_RETURN(
         upgrade_,
@@ -185,9 +200,98 @@ class DaemonImpl final : public Daemon {
     return absl::OkStatus();
   }
 
-  void SetHealth(bool serving) {
+  // `why_not` is empty while this daemon serves.
+  void SetHealth(const std::string& why_not) {
+    {
+      std::lock_guard lock(health_mutex_);
+      why_not_serving_ = why_not;
+    }
     if (grpc::HealthCheckServiceInterface* const health = server_->GetHealthCheckService(); health != nullptr)
-      health->SetServingStatus(serving);
+      health->SetServingStatus(why_not.empty());
+  }
+
+  // --- metrics and health ---
+
+  // Takes the address, so that one that cannot be had is an error before anything is changed. A successor lets nobody in before
+  // it serves: until then whoever asks shall find the daemon before it.
+  absl::Status BindHttp() {
+    if (options_.metrics_listen.empty()) return absl::OkStatus();
+    DEVMEM_ASSIGN_OR_RETURN(const HttpAddress address, HttpAddress::Parse(options_.metrics_listen));
+    DEVMEM_ASSIGN_OR_RETURN(http_,
+                            HttpServer::Bind(address, {.share = options_.take_over, .socket_mode = options_.socket_mode}));
+    return options_.take_over ? absl::OkStatus() : ServeHttp();
+  }
+
+  absl::Status ServeHttp() {
+    spdlog::info("metrics and health on {}", http_->address().ToString());
+    return http_->Serve([this](const std::string& path, HttpServer::Reply reply) { AnswerHttp(path, std::move(reply)); });
+  }
+
+  void AnswerHttp(const std::string& path, HttpServer::Reply reply) {
+    std::string why_not;
+    bool up = false;
+    {
+      std::lock_guard lock(health_mutex_);
+      why_not = why_not_serving_;
+      up = up_;
+    }
+    if (path == "/healthz") {
+      if (why_not.empty()) return reply({.body = "serving\n"});
+      return reply({.status = 503, .body = absl::StrCat(why_not, "\n")});
+    }
+    if (path != "/metrics") return reply({.status = 404, .body = "no such page: there are /metrics and /healthz\n"});
+    if (!up) return reply({.status = 503, .body = absl::StrCat(why_not, "\n")});
+    Scrape(std::move(reply));
+  }
+
+  // NICs and loops are asked, which /healthz must not wait for: elsewhere, one at a time, for all who came until then.
+  void Scrape(HttpServer::Reply reply) {
+    {
+      std::lock_guard lock(scrape_mutex_);
+      if (scrapes_.size() >= HttpServer::kMostConnections) return reply({.status = 503, .body = "too many ask at once\n"});
+      scrapes_.push_back(std::move(reply));
+      if (std::exchange(scraping_, true)) return;
+    }
+    status_.Submit([this] {
+      while (true) {
+        std::vector<HttpServer::Reply> replies;
+        {
+          std::lock_guard lock(scrape_mutex_);
+          replies.swap(scrapes_);
+          scraping_ = !replies.empty();
+        }
+        if (replies.empty()) return;
+        const std::string page = RenderMetrics(service_->Observe(options_.metrics_streams), ReadProcessState());
+        for (const HttpServer::Reply& each : replies) each({.type = kMetricsType, .body = page});
+      }
+    });
+  }
+
+  // A store that is down fails thousands of ranges a second: enough of them are said to see which and why.
+  void SayFailedRange(const RangeRead& read, const absl::Status& status, std::optional<Duration> wait) {
+    const std::optional<uint64_t> kept_back = range_lines_.Admit(Clock::now());
+    if (!kept_back.has_value()) return;
+    const ErrorInfo info = GetErrorInfo(status);
+    std::vector<LogField> fields = {{"stream", std::string(read.stream_id)},
+                                    {"range", read.number},
+                                    {"object", read.object},
+                                    {"offset", read.offset},
+                                    {"length", read.length},
+                                    {"cause", info.cause},
+                                    {"retries", uint64_t{read.retries}}};
+    std::string text = absl::StrCat("stream ", std::string(read.stream_id), ", range ", read.number);
+    if (wait.has_value()) {
+      const double seconds = std::chrono::duration<double>(*wait).count();
+      fields.push_back({"wait_seconds", seconds});
+      absl::StrAppend(&text, " of ", read.object, " is asked for again in ", seconds, " s: ", Text(status));
+    } else {
+      absl::StrAppend(&text, " failed: ", Text(status));
+    }
+    if (*kept_back > 0) {
+      fields.push_back({"not_said", *kept_back});
+      absl::StrAppend(&text, " (", *kept_back, " lines about ranges before this one were not written)");
+    }
+    LogEvent(spdlog::level::warn, wait.has_value() ? "range_retry" : "range_failed", std::move(fields), text);
   }
 
   // --- as the successor ---
@@ -223,6 +327,8 @@ class DaemonImpl final : public Daemon {
       former.Failed(adopted);
       return adopted;
     }
+    if (http_ != nullptr)
+      DEVMEM_RETURN_IF_ERROR(http_->Listen());  // whoever comes from here on waits for us, or finds the other
     DEVMEM_RETURN_IF_ERROR(former.Adopted());
     listener_->socket().Own(options_.socket_mode);
     handles_->socket().Own(options_.socket_mode);
@@ -254,7 +360,7 @@ class DaemonImpl final : public Daemon {
     spdlog::info("handing over to version {} (pid {})", successor.version, successor.pid);
     HandedOver handed{.stopped = Clock::now()};
     stopped_ = handed.stopped;
-    SetHealth(false);
+    SetHealth("handing over to a successor");
     listener_->Stop();
     handles_->Pause();
     DEVMEM_ASSIGN_OR_RETURN(const size_t streams, service_->Pause(Clock::now() + kEndDeadline));
@@ -283,13 +389,14 @@ class DaemonImpl final : public Daemon {
     service_->Resume();
     handles_->Resume();
     listener_->Serve(server_.get());
-    SetHealth(true);
+    SetHealth("");
     spdlog::warn("not handed over: {}. Nobody served for {:.1f} ms; this daemon serves on", Text(why),
                  Milliseconds(Clock::now() - stopped_));
     return absl::OkStatus();
   }
 
   void HandedOverTo(const UpgradeSocket::Successor& successor) {
+    http_.reset();  // the successor listens, or will in a moment
     listener_->socket().Leave();
     handles_->socket().Leave();
     options_.succeeded(absl::OkStatus());  // from here on the files are another's; who ends us waits for this thread
@@ -304,11 +411,18 @@ class DaemonImpl final : public Daemon {
     for (const std::string& done : Recover(options_.journal_folder)) spdlog::warn("after a daemon that was killed: {}", done);
   }
 
-  [[nodiscard]] WorkerOptions Workers() const {
+  [[nodiscard]] WorkerOptions Workers() {
     return {.workers = options_.workers != 0 ? options_.workers : DefaultWorkers(),
             .connections = options_.connections,
             .backend = options_.backend,
-            .policy = options_.policy};
+            .policy = options_.policy,
+            .say_failed = SaysFailedRanges()};
+  }
+
+  [[nodiscard]] SayFailed SaysFailedRanges() {
+    return [this](const RangeRead& read, const absl::Status& status, std::optional<Duration> wait) {
+      SayFailedRange(read, status, wait);
+    };
   }
 
   [[nodiscard]] DevmemOptions Devmem() const {
@@ -350,6 +464,14 @@ class DaemonImpl final : public Daemon {
   std::mutex serving_mutex_;
   LoaderService* serving_ = nullptr;  // guarded by serving_mutex_
   std::unique_ptr<grpc::Server> server_;
+  LogLimit range_lines_{kRangeLines, kRangeWindow};
+  std::mutex health_mutex_;
+  std::string why_not_serving_ = "starting";  // guarded by health_mutex_
+  bool up_ = false;                           // it has served, so there is something to measure; guarded by health_mutex_
+  std::mutex scrape_mutex_;
+  std::vector<HttpServer::Reply> scrapes_;  // to be answered by the next page; guarded by scrape_mutex_
+  bool scraping_ = false;                   // guarded by scrape_mutex_
+  std::unique_ptr<HttpServer> http_;
   // Of its thread, while it hands over.
   Time stopped_{};
   std::string handed_what_;

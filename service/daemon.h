@@ -49,6 +49,9 @@ struct DaemonOptions {
   ReadPolicy policy;
   Duration open_timeout = std::chrono::minutes(10);  // listing and headers of one OpenStream
 
+  std::string metrics_listen;   // "HOST:PORT" or "unix:PATH" of GET /metrics and /healthz; empty: none
+  size_t metrics_streams = 64;  // streams with series of their own, at most
+
   bool take_over = false;  // from the daemon that serves `socket`, if one does
   // A successor has taken over, and the daemon is to be destroyed: it has nothing any more. Not OK: there was none in the end,
   // and it could not go on. On a thread of the daemon's, maybe before Start() returned. Empty: no successor can come.

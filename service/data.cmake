@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # What a bucket holds: header parsers, the index, and the data set they come down to.
-devmem_unit(service_dataset HDRS dataset.h SRCS dataset.cc DEPS base_error gpu_dtype net_object_table TEST dataset_test.cc)
+devmem_unit(service_dataset HDRS dataset.h SRCS dataset.cc DEPS base_error gpu_dtype net_object_table service_format TEST dataset_test.cc)
 devmem_unit(service_digest HDRS digest.h SRCS digest.cc DEPS service_dataset OpenSSL::Crypto TEST digest_test.cc)
 devmem_unit(service_format
   HDRS formats/format.h formats/utf8.h SRCS formats/format.cc formats/utf8.cc DEPS gpu_dtype absl::strings

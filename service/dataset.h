@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "gpu/dtype.h"
 #include "net/object_table.h"
+#include "service/formats/format.h"
 
 namespace devmem {
 
@@ -41,9 +42,10 @@ struct Dataset {
 
   ObjectTable objects;
   std::vector<TensorColumn> tensors;
-  std::vector<uint64_t> first_sample;  // per shard, and one past the last: the number of samples
-  std::vector<Skipped> skipped;        // shards left out because their header is bad (on_error skip)
-  uint64_t fingerprint = 0;            // of names, sizes, validators and skipped: a changed listing changes it
+  std::vector<uint64_t> first_sample;          // per shard, and one past the last: the number of samples
+  std::vector<Skipped> skipped;                // shards left out because their header is bad (on_error skip)
+  DatasetFormat format = DatasetFormat::kRaw;  // never kAuto; for what is counted, nothing reads by it
+  uint64_t fingerprint = 0;                    // of names, sizes, validators and skipped: a changed listing changes it
 
   [[nodiscard]] uint64_t samples() const { return first_sample.empty() ? 0 : first_sample.back(); }
   [[nodiscard]] size_t shards() const { return first_sample.empty() ? 0 : first_sample.size() - 1; }

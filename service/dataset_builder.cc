@@ -467,6 +467,7 @@ absl::StatusOr<IndexedDataset> Finish(Draft draft, bool skip) {
   IndexedDataset result;
   result.format = draft.format;
   Dataset& dataset = result.dataset;
+  dataset.format = draft.format;
   DEVMEM_ASSIGN_OR_RETURN(dataset.skipped, DropBad(skip, draft));
   DEVMEM_RETURN_IF_ERROR(CheckAgreement(draft));
 

@@ -193,7 +193,7 @@ absl::StatusOr<IndexedDataset> ReadIndex(std::string bytes) {
       message.format() > static_cast<int>(DatasetFormat::kSafetensors)) {
     return Damaged("index is of an unknown format");
   }
-  result.format = static_cast<DatasetFormat>(message.format());
+  result.format = result.dataset.format = static_cast<DatasetFormat>(message.format());
   DEVMEM_ASSIGN_OR_RETURN(result.dataset.objects, TakeObjects(message));
   if (message.columns_size() == 0) return Damaged("index has no tensors");
   std::set<std::string> names;

@@ -24,6 +24,7 @@
 #include "client/cpp/rpc_error.h"
 #include "devmem_loader/v1/handle_socket.pb.h"
 #include "service/data_path.h"
+#include "service/log_event.h"
 #include "service/open_stream.h"
 #include "service/plan.h"
 #include "service/version.h"
@@ -45,6 +46,10 @@ absl::Status NoSpec() {
 // What one message holds at most: large enough to spread the cost of a message, small enough to keep latency low.
 constexpr int kBatchesPerMessage = 512;
 constexpr size_t kRowsPerMessage = 1 << 13;
+
+std::map<std::string, std::string> Libraries() {
+  return {{"grpc", grpc::Version()}, {"protobuf", std::to_string(GOOGLE_PROTOBUF_VERSION)}};
+}
 
 absl::Status Draining() {
   return MakeError(
@@ -98,6 +103,17 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   void BreakOff() { context_.TryCancel(); }
 
   [[nodiscard]] const std::string& token() const { return peer_.token; }
+
+  // In the order they were opened in; 0 until then. And how many batches its slab holds.
+  struct Place {
+    uint64_t number = 0;
+    uint64_t slots = 0;
+    bool over = false;  // its end has been decided
+  };
+  [[nodiscard]] Place place() {
+    std::lock_guard lock(mutex_);
+    return {.number = number_, .slots = slots_, .over = finishing_};
+  }
 
   void Describe(const PathInfo& path, v1::StreamStatus* status, std::shared_ptr<DataStream>* stream) {
     std::lock_guard lock(mutex_);
@@ -192,7 +208,8 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   }
 
   void OnFailed(absl::Status status) override {
-    spdlog::warn("stream {} of {} failed: {}", id_, spec_.bucket(), Text(status));
+    LogEvent(spdlog::level::warn, "stream_failed", {{"stream", id_}, {"bucket", spec_.bucket()}, {"reason", EndReason(status)}},
+             absl::StrCat("stream ", id_, " of ", spec_.bucket(), " failed: ", Text(status)));
     RequestFinish(status);
   }
 
@@ -200,7 +217,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
 
   void OnClosed(std::optional<KeptSlab> kept) override {
     if (kept.has_value()) service_.Keep(peer_.token, *std::move(kept));
-    spdlog::info("stream {} closed", id_);
+    LogEvent(spdlog::level::info, "stream_closed", {{"stream", id_}}, absl::StrCat("stream ", id_, " closed"));
   }
 
  private:
@@ -232,7 +249,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
       return RequestFinish(MakeError(absl::StatusCode::kFailedPrecondition,
                                      absl::StrCat("zero copy is required and this node can only copy: ", path.reason()),
                                      {.object = spec_.bucket(),
-                                      .cause = "no zero copy",
+                                      .cause = kNoZeroCopyCause,
                                       .action = "run without --require-zero-copy, or on a node with a devmem NIC"}));
     }
     const Time now = Clock::now();
@@ -256,10 +273,16 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
                         }};
     absl::StatusOr<OpenedStream> opened = PrepareStream(spec_, context);
     if (!opened.ok()) {
-      spdlog::warn("cannot open a stream of {}: {}", spec_.bucket(), Text(opened.status()));
+      LogEvent(spdlog::level::warn, "stream_refused",
+               {{"bucket", spec_.bucket()},
+                {"reason", EndReason(opened.status())},
+                {"pid", static_cast<uint64_t>(peer_.credentials.pid)},
+                {"uid", uint64_t{peer_.credentials.uid}}},
+               absl::StrCat("cannot open a stream of ", spec_.bucket(), ": ", Text(opened.status())));
       return RequestFinish(opened.status());
     }
     size_t home = 0;
+    uint64_t number = 0;
     std::string id;
     {
       std::lock_guard lock(service_.mutex_);
@@ -267,6 +290,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
       on_transport_ = true;
       ++service_.on_transport_;
       id = absl::StrCat("s", getpid(), "-", service_.next_id_++);
+      number = service_.next_id_;
       home = service_.next_home_++ % service_.parts_.transport->workers();
     }
     if (const absl::Status sent = SendSlab(id, *opened); !sent.ok()) return RequestFinish(sent);
@@ -275,6 +299,8 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
     const auto slots = opened->setup.slots;
     const Position start = opened->setup.start;
     opened->setup.id = id;
+    opened->setup.counters = &service_.counters_.OfWorker(home);
+    opened->setup.say_failed = service_.parts_.say_failed;
     auto stream = std::make_shared<DataStream>(
         std::move(opened->setup), *service_.parts_.transport, home, shared_from_this(),
         [pool = service_.parts_.upkeep](std::function<void()> task) { pool->Submit(std::move(task)); });
@@ -289,14 +315,29 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
       std::lock_guard lock(mutex_);
       stopped = stopped_;
       half_closed = half_closed_;
-      if (!stopped) stream_ = stream;
+      if (!stopped) {
+        stream_ = stream;
+        number_ = number;
+      }
       id_ = id;
       slab_bytes_ = slab->bytes();
       slots_ = slots;
     }
     if (stopped) return slab->Retire();  // Leave() or End() came before there was a stream
-    spdlog::info("stream {} of {}: rank {} of {}, {} slots in {} bytes, for pid {} uid {}", id, spec_.bucket(), spec_.rank(),
-                 std::max<uint32_t>(1, spec_.world_size()), slots, slab->bytes(), peer_.credentials.pid, peer_.credentials.uid);
+    const uint64_t world_size = std::max<uint32_t>(1, spec_.world_size());
+    LogEvent(
+        spdlog::level::info, "stream_opened",
+        {{"stream", id},
+         {"bucket", spec_.bucket()},
+         {"rank", uint64_t{spec_.rank()}},
+         {"world_size", world_size},
+         {"slots", uint64_t{slots}},
+         {"bytes", slab->bytes()},
+         {"pid", static_cast<uint64_t>(peer_.credentials.pid)},
+         {"uid", uint64_t{peer_.credentials.uid}}},
+        absl::StrCat("stream ", id, " of ", spec_.bucket(), ": rank ", spec_.rank(), " of ", world_size, ", ", slots,
+                     " slots in ", slab->bytes(), " bytes, for pid ", peer_.credentials.pid, " uid ", peer_.credentials.uid));
+    service_.CountOpened();
     OnEvent(std::move(event));
     if (half_closed) stream->EndReleases();
     stream->Start();
@@ -337,12 +378,15 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
 
   // Finishes with `status` when what is pending is written. The first status wins.
   void RequestFinish(const absl::Status& status) {
+    bool opened = false;
     {
       std::lock_guard lock(mutex_);
       if (std::exchange(finishing_, true)) return;
       final_ = ToGrpcStatus(status);
       if (absl::IsCancelled(status)) pending_.clear();  // nobody reads any more
+      opened = number_ != 0;
     }
+    service_.CountEnd(status, opened);
     WriteNext();
   }
 
@@ -381,6 +425,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   std::mutex mutex_;
   v1::StreamSpec spec_;  // written once, before Open
   std::string id_;
+  uint64_t number_ = 0;  // of the stream, from 1 on; 0: there is none yet
   uint64_t slab_bytes_ = 0;
   uint64_t slots_ = 0;
   std::shared_ptr<DataStream> stream_;
@@ -461,38 +506,98 @@ void LoaderService::FillStatus(v1::GetNodeStatusResponse* response) {
   pool->set_bytes_limit(parts_.budget->limit());
   const PathInfo path = parts_.transport->path();
   *response->add_paths() = DataPathMessage(path);
-  (*response->mutable_library_versions())["grpc"] = grpc::Version();
-  (*response->mutable_library_versions())["protobuf"] = std::to_string(GOOGLE_PROTOBUF_VERSION);
-
-  std::vector<std::shared_ptr<StreamCall>> calls;
+  for (const auto& [library, version] : Libraries()) (*response->mutable_library_versions())[library] = version;
   {
     std::lock_guard lock(mutex_);
     response->set_draining(draining_);
+  }
+  for (v1::StreamStatus& stream : DescribeStreams(path, SIZE_MAX).streams) *response->add_streams() = std::move(stream);
+}
+
+LoaderService::Open LoaderService::DescribeStreams(const PathInfo& path, size_t most) {
+  std::vector<std::pair<uint64_t, std::shared_ptr<StreamCall>>> calls;  // by number
+  std::vector<std::shared_ptr<StreamCall>> all;
+  {
+    std::lock_guard lock(mutex_);
     for (const auto& [raw, weak] : calls_) {
-      if (std::shared_ptr<StreamCall> call = weak.lock(); call != nullptr) calls.push_back(std::move(call));
+      if (std::shared_ptr<StreamCall> call = weak.lock(); call != nullptr) all.push_back(std::move(call));
     }
   }
+  Open open;
+  for (std::shared_ptr<StreamCall>& call : all) {
+    const StreamCall::Place place = call->place();
+    if (place.number == 0) {
+      if (!place.over) ++open.opening;
+      continue;
+    }
+    ++open.count;
+    open.slots += place.slots;
+    calls.emplace_back(place.number, std::move(call));
+  }
+  std::sort(calls.begin(), calls.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  if (calls.size() > most) calls.resize(most);
   // Ask all loops at once, then wait for the answers.
-  std::vector<std::pair<v1::StreamStatus*, std::future<DataStream::State>>> answers;
-  for (const auto& call : calls) {
+  std::vector<std::pair<size_t, std::future<DataStream::State>>> answers;
+  for (const auto& [number, call] : calls) {
     v1::StreamStatus status;
     std::shared_ptr<DataStream> stream;
     call->Describe(path, &status, &stream);
-    if (stream == nullptr) continue;  // still opening
-    v1::StreamStatus* const into = response->add_streams();
-    *into = std::move(status);
+    if (stream == nullptr) continue;  // over meanwhile
+    open.streams.push_back(std::move(status));
+    open.answered.push_back(false);
     auto promise = std::make_shared<std::promise<DataStream::State>>();
-    answers.emplace_back(into, promise->get_future());
+    answers.emplace_back(open.streams.size() - 1, promise->get_future());
     stream->Snapshot([promise](DataStream::State state) { promise->set_value(std::move(state)); });
   }
   const Time deadline = Clock::now() + std::chrono::seconds(1);
-  for (auto& [into, answer] : answers) {
+  for (auto& [place, answer] : answers) {
     if (answer.wait_until(deadline) != std::future_status::ready) continue;  // a busy loop; the rest is still true
     DataStream::State state = answer.get();
-    *into->mutable_statistics() = std::move(state.statistics);
-    *into->mutable_cursor() = std::move(state.cursor);
-    into->set_slots_held(state.slots_held);
+    v1::StreamStatus& into = open.streams[place];
+    *into.mutable_statistics() = std::move(state.statistics);
+    *into.mutable_cursor() = std::move(state.cursor);
+    into.set_slots_held(state.slots_held);
+    open.answered[place] = true;
   }
+  return open;
+}
+
+NodeSnapshot LoaderService::Observe(size_t most_streams) {
+  NodeSnapshot node{.version = kVersion,
+                    .libraries = Libraries(),
+                    .workers = parts_.transport->workers(),
+                    .path = parts_.transport->path(),
+                    .transfers = parts_.transport->transfers(),
+                    .totals = counters_.Sum(),
+                    .slab_bytes = parts_.budget->used(),
+                    .slab_limit = parts_.budget->limit()};
+  Open open = DescribeStreams(node.path, most_streams);
+  for (size_t i = 0; i < open.streams.size(); ++i) {
+    if (open.answered[i]) node.streams.push_back(std::move(open.streams[i]));  // a counter that is 0 now and then looks reset
+  }
+  node.streams_without_series = open.count - std::min<uint64_t>(open.count, node.streams.size());
+  node.opening = open.opening;
+  node.open = open.count;
+  node.credits = open.slots;
+  {
+    std::lock_guard lock(mutex_);
+    node.serving = !draining_;
+  }
+  std::lock_guard lock(ends_mutex_);
+  node.opened = opened_;
+  node.refused = refused_;
+  node.ended = ended_by_;
+  return node;
+}
+
+void LoaderService::CountOpened() {
+  std::lock_guard lock(ends_mutex_);
+  ++opened_;
+}
+
+void LoaderService::CountEnd(const absl::Status& status, bool opened) {
+  std::lock_guard lock(ends_mutex_);
+  ++(opened ? ended_by_ : refused_)[EndReason(status)];
 }
 
 void LoaderService::PeerGone(const std::string& token) {

@@ -19,6 +19,7 @@
 #include "service/grpc_listener.h"
 #include "service/handle_socket.h"
 #include "service/memory_budget.h"
+#include "service/metrics.h"
 #include "service/stream.h"
 #include "service/worker_pool.h"
 
@@ -36,6 +37,7 @@ class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
     WorkerPool* openers = nullptr;
     WorkerPool* status = nullptr;
     WorkerPool* upkeep = nullptr;
+    SayFailed say_failed;  // of ranges; may be empty
   };
   explicit LoaderService(Parts parts);
   ~LoaderService() override;
@@ -48,6 +50,10 @@ class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
 
   // Of streams that are opened from now on. Thread-safe.
   void SetDefaultPrefetch(uint64_t bytes) { default_prefetch_ = bytes; }
+
+  // The node as it stands, for metrics; the `most_streams` that were opened first are described one by one. Asks NICs, kernel
+  // and the streams' loops, a second at most: not for gRPC's threads.
+  [[nodiscard]] NodeSnapshot Observe(size_t most_streams);
 
   // The trainer with this token is gone: its streams end, its slabs are retired.
   void PeerGone(const std::string& token);
@@ -70,10 +76,21 @@ class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
   void Remove(StreamCall* call);
   size_t EndCalls();
   void FillStatus(devmem_loader::v1::GetNodeStatusResponse* response);
+  struct Open {
+    std::vector<devmem_loader::v1::StreamStatus> streams;  // at most as many as were asked for, the first opened first
+    std::vector<bool> answered;                            // whether their loops said how they stand; else no numbers are there
+    uint64_t count = 0;                                    // of all
+    uint64_t opening = 0;
+    uint64_t slots = 0;  // of all
+  };
+  [[nodiscard]] Open DescribeStreams(const PathInfo& path, size_t most);
+  void CountOpened();
+  void CountEnd(const absl::Status& status, bool opened);
 
   const Parts parts_;
   const Time started_ = Clock::now();
   std::atomic<uint64_t> default_prefetch_;
+  NodeCounters counters_;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
@@ -85,6 +102,11 @@ class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
   bool draining_ = false;                                   // guarded by mutex_
   bool ended_ = false;                                      // no stream may begin; guarded by mutex_
   size_t on_transport_ = 0;                                 // calls that have, or will have, a stream; guarded by mutex_
+
+  std::mutex ends_mutex_;                     // never taken with another; calls end wherever gRPC has them end
+  uint64_t opened_ = 0;                       // streams, ever; guarded by ends_mutex_
+  std::map<std::string, uint64_t> refused_;   // by EndReason(); guarded by ends_mutex_
+  std::map<std::string, uint64_t> ended_by_;  // guarded by ends_mutex_
 };
 
 }  // namespace devmem

@@ -76,6 +76,8 @@ struct DataStream::Slot {
   uint32_t rows = 0;         // left after the bad ones are cut out
   uint32_t outstanding = 0;  // wants in ranges under way
   bool filled = false;
+  bool landed = false;  // bytes of it came by the device
+  bool copied = false;  // bytes of it were copied by the CPU
   Time planned{};
   Time first_byte{};  // of the last of its ranges to begin
   Time received{};    // the last range's end
@@ -91,7 +93,8 @@ class DataStream::Read final : public RangeRead {
 
   DataStream* stream = nullptr;
   size_t worker = 0;
-  size_t position = 0;           // in reading_
+  size_t position = 0;  // in reading_
+  Time planned{};
   std::vector<uint64_t> places;  // slot << 32 | row * tensors + tensor
 };
 
@@ -103,6 +106,9 @@ DataStream::DataStream(StreamSetup setup, Transport& transport, size_t home, std
       reactor_(transport.reactor(home)),
       sink_(std::move(sink)),
       janitor_(std::move(janitor)),
+      own_counters_(setup_.counters == nullptr ? std::make_unique<StreamCounters>() : nullptr),
+      counters_(setup_.counters == nullptr ? *own_counters_ : *setup_.counters),
+      store_kind_(KindOfStore(setup_.store->uri())),
       walk_(setup_.plan, setup_.start),
       epoch_(setup_.start.epoch),
       planner_(setup_.reads),
@@ -147,6 +153,7 @@ void DataStream::Release(std::vector<uint64_t> sequences, bool waiting) {
       }
       free_.push_back(static_cast<uint32_t>(std::exchange(delivered_[sequence - first_held_], -1)));
       --held_;
+      counters_.credits_back.Add(1);
     }
     while (!delivered_.empty() && delivered_.front() < 0) {
       delivered_.pop_front();
@@ -282,7 +289,7 @@ void DataStream::PlanWave(size_t batches) {
     slot.rows = batch.count;
     slot.samples.clear();
     slot.bad.clear();
-    slot.filled = false;
+    slot.filled = slot.landed = slot.copied = false;
     slot.planned = now;
     slot.first_byte = slot.received = {};
     for (uint32_t row = 0; row < batch.count; ++row) {
@@ -312,7 +319,7 @@ void DataStream::PlanWave(size_t batches) {
   for (const PlannedRange& range : plan.ranges) {
     for (const uint32_t want : plan.WantsOf(range)) ++slots_[want_places_[want] >> 32].outstanding;
   }
-  for (const PlannedRange& range : plan.ranges) Issue(range, plan);
+  for (const PlannedRange& range : plan.ranges) Issue(range, plan, now);
   for (size_t i = first; i < queue_.size(); ++i) {
     const Entry& entry = queue_[i];
     if (entry.kind != Entry::Kind::kBatch) continue;
@@ -320,7 +327,7 @@ void DataStream::PlanWave(size_t batches) {
   }
 }
 
-void DataStream::Issue(const PlannedRange& range, const ReadPlan& plan) {
+void DataStream::Issue(const PlannedRange& range, const ReadPlan& plan, Time planned) {
   std::unique_ptr<Read> owned;
   if (spare_.empty()) {
     owned = std::make_unique<Read>();
@@ -343,6 +350,9 @@ void DataStream::Issue(const PlannedRange& range, const ReadPlan& plan) {
   read->require_zero_copy = setup_.require_zero_copy;
   read->requests = read->retries = 0;
   read->first_byte = {};
+  read->stream_id = setup_.id;
+  read->number = reads_issued_++;
+  read->planned = planned;
   for (const ReadPiece& piece : plan.PiecesOf(range)) {
     DeviceSpan span{.bytes = piece.bytes};
     if (piece.destination != ReadPiece::kDiscard) {
@@ -374,6 +384,9 @@ void DataStream::ReadDone(Read* read) {
   statistics_.set_retries(statistics_.retries() + read->retries);
   statistics_.set_bytes_received(statistics_.bytes_received() + read->received);
   statistics_.set_bytes_copied(statistics_.bytes_copied() + read->copied);
+  counters_.requests[Index(store_kind_)].Add(read->requests);
+  counters_.received_bytes[Index(BytePath::kCopy)][Index(store_kind_)].Add(read->copied);
+  counters_.received_bytes[Index(BytePath::kDevmem)][Index(store_kind_)].Add(read->received - read->copied);
   std::unique_ptr<Read> owned(read);
   if (closing_) {
     if (read->worker != home_) transport_.reactor(read->worker).Post([last = std::shared_ptr<Read>(std::move(owned))] {});
@@ -382,10 +395,15 @@ void DataStream::ReadDone(Read* read) {
 
   std::shared_ptr<const absl::Status> bad;
   if (!read->status.ok()) {
+    if (setup_.say_failed) setup_.say_failed(*read, read->status, std::nullopt);
+    const auto code = static_cast<size_t>(read->status.code());
+    counters_.errors[Index(store_kind_)][std::min(code, kStatusCodes - 1)].Add(1);
     if (!setup_.skip_bad_samples || !IsOfObject(read->status)) return Fail(read->status);
     bad = std::make_shared<const absl::Status>(read->status);
   }
   const Time now = Clock::now();
+  if (bad == nullptr) counters_.range[Index(store_kind_)].Observe(now - read->planned);
+  const bool landed = read->received > read->copied, copied = read->copied > 0;
   const size_t tensors = setup_.layout.tensors.size();
   for (const uint64_t place : read->places) {
     const auto index = static_cast<uint32_t>(place >> 32);
@@ -394,6 +412,8 @@ void DataStream::ReadDone(Read* read) {
       const auto row = static_cast<uint32_t>((place & 0xffffffff) / tensors);
       slot.bad.push_back({.row = row, .sample = slot.samples[row], .status = bad});
     }
+    slot.landed |= landed;
+    slot.copied |= copied;
     slot.first_byte = std::max(slot.first_byte, read->first_byte);
     if (--slot.outstanding == 0) {
       slot.received = now;
@@ -412,6 +432,7 @@ void DataStream::SlotFilled(uint32_t index) {
   if (const absl::Status finished = FinishSlot(slot, index); !finished.ok()) return Fail(finished);
   slot.ready = Clock::now();
   slot.filled = true;
+  counters_.batch.Observe(slot.ready - slot.planned);
 }
 
 // Cuts out bad rows and casts.
@@ -557,6 +578,13 @@ void DataStream::DescribeBatch(Slot& slot, uint32_t index, v1::Batch* batch) {
   statistics_.set_samples(statistics_.samples() + slot.rows);
   statistics_.set_bytes(statistics_.bytes() + bytes);
   statistics_.set_skipped_samples(statistics_.skipped_samples() + slot.bad.size());
+  const BytePath path = slot.landed && !slot.copied ? BytePath::kDevmem : BytePath::kCopy;
+  StreamCounters::Delivered& delivered = counters_.delivered[Index(path)][Index(setup_.dataset->format)];
+  delivered.batches.Add(1);
+  delivered.samples.Add(slot.rows);
+  delivered.bytes.Add(bytes);
+  counters_.skipped_samples.Add(slot.bad.size());
+  counters_.credits_taken.Add(1);
   ++epoch_batches_;
   epoch_samples_ += slot.rows;
 }
@@ -570,6 +598,14 @@ void DataStream::Attribute(const Slot& slot, Time now, v1::Stall* stall) {
   stall->set_network(Microseconds(Within(std::max(slot.planned, first_byte), slot.received, from, now)));
   stall->set_device(Microseconds(Within(slot.received, slot.ready, from, now)));
   if (statistics_.batches() == 0) stall->set_memory(Microseconds(setup_.allocating));
+  const auto count = [this](StallCause cause, uint64_t microseconds) {
+    counters_.stall_microseconds[Index(cause)].Add(microseconds);
+  };
+  count(StallCause::kTrainer, stall->trainer());
+  count(StallCause::kNetwork, stall->network());
+  count(StallCause::kFirstByte, stall->first_byte());
+  count(StallCause::kDevice, stall->device());
+  count(StallCause::kMemory, stall->memory());
   v1::Stall* const sum = statistics_.mutable_stall();
   sum->set_trainer(sum->trainer() + stall->trainer());
   sum->set_network(sum->network() + stall->network());
@@ -586,6 +622,7 @@ void DataStream::DescribeSkipped(const BadRow& bad, v1::SkippedSample* skipped) 
 void DataStream::MaybeFinishClose() {
   if (!closing_ || closed_ || !reading_.empty()) return;
   closed_ = true;
+  counters_.credits_back.Add(held_);
   const bool keep = held_ > 0 && !trainer_left_;
   // Last use of this: the memory goes away on the janitor's thread, and the sink hears of it when it is gone.
   janitor_([self = std::move(self_), keep] {

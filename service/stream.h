@@ -28,6 +28,7 @@
 #include "service/memory_budget.h"
 #include "service/plan.h"
 #include "service/read_planner.h"
+#include "service/stream_counters.h"
 
 namespace devmem {
 
@@ -50,8 +51,10 @@ struct StreamSetup {
   uint32_t slots = 0;
   uint32_t wave_slots = 0;  // most that are planned at once: half of them, or all where the whole stream fits
   MemoryBudget::Reservation reservation;
-  Time asked{};           // when the trainer asked, for first_batch_ms
-  Duration allocating{};  // how long the slabs took: the first batch's wait for memory
+  StreamCounters* counters = nullptr;  // of the home worker, outlives the stream; null: its own, which nobody reads
+  SayFailed say_failed;                // of ranges that failed for good; may be empty
+  Time asked{};                        // when the trainer asked, for first_batch_ms
+  Duration allocating{};               // how long the slabs took: the first batch's wait for memory
 };
 
 // A slab that outlives its stream because batches of it are still in a trainer's hands.
@@ -114,7 +117,7 @@ class DataStream : public std::enable_shared_from_this<DataStream> {
   void PlanWaves();
   void PlanWave(size_t batches);
   [[nodiscard]] size_t BatchesToGroupEnd();
-  void Issue(const PlannedRange& range, const ReadPlan& plan);
+  void Issue(const PlannedRange& range, const ReadPlan& plan, Time planned);
   void ReadDone(Read* read);
   void SlotFilled(uint32_t slot);
   [[nodiscard]] absl::Status FinishSlot(Slot& slot, uint32_t index);
@@ -132,6 +135,9 @@ class DataStream : public std::enable_shared_from_this<DataStream> {
   Reactor& reactor_;
   std::shared_ptr<StreamSink> sink_;
   std::function<void(std::function<void()>)> janitor_;
+  std::unique_ptr<StreamCounters> own_counters_;  // where none were given
+  StreamCounters& counters_;
+  const StoreKind store_kind_;
 
   // All below: loop thread only.
   Plan::Walk walk_;
@@ -151,6 +157,7 @@ class DataStream : public std::enable_shared_from_this<DataStream> {
   uint64_t first_held_ = 0;
   uint64_t next_sequence_ = 0;
   uint64_t held_ = 0;
+  uint64_t reads_issued_ = 0;
   std::vector<std::unique_ptr<Read>> spare_;
   std::vector<Read*> reading_;
   size_t next_worker_;

@@ -11,6 +11,8 @@
 #include <random>
 #include <set>
 
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
 #include "gmock/gmock.h"
 #include "gpu/cpu_device.h"
 #include "gtest/gtest.h"
@@ -197,6 +199,12 @@ class StreamTest : public testing::Test {
                                         .deadline = Clock::now() + kPatience});
     if (!opened.ok()) return opened.status();
     slab_ = opened->setup.slab;
+    opened->setup.counters = &node_.OfWorker(0);
+    opened->setup.say_failed = [this](const RangeRead& read, const absl::Status& status, std::optional<Duration> wait) {
+      EXPECT_FALSE(wait.has_value());
+      said_.push_back(absl::StrCat(std::string(read.stream_id), "/", read.number, " ", GetErrorInfo(status).object));
+    };
+    opened->setup.id = "it";
     trainer_ = std::make_shared<Trainer>();
     stream_ = std::make_shared<DataStream>(std::move(opened->setup), stuck_ != nullptr ? *stuck_ : *transport_, 0, trainer_,
                                            [](const std::function<void()>& task) { task(); });
@@ -214,6 +222,8 @@ class StreamTest : public testing::Test {
   std::shared_ptr<Device> device_ = MakeCpuDevice();
   ReadOptions reads_;
   MemoryBudget budget_{uint64_t{64} << 20};
+  NodeCounters node_;
+  std::vector<std::string> said_;  // the loop's, until the stream is closed
   std::unique_ptr<Transport> transport_;
   std::unique_ptr<StuckTransport> stuck_;  // used where there is one
   v1::StreamSpec spec_;
@@ -297,6 +307,41 @@ TEST_F(StreamTest, StopsWithAllSlotsHeldAndGoesOnWithOne) {
     EXPECT_EQ(last, next);
     EXPECT_EQ(Row(event->batches().batches(0), 0), Pattern(next));
   }
+}
+
+TEST_F(StreamTest, CountsWhatItDoes) {
+  WriteShards({20});
+  spec_.set_batch_size(5);
+  ASSERT_TRUE(Open().ok());
+  stream_->Start();
+  std::vector<uint64_t> held;
+  for (int i = 0; i < 4; ++i) held.push_back(trainer_->Next()->batches().batches(0).sequence());
+  stream_->Release({held[0], held[2]});
+  stream_->Close();
+  ASSERT_TRUE(trainer_->WaitClosed());
+  const StreamTotals totals = node_.Sum();
+  const auto& delivered = totals.delivered[Index(BytePath::kCopy)][Index(DatasetFormat::kRaw)];
+  EXPECT_EQ(delivered.batches, 4u);
+  EXPECT_EQ(delivered.samples, 20u);
+  EXPECT_EQ(delivered.bytes, 20 * kRow);
+  EXPECT_EQ(totals.delivered[Index(BytePath::kDevmem)][Index(DatasetFormat::kRaw)].batches, 0u);
+  EXPECT_EQ(totals.received_bytes[Index(BytePath::kCopy)][Index(StoreKind::kFile)], 20 * kRow);
+  EXPECT_EQ(totals.credits_taken, 4u);
+  EXPECT_EQ(totals.credits_back, 4u) << "two were released, two given up";
+  EXPECT_GE(totals.requests[Index(StoreKind::kFile)], 1u);
+  EXPECT_THAT(said_, testing::IsEmpty());
+}
+
+TEST_F(StreamTest, CountsAndSaysWhatFailed) {
+  WriteShards({20});
+  ASSERT_TRUE(Open().ok());
+  for (const auto& entry : std::filesystem::directory_iterator(root_)) std::filesystem::remove(entry);
+  stream_->Start();
+  EXPECT_EQ(trainer_->Failure().code(), absl::StatusCode::kNotFound);
+  ASSERT_TRUE(trainer_->WaitClosed());
+  EXPECT_EQ(node_.Sum().errors[Index(StoreKind::kFile)][static_cast<size_t>(absl::StatusCode::kNotFound)], 1u);
+  ASSERT_EQ(said_.size(), 1u);
+  EXPECT_THAT(said_[0], testing::StartsWith("it/0 "));
 }
 
 TEST_F(StreamTest, WhatATrainerSaysBeforeTheStartChangesNothing) {

@@ -83,7 +83,7 @@ int Main(std::vector<std::string> arguments) {
   DaemonCommandOptions options;
   std::vector<FlagValue> values;
   if (auto code = Begin(kProgram, DaemonTable(&options), options.common, arguments, &values)) return *code;
-  if (absl::Status status = SetUpLog(options.log_file, options.log_level); !status.ok()) {
+  if (absl::Status status = SetUpLog(options.log_file, options.log_level, options.log_format); !status.ok()) {
     PrintError(absl::StrCat(kProgram, ": ", status.message(), "\n"));
     return kExitFailed;
   }

@@ -8,9 +8,12 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string_view>
 #include <utility>
 
@@ -37,14 +40,48 @@ std::string OneLine(std::string_view text) {
   return line;
 }
 
+// "2026-11-25T09:00:11.123Z"
+std::string Timestamp(spdlog::log_clock::time_point time) {
+  const auto since = std::chrono::duration_cast<std::chrono::milliseconds>(time.time_since_epoch());
+  const std::time_t seconds = since.count() / 1000;
+  std::tm parts{};
+  ::gmtime_r(&seconds, &parts);
+  std::array<char, 32> text;
+  const size_t length = std::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%S", &parts);
+  std::array<char, 8> milliseconds;
+  std::snprintf(milliseconds.data(), milliseconds.size(), ".%03dZ", static_cast<int>(since.count() % 1000));
+  return std::string(text.data(), length) + milliseconds.data();
+}
+
+std::string JsonLine(const spdlog::details::log_msg& message, const LogEventFields* event) {
+  const auto level = spdlog::level::to_string_view(message.level);
+  nlohmann::ordered_json line;
+  line["ts"] = Timestamp(message.time);
+  line["level"] = std::string(level.data(), level.size());
+  if (event != nullptr) line["event"] = std::string(event->event);
+  line["message"] = std::string(message.payload.data(), message.payload.size());
+  if (event != nullptr) {
+    for (const LogField& field : event->fields) {
+      std::visit([&](const auto& value) { line[std::string(field.name)] = value; }, field.value);
+    }
+  }
+  // Names of objects need not be UTF-8.
+  return line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + '\n';
+}
+
 }  // namespace
 
-bool LineSink::WriteLine(const spdlog::details::log_msg& message) {
-  spdlog::memory_buf_t formatted;
-  formatter_->format(message, formatted);
-  std::string_view text(formatted.data(), formatted.size());
-  while (!text.empty() && text.back() == '\n') text.remove_suffix(1);
-  std::string line = OneLine(text);
+bool LineSink::WriteLine(const spdlog::details::log_msg& message, const LogEventFields* event) {
+  std::string line;
+  if (format_ == LogFormat::kJson) {
+    line = JsonLine(message, event);
+  } else {
+    spdlog::memory_buf_t formatted;
+    formatter_->format(message, formatted);
+    std::string_view text(formatted.data(), formatted.size());
+    while (!text.empty() && text.back() == '\n') text.remove_suffix(1);
+    line = OneLine(text);
+  }
   if (torn_) line.insert(0, "\n");
   size_t done = 0;
   while (done < line.size()) {
@@ -64,16 +101,16 @@ bool LineSink::WriteLine(const spdlog::details::log_msg& message) {
 void LineSink::sink_it_(const spdlog::details::log_msg& message) {
   if (dropped_ > 0) {
     const std::string note = absl::StrCat(dropped_, " lines of this log were lost: ", reason_);
-    if (!WriteLine(spdlog::details::log_msg(message.time, {}, message.logger_name, spdlog::level::warn, note))) {
+    if (!WriteLine(spdlog::details::log_msg(message.time, {}, message.logger_name, spdlog::level::warn, note), nullptr)) {
       ++dropped_;
       return;
     }
     dropped_ = 0;
   }
-  if (!WriteLine(message)) ++dropped_;
+  if (!WriteLine(message, CurrentLogEvent())) ++dropped_;
 }
 
-absl::Status SetUpLog(const std::string& file, const std::string& level) {
+absl::Status SetUpLog(const std::string& file, const std::string& level, LogFormat format) {
   int fd = STDERR_FILENO;
   if (!file.empty()) {
     fd = ::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
@@ -83,7 +120,7 @@ absl::Status SetUpLog(const std::string& file, const std::string& level) {
     }
   }
   // The descriptor stays open as long as the process: the last line may be written by its last thread.
-  auto sink = std::make_shared<LineSink>([fd](const char* data, size_t size) { return ::write(fd, data, size); });
+  auto sink = std::make_shared<LineSink>([fd](const char* data, size_t size) { return ::write(fd, data, size); }, format);
   auto logger = std::make_shared<spdlog::logger>("devmem", std::move(sink));
   logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l %v");
   logger->set_level(spdlog::level::from_str(level));

@@ -3,9 +3,12 @@
 
 #include <gmock/gmock.h>
 #include <spdlog/logger.h>
+#include <spdlog/spdlog.h>
 
 #include <cerrno>
 #include <memory>
+#include <nlohmann/json.hpp>
+#include <sstream>
 
 namespace devmem::cli {
 namespace {
@@ -58,6 +61,40 @@ TEST_F(LogTest, ATornLineIsEnded) {
   disk_.room = 1 << 20;
   logger_.info("two");
   EXPECT_EQ(disk_.content, "info o\nwarning 1 lines of this log were lost: No space left on device\ninfo two\n");
+}
+
+nlohmann::json Parse(const std::string& line) { return nlohmann::json::parse(line); }
+
+TEST(JsonLog, OneObjectALine) {
+  Disk disk;
+  const auto sink =
+      std::make_shared<LineSink>([&disk](const char* data, size_t size) { return disk.Write(data, size); }, LogFormat::kJson);
+  const auto logger = std::make_shared<spdlog::logger>("json_test", sink);
+  const auto before = spdlog::default_logger();
+  spdlog::set_default_logger(logger);
+  spdlog::warn("object {}", "evil\n\",\"level\":\"info\xff\x1f");
+  LogEvent(spdlog::level::info, "stream_opened", {{"stream", "s1-0"}, {"range", uint64_t{17}}, {"wait_seconds", 0.5}},
+           "a stream");
+  spdlog::info("after it");
+  spdlog::set_default_logger(before);
+  std::istringstream lines(disk.content);
+  std::string line;
+  ASSERT_TRUE(std::getline(lines, line));
+  nlohmann::json parsed = Parse(line);
+  EXPECT_EQ(parsed["level"], "warning");
+  EXPECT_EQ(parsed["message"], "object evil\n\",\"level\":\"info\xef\xbf\xbd\x1f");
+  EXPECT_FALSE(parsed.contains("event"));
+  EXPECT_THAT(parsed["ts"].get<std::string>(), ::testing::MatchesRegex("....-..-..T..:..:..[.]...Z"));
+  ASSERT_TRUE(std::getline(lines, line));
+  parsed = Parse(line);
+  EXPECT_EQ(parsed["event"], "stream_opened");
+  EXPECT_EQ(parsed["message"], "a stream");
+  EXPECT_EQ(parsed["stream"], "s1-0");
+  EXPECT_EQ(parsed["range"], 17);
+  EXPECT_EQ(parsed["wait_seconds"], 0.5);
+  ASSERT_TRUE(std::getline(lines, line));
+  EXPECT_FALSE(Parse(line).contains("stream")) << "fields are of their own event";
+  EXPECT_FALSE(std::getline(lines, line));
 }
 
 TEST(SetUpLog, NamesTheFile) {

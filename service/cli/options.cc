@@ -16,6 +16,7 @@
 #include "service/cli/cursor_text.h"
 #include "service/cli/settings.h"
 #include "service/cli/values.h"
+#include "service/http_server.h"
 
 namespace devmem::cli {
 namespace {
@@ -610,7 +611,15 @@ absl::Status ApplyConfig(const v1::Config& config, DaemonCommandOptions* options
   options->daemon.take_over = config.take_over();
   options->drain_timeout = FromProto(config.drain_timeout());
   options->stay_when_succeeded = config.when_succeeded() == v1::Config::WHEN_SUCCEEDED_WAIT;
+  options->daemon.metrics_listen = config.metrics_listen();
+  if (!config.metrics_listen().empty()) {
+    if (const auto address = HttpAddress::Parse(config.metrics_listen()); !address.ok()) {
+      return Bad(absl::StrCat("--metrics-listen: '", config.metrics_listen(), "': ", Text(address.status())));
+    }
+  }
+  options->daemon.metrics_streams = config.metrics_streams();
   options->log_file = config.log_file();
+  options->log_format = config.log_format() == v1::Config::LOG_FORMAT_JSON ? LogFormat::kJson : LogFormat::kText;
   options->log_level = LogLevelText(config.log_level());
   return absl::OkStatus();
 }

@@ -18,6 +18,7 @@
 #include "devmem_loader/v1/config.pb.h"
 #include "devmem_loader/v1/loader.pb.h"
 #include "service/cli/flag_table.h"
+#include "service/cli/log.h"
 #include "service/daemon.h"
 
 namespace devmem::cli {
@@ -84,6 +85,7 @@ struct DaemonCommandOptions {
   bool stay_when_succeeded = false;  // --when-succeeded wait
   std::string log_file;              // empty: stderr
   std::string log_level;
+  LogFormat log_format = LogFormat::kText;
 };
 
 [[nodiscard]] FlagTable LoaderTable(LoaderOptions* options);

@@ -360,6 +360,9 @@ TEST(DaemonOptions, EverySettingIsHandedOn) {
       {"stall_timeout", {"3ms", [](const auto& o) { return o.daemon.policy.stall_timeout == std::chrono::milliseconds(3); }}},
       {"read_timeout", {"4s", [](const auto& o) { return o.daemon.policy.total_timeout == std::chrono::seconds(4); }}},
       {"max_retries", {"1", [](const auto& o) { return o.daemon.policy.max_retries == 1; }}},
+      {"metrics_listen", {"127.0.0.1:1", [](const auto& o) { return o.daemon.metrics_listen == "127.0.0.1:1"; }}},
+      {"metrics_streams", {"3", [](const auto& o) { return o.daemon.metrics_streams == 3; }}},
+      {"log_format", {"json", [](const auto& o) { return o.log_format == LogFormat::kJson; }}},
       {"log_file", {"f", [](const auto& o) { return o.log_file == "f"; }}},
       {"log_level", {"error", [](const auto& o) { return o.log_level == "error"; }}},
   };

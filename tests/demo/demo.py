@@ -8,7 +8,8 @@
   4. devmem-loader alone, the daemon inside it, streams the safetensors set, with its live line
   5. compares the SHA-256 of every sample, as the trainers saw it in mapped memory, with the files
   6. the npy pairs once more without hashing: what a trainer gets
-  7. the same in a virtual machine that has a NIC for it, by device-memory TCP (guest_demo.py); where none can be had, it says so
+  7. what a Prometheus has that scraped the daemon meanwhile (Debian's; where it is not installed, it says so)
+  8. the same in a virtual machine that has a NIC for it, by device-memory TCP (guest_demo.py); where none can be had, it says so
 
 The last line of stdout is a JSON summary with "verified": true, or false and exit status 1. Its "guest" is that of the virtual
 machine: {"path": "devmem", "verified": true, ...}, or {"skipped": why}.
@@ -18,6 +19,7 @@ import collections
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -30,6 +32,7 @@ sys.path.insert(0, str(HERE.parent))
 sys.path.insert(0, str(HERE.parent / "e2e"))
 import guest_demo  # noqa: E402  pylint: disable=wrong-import-position
 import make_dataset  # noqa: E402  pylint: disable=wrong-import-position
+import prometheus  # noqa: E402  pylint: disable=wrong-import-position
 import harness  # noqa: E402  pylint: disable=wrong-import-position
 
 NPY = ("--tensor", "image=images/*.npy", "--tensor", "label=labels/*.npy", "--batch-size", "64", "--tail", "uneven")
@@ -98,6 +101,13 @@ class Demo:
         faults += [f"{key}: never delivered" for key in expected if key not in seen]
         return len(expected), faults
 
+    def scraped(self, scraper, delivered):
+        """Waits until Prometheus has scraped all that was delivered."""
+        def of(metric):
+            return sum(scraper.numbers(f"sum(devmem_loader_{metric})"))
+        harness.wait_for(lambda: of("delivered_bytes_total") == delivered, 60, f"Prometheus has {delivered} bytes delivered")
+        return {"delivered_bytes": delivered, "requests": of("requests_total"), "retries": of("retries_total")}
+
     def run(self):
         started = time.monotonic()
         say("1. data")
@@ -109,8 +119,10 @@ class Demo:
 
         say("2. servers")
         nginx = self.keep(harness.Nginx(self.data, self.temp))
-        daemon = self.keep(harness.Daemon(self.temp, binary=self.bin / "devmem-loaderd")).ready()
-        say(f"   nginx serves {nginx.url}; devmem-loaderd listens on {daemon.socket}")
+        daemon = self.keep(harness.Daemon(self.temp, "--metrics-listen", "127.0.0.1:0", binary=self.bin / "devmem-loaderd")).ready()
+        metrics = re.search(r"metrics and health on (\S+)", daemon.stderr()).group(1)
+        scraper = self.keep(prometheus.Prometheus(self.temp, metrics)) if prometheus.PROGRAM else None
+        say(f"   nginx serves {nginx.url}; devmem-loaderd listens on {daemon.socket}, its metrics are on http://{metrics}/metrics")
 
         say("3. two trainers, rank 0 and 1 of 2, from the daemon: npy pairs, shuffled, every sample hashed")
         digests = [self.temp / f"rank{rank}.jsonl" for rank in (0, 1)]
@@ -141,6 +153,12 @@ class Demo:
         stalls = {cause: value for cause, value in speed["stalls"].items() if value}
         say(f"   waited for: {stalls if stalls else 'nothing'}")
 
+        say("7. as Prometheus has it")
+        delivered = sum(run.summary["bytes"] for run in runs) + speed["bytes"]
+        scraped = self.scraped(scraper, delivered) if scraper else None
+        say(f"   {scraped['delivered_bytes'] / 1e6:.0f} MB delivered, {scraped['requests']:.0f} requests, {scraped['retries']:.0f} retries"
+            if scraped else "   no prometheus here (Debian's package): nothing scraped")
+
         daemon.kill(signal.SIGTERM)
         status = daemon.process.wait(60)
         if status != 0:
@@ -150,7 +168,7 @@ class Demo:
             "samples": sum(run.summary["samples"] for run in runs) + alone["samples"],
             "bytes": sum(run.summary["bytes"] for run in runs) + alone["bytes"],
             "path": speed["path"], "path_reason": speed["path_reason"], "gb_per_s": speed["gb_per_s"],
-            "cpu_s_per_gb": speed["cpu_s_per_gb"], "seconds": round(time.monotonic() - started, 2),
+            "cpu_s_per_gb": speed["cpu_s_per_gb"], "prometheus": scraped, "seconds": round(time.monotonic() - started, 2),
             "trainers": [run.summary for run in runs], "alone": alone, "unhashed": speed}
 
 
@@ -175,7 +193,7 @@ def main():
     try:
         summary = demo.run()
         if not args.no_guest:
-            say("7. the same by device-memory TCP, in a virtual machine")
+            say("8. the same by device-memory TCP, in a virtual machine")
             summary["guest"] = guest_demo.run()
             summary["verified"] = summary["verified"] and summary["guest"].get("verified", "skipped" in summary["guest"])
         status = 0 if summary["verified"] else 1

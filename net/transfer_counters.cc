@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "net/transfer_counters.h"
+
+#include "base/error.h"
+
+namespace devmem {
+namespace {
+
+constexpr std::array<std::string_view, kStoreKinds> kStores = {"http", "s3", "file"};
+constexpr std::array<std::string_view, kRetryCodes> kCodes = {"http_408",  "http_429", "http_500",   "http_502",
+                                                              "http_503",  "http_504", "timeout",    "truncated",
+                                                              "malformed", "no_host",  "connection", "steering"};
+
+}  // namespace
+
+std::string_view Name(StoreKind kind) { return kStores[Index(kind)]; }
+
+std::string_view Name(RetryCode code) { return kCodes[Index(code)]; }
+
+StoreKind KindOfStore(std::string_view uri) {
+  switch (uri.empty() ? 0 : uri.front() | 0x20) {  // schemes in any case; OpenStore() knows no others
+    case 's':
+      return StoreKind::kS3;
+    case 'f':
+      return StoreKind::kFile;
+    default:
+      return StoreKind::kHttp;
+  }
+}
+
+RetryCode RetryCodeOf(const absl::Status& status) {
+  const std::string cause = GetErrorInfo(status).cause;
+  constexpr std::array<std::pair<std::string_view, RetryCode>, 13> kCauses = {{
+      {"HTTP 408", RetryCode::kHttp408},
+      {"HTTP 429", RetryCode::kHttp429},
+      {"HTTP 500", RetryCode::kHttp500},
+      {"HTTP 502", RetryCode::kHttp502},
+      {"HTTP 503", RetryCode::kHttp503},
+      {"HTTP 504", RetryCode::kHttp504},
+      {"timeout", RetryCode::kTimeout},
+      {"truncated body", RetryCode::kTruncated},
+      {"malformed HTTP response", RetryCode::kMalformed},
+      {"no such host", RetryCode::kNoHost},
+      {"name resolution failed", RetryCode::kNoHost},
+      {"foreign dma-buf", RetryCode::kSteering},
+      {"steered by others", RetryCode::kSteering},
+  }};
+  for (const auto& [text, code] : kCauses) {
+    if (cause == text) return code;
+  }
+  return RetryCode::kConnection;
+}
+
+TransferTotals& TransferTotals::operator+=(const TransferCounters& counters) {
+  for (size_t store = 0; store < kStoreKinds; ++store) {
+    first_byte[store] += counters.first_byte[store];
+    for (size_t code = 0; code < kRetryCodes; ++code) retries[store][code] += counters.retries[store][code].get();
+  }
+  gather += counters.gather;
+  return *this;
+}
+
+}  // namespace devmem
