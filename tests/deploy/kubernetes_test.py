@@ -105,10 +105,6 @@ class Rendered(Case):
         for path in (DEPLOY / "seccomp").glob("*.json"):
             self.assertEqual(list(manifests.profile_problems(json.loads(path.read_text(encoding="utf-8")))), [], path)
 
-    def test_flags_that_are_awaited_are_not_there_yet(self):
-        there = manifests.AWAITED & set(manifests.Programs(BIN).flags("devmem-loaderd"))
-        self.assertEqual(there, set(), "devmem-loaderd has them now: take them out of manifests.AWAITED, so that their values are checked")
-
 
 class Planted(Case):
     """Each mistake is made in a fresh rendering, and is the only thing that is found, by its own message."""

@@ -19,9 +19,6 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy/kubernetes"
 SCHEMAS = "DEVMEM_KUBERNETES_SCHEMAS"  # a folder of them; else the one that CI has beside the checkout
 
-# Flags that the manifests use and that this tree's daemon does not have yet. A flag goes from here when it is in --help.
-AWAITED = {"--config", "--metrics-listen", "--log-format"}
-
 GIB = 1 << 30
 OVERHEAD = GIB  # of the daemon besides slabs: threads, gRPC, receive buffers; measured 43 MiB at 16 MiB of slabs
 END = 5  # seconds in which streams are ended after drain_timeout (service/daemon.cc)
@@ -114,12 +111,6 @@ def size(text):
 def seconds(text):
     number, unit = re.fullmatch(r"(\d+)(ms|s|m)", text).groups()
     return int(number) * {"ms": 0.001, "s": 1, "m": 60}[unit]
-
-
-def readable(text, known):
-    """A configuration file without the keys of awaited flags that a daemon with the flags `known` lacks; the very file where it lacks none."""
-    awaited = {flag[2:].replace("-", "_") for flag in AWAITED - set(known)}
-    return "".join(line for line in text.splitlines(keepends=True) if line.split(":")[0] not in awaited)
 
 
 def matches(selector, labels):
@@ -328,9 +319,9 @@ class Checker:
         known = self.programs.flags(program.name, verb)
         flags, rest = parse(command[2 if verb else 1:])
         for flag, value in flags:
-            if flag not in known and flag not in AWAITED:
+            if flag not in known:
                 self._bad(f"{label}: {program.name} has no flag {flag}")
-            elif flag in known and known[flag] != (value is not None):
+            elif known[flag] != (value is not None):
                 self._bad(f"{label}: {flag} {'needs a value' if known[flag] else 'takes no value'}")
         for word in rest:
             self._bad(f"{label}: '{word}' belongs to no flag")
@@ -408,24 +399,16 @@ class Checker:
             self._bad(f"--config {path}: the ConfigMap has no {name}, but {', '.join(config_map['data'])}")
             return None
         config = yaml.safe_load(config_map["data"][name]) or {}
-        known, environment, unknown = self.programs.flags("devmem-loaderd"), {}, False
-        for key, value in config.items():
-            flag = "--" + key.replace("_", "-")
-            if flag in known:
-                environment["DEVMEM_" + key.upper()] = str(value).lower() if isinstance(value, bool) else str(value)
-            elif flag not in AWAITED:
-                self._bad(f"{name}: devmem-loaderd knows no {key}")
-                unknown = True
+        known = self.programs.flags("devmem-loaderd")
+        unknown = [key for key in config if "--" + key.replace("_", "-") not in known]
+        for key in unknown:
+            self._bad(f"{name}: devmem-loaderd knows no {key}")
         why = None
-        if unknown:
-            pass  # the daemon would only say it again
-        elif "--config" in known:
+        if not unknown:  # the daemon would only say it again
             with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-                file.write(readable(config_map["data"][name], known))
+                file.write(config_map["data"][name])
                 file.flush()
                 why = self.programs.refuse("devmem-loaderd", ["--config", file.name], {})
-        else:
-            why = self.programs.refuse("devmem-loaderd", [], environment)
         if why:
             self._bad(f"{name}: refused: {why}")
         return config

@@ -139,9 +139,8 @@ class Node:
         source = pathlib.Path(tempfile.mkdtemp(prefix="config-", dir=self.folder))
         source.chmod(0o755)
         data = next(thing["data"] for thing in objects if thing["kind"] == "ConfigMap" and thing["metadata"]["name"] == volume["configMap"]["name"])
-        known = manifests.Programs(harness.BIN).flags("devmem-loaderd")
         for name, text in data.items():
-            (source / name).write_text(manifests.readable(text, known), encoding="utf-8")
+            (source / name).write_text(text, encoding="utf-8")
         return source
 
     def _seccomp(self, wanted):
@@ -194,21 +193,7 @@ class Node:
             target = "/lib-modules" if mount["mountPath"] == "/lib/modules" else mount["mountPath"]
             mounts.append({"destination": target, "type": "bind", "source": str(volumes[mount["name"]]),
                            "options": ["rbind", "ro" if mount.get("readOnly") else "rw"]})
-        if container["name"] == "devmem-loaderd":
-            container = self._until_awaited_is_there(container, objects)
         return self._start(container["name"], self._config(container, pod, mounts))
-
-    def _until_awaited_is_there(self, container, objects):
-        """Where the daemon cannot read the file yet, what it says and the daemon knows goes into the environment."""
-        known = manifests.Programs(harness.BIN).flags("devmem-loaderd")
-        flags, _ = manifests.parse(container["args"])
-        if "--config" in known:
-            return container
-        text = next(thing["data"]["config.yaml"] for thing in objects if thing["kind"] == "ConfigMap" and "config.yaml" in thing["data"])
-        env = [{"name": f"DEVMEM_{key.upper()}", "value": str(value)} for key, value in yaml.safe_load(text).items()
-               if "--" + key.replace("_", "-") in known]
-        words = [word for flag, value in flags if flag in known and flag != "--config" for word in (flag, value) if word is not None]
-        return {**container, "args": words, "env": [*container["env"], *env]}
 
     def start(self, objects, kind, change=lambda container: None):
         """`change` may change the container's manifest first."""
