@@ -18,6 +18,7 @@
 #include "devmem_loader/v1/loader.pb.h"
 #include "service/cli/flag_table.h"
 #include "service/daemon.h"
+#include "service/doctor/doctor.h"
 
 namespace devmem::cli {
 
@@ -72,6 +73,11 @@ struct BindingsOptions {
   std::string journal_folder;
 };
 
+struct DoctorCommandOptions {
+  CommonOptions common;
+  doctor::DoctorOptions doctor;
+};
+
 struct DaemonCommandOptions {
   CommonOptions common;
   DaemonOptions daemon;
@@ -86,6 +92,7 @@ struct DaemonCommandOptions {
 [[nodiscard]] FlagTable StatusTable(const std::string& verb, StatusOptions* options);
 [[nodiscard]] FlagTable IndexTable(IndexOptions* options);
 [[nodiscard]] FlagTable BindingsTable(BindingsOptions* options);
+[[nodiscard]] FlagTable DoctorTable(DoctorCommandOptions* options);
 [[nodiscard]] FlagTable DaemonTable(DaemonCommandOptions* options);
 
 // The specification as the flags have it; kInvalidArgument names the flag at fault.
@@ -100,6 +107,9 @@ struct TensorFlags {
   const std::vector<std::string>& scales;
 };
 [[nodiscard]] absl::StatusOr<std::vector<devmem_loader::v1::TensorSpec>> MakeTensors(const TensorFlags& flags);
+
+// A canary needs bytes to compare: kInvalidArgument without a bucket.
+[[nodiscard]] absl::Status CheckDoctor(const DoctorCommandOptions& options);
 
 // With --service the flags of the in-process daemon would do nothing: kInvalidArgument if one was given on the
 // command line.
