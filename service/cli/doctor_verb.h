@@ -5,7 +5,8 @@
 //
 //   healthy   whether no row is a FAIL
 //   counts    of each verdict: {"PASS": 20, "WARN": 1, "FAIL": 0, "SKIP": 5}
-//   rows      in the order of the table: {"check", "object" (empty: the machine), "verdict", "found", "wanted", "fix"}, all strings
+//   rows      in the order of the table: {"check", "object" (empty: the machine), "verdict", "found", "wanted", "fix"}, all
+//   strings
 #pragma once
 
 #include <string>

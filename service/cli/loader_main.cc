@@ -82,10 +82,11 @@ int Main(std::vector<std::string> arguments) {
   if (verb == "doctor") return Doctor(arguments);
   if (verb == "help") return Stream({"--help"});
   const std::string near = Suggest(verb, {"streams", "status", "index", "bindings", "doctor", "help"});
-  return UsageError(kProgram, absl::InvalidArgumentError(absl::StrCat(
-                                  "unknown verb '", verb, "'; ",
-                                  near.empty() ? "there are streams, status, index, bindings and doctor; to read, give --bucket URI"
-                                               : absl::StrCat("did you mean ", near, "?"))));
+  return UsageError(kProgram,
+                    absl::InvalidArgumentError(absl::StrCat(
+                        "unknown verb '", verb, "'; ",
+                        near.empty() ? "there are streams, status, index, bindings and doctor; to read, give --bucket URI"
+                                     : absl::StrCat("did you mean ", near, "?"))));
 }
 
 }  // namespace

@@ -658,8 +658,9 @@ FlagTable DoctorTable(DoctorCommandOptions* options) {
   const std::string canary = "Canary";
   flags.push_back({.name = "--canary",
                    .group = canary,
-                   .help = "bind a free queue to a small landing pool, have the bucket's largest object sent there, compare every "
-                           "byte, put the NIC back",
+                   .help =
+                       "bind a free queue to a small landing pool, have the bucket's largest object sent there, compare every "
+                       "byte, put the NIC back",
                    .set = SetOn(&doctor->canary),
                    .environment = false});
   flags.push_back({.name = "--journal-folder",
@@ -671,13 +672,15 @@ FlagTable DoctorTable(DoctorCommandOptions* options) {
   AddCommon(&options->common, &flags);
   return FlagTable(
       {.usage = {"devmem-loader doctor [--canary --bucket URI] [options]"},
-       .about = "Says whether this machine can receive straight into device memory, and if not, why: a row for each thing that it "
-                "takes, with what was found, what is wanted and what to do. Changes nothing, but with --canary. Works without "
-                "root as far as it can.",
+       .about =
+           "Says whether this machine can receive straight into device memory, and if not, why: a row for each thing that it "
+           "takes, with what was found, what is wanted and what to do. Changes nothing, but with --canary. Works without "
+           "root as far as it can.",
        .examples = {{"what a daemon would find", "devmem-loader doctor"},
                     {"all of it, with a GPU, and bytes that are compared",
                      "devmem-loader doctor --interface eth1 --device cuda:0 --canary --bucket http://10.0.0.5/train/"}},
-       .closing = "docs/doctor.md has a section for each row. Exit codes: 0 no row failed, 1 one did, 2 usage, 253 bad environment."},
+       .closing =
+           "docs/doctor.md has a section for each row. Exit codes: 0 no row failed, 1 one did, 2 usage, 253 bad environment."},
       std::move(flags));
 }
 

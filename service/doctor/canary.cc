@@ -63,22 +63,22 @@ class Canary {
   Rows Run() {
     if (range_ == 0) return NoCanaryRows(question_.interface, "the bucket has no object to read", "put one of some MiB there");
     if (const absl::Status read = ReadReference(); !read.ok()) {
-      return NoCanaryRows(question_.interface, absl::StrCat("the object cannot be read over an ordinary socket: ", Text(read)),
+      return NoCanaryRows(question_.interface, absl::StrCat("the object cannot be read over an ordinary socket: ", Words(read)),
                           "see row store");
     }
     TryLargePages();
     if (const absl::Status bound = Bind(); !bound.ok()) {
       rows_.push_back(Fail("binding", question_.interface,
-                           {.found = Text(bound), .wanted = kBindingWanted, .fix = GetErrorInfo(bound).action}));
+                           {.found = Words(bound), .wanted = kBindingWanted, .fix = GetErrorInfo(bound).action}));
       rows_.push_back(Skip("canary", question_.interface, "nothing could be bound"));
       rows_.push_back(Skip("put-back", question_.interface, "nothing was bound"));
       return std::move(rows_);
     }
-    rows_.push_back(Pass("binding", question_.interface,
-                         {.found = absl::StrCat("queue ", question_.queue, ", ", binding_->posted(), " buffers of ",
-                                                binding_->page_size() >> 10, " KiB posted",
-                                                binding_->by_handle() ? ", by a handle of devmem_binding" : ""),
-                          .wanted = kBindingWanted}));
+    rows_.push_back(Pass(
+        "binding", question_.interface,
+        {.found = absl::StrCat("queue ", question_.queue, ", ", binding_->posted(), " buffers of ", binding_->page_size() >> 10,
+                               " KiB posted", binding_->by_handle() ? ", by a handle of devmem_binding" : ""),
+         .wanted = kBindingWanted}));
     Stream();
     PutBack("put-back");
     return std::move(rows_);
@@ -106,7 +106,7 @@ class Canary {
         .queues = 1, .ring = question_.ring, .page_size = kLargePage, .connections = 1, .receive_buffer = kLeastReceiveBuffer};
     absl::StatusOr<Pool> pool = MakePool(LandingPoolSize(demand).bytes(), true);
     if (!pool.ok()) {
-      rows_.push_back(Skip("page-size", question_.interface, absl::StrCat("not tried: ", Text(pool.status())),
+      rows_.push_back(Skip("page-size", question_.interface, absl::StrCat("not tried: ", Words(pool.status())),
                            GetErrorInfo(pool.status()).action));
       return;
     }
@@ -119,7 +119,7 @@ class Canary {
     finding.found = absl::StrCat(page >> 10, " KiB");
     const absl::Status undone = binding_->Undo(Clock::now() + question_.timeout);
     binding_.reset();
-    if (!undone.ok()) absl::StrAppend(&finding.found, "; not wholly put back: ", absl::string_view(Text(undone)));
+    if (!undone.ok()) absl::StrAppend(&finding.found, "; not wholly put back: ", absl::string_view(Words(undone)));
     const bool good = page >= kLargePage && undone.ok();
     rows_.push_back(MakeRow(good ? Verdict::kPass : Verdict::kWarn, "page-size", question_.interface, std::move(finding)));
   }
@@ -152,8 +152,8 @@ class Canary {
     for (uint64_t at = 0; at < pool_.memory->bytes(); at += kChunk) {
       const auto part = std::span(chunk).first(std::min<uint64_t>(kChunk, pool_.memory->bytes() - at));
       poison_.Fill(part, at);
-      DEVMEM_ASSIGN_OR_RETURN(
-          const Event done, question_.device->Poke({.memory = pool_.memory.get(), .offset = at, .bytes = part.size()}, part));
+      DEVMEM_ASSIGN_OR_RETURN(const Event done,
+                              question_.device->Poke({.memory = pool_.memory.get(), .offset = at, .bytes = part.size()}, part));
       DEVMEM_RETURN_IF_ERROR(done.Wait(Clock::now() + question_.timeout));
     }
     return BindTo(pool_, 0);
@@ -166,7 +166,7 @@ class Canary {
   // A row canary in any case.
   void Stream() {
     const absl::StatusOr<bool> right = Exchange();
-    if (!right.ok()) return Say(Text(right.status()), GetErrorInfo(right.status()).action);
+    if (!right.ok()) return Say(Words(right.status()), GetErrorInfo(right.status()).action);
     if (!*right) return;  // it was said
     Finding finding{.found = absl::StrCat(Megabytes(stream_->device_bytes()), " in ", stream_->fragments().size(),
                                           " fragments: every byte is right"),
@@ -216,11 +216,12 @@ class Canary {
     if (!answer.ok()) return answer.status();
     if (!answer->head) return Examine("HTTP/1.", answer->begin);
     if (answer->head->status != 206 || answer->head->content_length != length) {
-      return MakeError(
-          absl::StatusCode::kFailedPrecondition,
-          absl::StrCat("the store answered ", answer->head->status, " with ", answer->head->content_length.value_or(0),
-                       " bytes to a request for ", length),
-          {.object = question_.object, .cause = "no such range", .action = "a store that serves ranges, and an object that stays"});
+      return MakeError(absl::StatusCode::kFailedPrecondition,
+                       absl::StrCat("the store answered ", answer->head->status, " with ",
+                                    answer->head->content_length.value_or(0), " bytes to a request for ", length),
+                       {.object = question_.object,
+                        .cause = "no such range",
+                        .action = "a store that serves ranges, and an object that stays"});
     }
     return Examine(std::string_view(reference_).substr(offset, length), answer->begin + answer->head->bytes);
   }
@@ -273,26 +274,29 @@ class Canary {
     std::vector<std::byte> image(pool_.memory->bytes());
     for (uint64_t at = 0; at < image.size(); at += kChunk) {
       const auto part = std::span(image).subspan(at, std::min<uint64_t>(kChunk, image.size() - at));
-      DEVMEM_ASSIGN_OR_RETURN(
-          const Event done, question_.device->Peek(part, {.memory = pool_.memory.get(), .offset = at, .bytes = part.size()}));
+      DEVMEM_ASSIGN_OR_RETURN(const Event done,
+                              question_.device->Peek(part, {.memory = pool_.memory.get(), .offset = at, .bytes = part.size()}));
       DEVMEM_RETURN_IF_ERROR(done.Wait(Clock::now() + question_.timeout));
     }
     const std::optional<Fault> fault =
         Judge(image, poison_, stream_->fragments(), std::as_bytes(std::span(sent.data(), sent.size())), from);
     if (!fault) return true;
-    const std::string where = absl::StrCat(fault->bytes, fault->bytes == 1 ? " byte" : " bytes", " from offset ", fault->stream,
-                                           " of the stream on");
+    const std::string where =
+        absl::StrCat(fault->bytes, fault->bytes == 1 ? " byte" : " bytes", " from offset ", fault->stream, " of the stream on");
     switch (fault->kind) {
       case Fault::Kind::kLost:
-        Say(absl::StrCat("LOST DMA WRITE: ", where, " never reached the pool: offset ", fault->pool, " of it holds what it held before"),
+        Say(absl::StrCat("LOST DMA WRITE: ", where, " never reached the pool: offset ", fault->pool,
+                         " of it holds what it held before"),
             absl::StrCat("boot with iommu=pt, turn ACS redirection off (rows iommu, acs), or another driver: ", kNoDevmem));
         break;
       case Fault::Kind::kMisplaced:
-        Say(absl::StrCat("MISPLACED DMA WRITE: ", where, " should lie at offset ", fault->pool, " of the pool, and lie at ", fault->found),
+        Say(absl::StrCat("MISPLACED DMA WRITE: ", where, " should lie at offset ", fault->pool, " of the pool, and lie at ",
+                         fault->found),
             absl::StrCat("newer driver or firmware: ", kNoDevmem));
         break;
       case Fault::Kind::kGarbled:
-        Say(absl::StrCat("WRONG BYTES: ", where, ": offset ", fault->pool, " of the pool holds neither them nor what it held before"),
+        Say(absl::StrCat("WRONG BYTES: ", where, ": offset ", fault->pool,
+                         " of the pool holds neither them nor what it held before"),
             absl::StrCat("try again, for the object may have changed meanwhile; else newer driver or firmware: ", kNoDevmem));
         break;
     }
@@ -308,11 +312,10 @@ class Canary {
     if (undone.ok()) {
       rows_.push_back(Pass(check, question_.interface, {.found = wanted, .wanted = wanted}));
     } else {
-      rows_.push_back(
-          Fail(check, question_.interface,
-               {.found = Text(undone),
-                .wanted = wanted,
-                .fix = absl::StrCat("devmem-loaderd --recover --journal-folder ", question_.journal_folder)}));
+      rows_.push_back(Fail(check, question_.interface,
+                           {.found = Words(undone),
+                            .wanted = wanted,
+                            .fix = absl::StrCat("devmem-loaderd --recover --journal-folder ", question_.journal_folder)}));
     }
   }
 

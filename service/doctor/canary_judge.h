@@ -53,6 +53,7 @@ struct Fault {
 // `sent` are the stream's bytes from offset `from` on. Fragments before that were found right earlier; those beyond its end are
 // not looked at. nullopt: every byte is in its place.
 [[nodiscard]] std::optional<Fault> Judge(std::span<const std::byte> pool, const Poison& poison,
-                                         std::span<const PoolFragment> fragments, std::span<const std::byte> sent, uint64_t from);
+                                         std::span<const PoolFragment> fragments, std::span<const std::byte> sent,
+                                         uint64_t from);
 
 }  // namespace devmem::doctor

@@ -63,9 +63,10 @@ absl::Status CanaryStream::Await(short events, Time deadline) const {
     if (polled > 0) return absl::OkStatus();
     if (polled < 0 && errno == EINTR) continue;
     if (polled < 0) return ErrnoError(errno, "waiting for the connection");
-    return MakeError(absl::StatusCode::kDeadlineExceeded, absl::StrCat("nothing more came after ", bytes_.size(), " bytes"),
-                     {.cause = "stalled",
-                      .action = "ethtool -S tells what the NIC dropped; an empty landing pool or a lost rule stalls a connection"});
+    return MakeError(
+        absl::StatusCode::kDeadlineExceeded, absl::StrCat("nothing more came after ", bytes_.size(), " bytes"),
+        {.cause = "stalled",
+         .action = "ethtool -S tells what the NIC dropped; an empty landing pool or a lost rule stalls a connection"});
   }
 }
 
@@ -137,9 +138,9 @@ absl::Status CanaryStream::Take(msghdr& message, uint64_t bytes) {
     } else {
       device_bytes_ += told.frag_size;
       fragments_.push_back({.pool = told.frag_offset, .stream = at, .bytes = told.frag_size});
-      DEVMEM_ASSIGN_OR_RETURN(const Event read,
-                              parts_.device->Peek(std::as_writable_bytes(std::span(bytes_).subspan(at)),
-                                                  {.memory = parts_.pool, .offset = told.frag_offset, .bytes = told.frag_size}));
+      DEVMEM_ASSIGN_OR_RETURN(
+          const Event read, parts_.device->Peek(std::as_writable_bytes(std::span(bytes_).subspan(at)),
+                                                {.memory = parts_.pool, .offset = told.frag_offset, .bytes = told.frag_size}));
       DEVMEM_RETURN_IF_ERROR(read.Wait(Clock::now() + std::chrono::seconds(10)));
     }
   }

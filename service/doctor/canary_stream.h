@@ -33,7 +33,7 @@ class CanaryStream {
     FlowSteering* steering = nullptr;
     Device* device = nullptr;
     DeviceMemory* pool = nullptr;
-    uint32_t dmabuf = 0;            // the pool's id as it is bound
+    uint32_t dmabuf = 0;          // the pool's id as it is bound
     uint64_t receive_buffer = 0;  // bytes as the kernel counts them
   };
 

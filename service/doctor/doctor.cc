@@ -26,7 +26,8 @@ namespace {
 constexpr uint64_t kRing = 1024;              // Rx descriptors, where no NIC tells its own
 constexpr uint64_t kReceiveBuffer = 8 << 20;  // as net/devmem_transport.cc gives them, at most and at least
 constexpr uint64_t kLeastReceiveBuffer = 128 << 10;
-constexpr uint64_t kOtherDescriptors = 1024;  // of trainers: a connection, a handle socket and a slab each, and the daemon's own
+constexpr uint64_t kOtherDescriptors =
+    1024;  // of trainers: a connection, a handle socket and a slab each, and the daemon's own
 
 void Append(Rows& rows, Rows more) {
   rows.insert(rows.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
@@ -43,7 +44,8 @@ class Examination {
     Append(rows, PciRows(host_, PciNeed()));
     std::optional<StoreFacts> store;
     if (options_.bucket.empty()) {
-      for (const char* check : {"store", "latency", "route", "credentials"}) rows.push_back(Skip(check, "", "no bucket was named", "--bucket URI"));
+      for (const char* check : {"store", "latency", "route", "credentials"})
+        rows.push_back(Skip(check, "", "no bucket was named", "--bucket URI"));
     } else {
       store = LookAtStore({.uri = options_.bucket, .endpoint_url = options_.endpoint_url, .timeout = options_.timeout});
       Append(rows, StoreRows(*store, {.nics = Names(), .slow = options_.slow}));
@@ -72,9 +74,9 @@ class Examination {
       if (name.empty()) {
         Append(nic_rows_, NoNicRows(nic_rows_.back().object, "there is no NIC to look at"));
       } else if (!kernel.ok()) {
-        Append(nic_rows_, NoNicRows(name, Text(kernel.status())));
+        Append(nic_rows_, NoNicRows(name, Words(kernel.status())));
       } else {
-        nics_.push_back(LookAtNic(**kernel, name));
+        nics_.push_back(LookAtNic({.kernel = **kernel}, name));
         Append(nic_rows_, NicRows(nics_.back(), {.queues = options_.queues, .connections = options_.connections}));
       }
     }
@@ -90,7 +92,8 @@ class Examination {
       return;
     }
     for (const NicPlacement& nic : placement->nics) {
-      found_.emplace_back(nic.interface, Pass("interface", nic.interface, {.found = "chosen, as a daemon would", .wanted = kWanted}));
+      found_.emplace_back(nic.interface,
+                          Pass("interface", nic.interface, {.found = "chosen, as a daemon would", .wanted = kWanted}));
     }
   }
 
@@ -103,8 +106,9 @@ class Examination {
     for (const std::string& device : *devices) {
       const auto same = [&device](const auto& each) { return each.first == device; };
       if (std::any_of(found_.begin(), found_.end(), same)) continue;
-      found_.emplace_back(device, Pass("interface", device,
-                                       {.found = device == name ? "named" : absl::StrCat("stands under ", name), .wanted = kWanted}));
+      found_.emplace_back(device,
+                          Pass("interface", device,
+                               {.found = device == name ? "named" : absl::StrCat("stands under ", name), .wanted = kWanted}));
     }
   }
 
@@ -135,8 +139,9 @@ class Examination {
   // Where the bytes shall go. A GPU's device is made here once gpu/ has one.
   [[nodiscard]] absl::StatusOr<std::shared_ptr<Device>> OpenDevice() const {
     if (options_.device == "cpu") return std::shared_ptr<Device>(MakeCpuDevice());
-    return MakeError(absl::StatusCode::kUnimplemented, absl::StrCat("this build has no device ", options_.device),
-                     {.object = options_.device, .cause = "no such device", .action = "--device cpu tries NIC and kernel without the GPU"});
+    return MakeError(
+        absl::StatusCode::kUnimplemented, absl::StrCat("this build has no device ", options_.device),
+        {.object = options_.device, .cause = "no such device", .action = "--device cpu tries NIC and kernel without the GPU"});
   }
 
   Rows CanaryRows(const std::optional<StoreFacts>& store) {
@@ -152,7 +157,7 @@ class Examination {
       return NoCanaryRows("", "there is no object to read", "see row store");
     }
     const absl::StatusOr<std::shared_ptr<Device>> device = OpenDevice();
-    if (!device.ok()) return NoCanaryRows("", Text(device.status()), GetErrorInfo(device.status()).action);
+    if (!device.ok()) return NoCanaryRows("", Words(device.status()), GetErrorInfo(device.status()).action);
     Rows rows;
     for (const NicFacts& nic : nics_) Append(rows, CanaryOn(nic, *store, *device));
     return rows;
@@ -165,7 +170,7 @@ class Examination {
     }
     const absl::StatusOr<Placement> placement = ChoosePlacement({.interfaces = {nic.interface}, .queues = 1});
     if (!placement.ok()) {
-      return NoCanaryRows(nic.interface, Text(placement.status()), GetErrorInfo(placement.status()).action);
+      return NoCanaryRows(nic.interface, Words(placement.status()), GetErrorInfo(placement.status()).action);
     }
     return RunCanary({.interface = nic.interface,
                       .queue = placement->nics.front().queues.front(),

@@ -28,7 +28,7 @@ struct DoctorOptions {
   size_t queues = 4;                    // as the daemon will be given
   size_t connections = 16;
   std::string journal_folder = "/run/devmem-loader";
-  Duration timeout = std::chrono::seconds(30);   // of each wait for the store
+  Duration timeout = std::chrono::seconds(30);     // of each wait for the store
   Duration slow = std::chrono::milliseconds(250);  // from here on a store's first byte is slow
 };
 

@@ -138,7 +138,7 @@ Row DmaBuf(const MachineFacts& facts, const MachineNeeds& needs) {
   if (needs.device != "cpu") return Skip("dma-buf", "", "for the CPU device; a GPU's is in row cuda-driver");
   if (!facts.udmabuf.ok()) {
     return Fail("dma-buf", "",
-                {.found = Text(facts.udmabuf),
+                {.found = Words(facts.udmabuf),
                  .wanted = "/dev/udmabuf, readable and writable",
                  .fix = absl::IsPermissionDenied(facts.udmabuf) ? "run as root, or in the group of /dev/udmabuf"
                                                                 : "modprobe udmabuf (CONFIG_UDMABUF)"});
@@ -242,9 +242,10 @@ MachineFacts LookAtMachine(const HostFiles& host) {
 }
 
 Rows MachineRows(const MachineFacts& facts, const MachineNeeds& needs) {
-  return {Kernel(facts),           Netlink(facts),       Permission(facts),       Module(facts),
-          Swiotlb(facts),          DmaBuf(facts, needs), HugePages(facts, needs), Memlock(facts),
-          Descriptors(facts, needs), ReceiveBuffer(facts), TcpReceiveBuffer(facts), WallClock(facts)};
+  return {Kernel(facts),           Netlink(facts),          Permission(facts),
+          Module(facts),           Swiotlb(facts),          DmaBuf(facts, needs),
+          HugePages(facts, needs), Memlock(facts),          Descriptors(facts, needs),
+          ReceiveBuffer(facts),    TcpReceiveBuffer(facts), WallClock(facts)};
 }
 
 }  // namespace devmem::doctor

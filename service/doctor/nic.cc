@@ -18,8 +18,7 @@ namespace {
 constexpr uint32_t kPageFillingMtu = 4096 + 40 + 20 + 12;
 constexpr uint32_t kLeastMtu = 1280;  // IPv6's
 constexpr std::array kBindable = {"bnxt_en", "mlx5_core", "gve", "fbnic", "devmemsim"};
-constexpr std::array kChecks = {"link",   "driver", "mtu", "xdp",    "header-split",
-                                "ntuple", "rules",  "rss", "queues", "bind"};
+constexpr std::array kChecks = {"link", "driver", "mtu", "xdp", "header-split", "ntuple", "rules", "rss", "queues", "bind"};
 
 Row LinkRow(const NicFacts& facts) {
   const std::string wanted = "up, with a carrier";
@@ -115,7 +114,7 @@ Row RulesRow(const NicFacts& facts, const NicNeeds& needs) {
   const std::string wanted = absl::StrCat(rules, " free: one a connection");
   if (!facts.rules.ok()) {
     return Fail("rules", facts.interface,
-                {.found = absl::StrCat("the driver takes no ntuple rules: ", Text(facts.rules.status())),
+                {.found = absl::StrCat("the driver takes no ntuple rules: ", Words(facts.rules.status())),
                  .wanted = wanted,
                  .fix = "another NIC or driver"});
   }
@@ -156,7 +155,8 @@ Row RssRow(const NicFacts& facts, const NicNeeds& needs) {
   }
   const size_t stays = static_cast<size_t>(
       std::count_if(leads.begin(), leads.end(), [&bound](uint32_t queue) { return !bound.contains(queue); }));
-  Finding finding{.found = absl::StrCat("leads to queues ", absl::StrJoin(leads, ","), stays < leads.size() ? "; the daemon moves it off " : "",
+  Finding finding{.found = absl::StrCat("leads to queues ", absl::StrJoin(leads, ","),
+                                        stays < leads.size() ? "; the daemon moves it off " : "",
                                         stays < leads.size() ? absl::StrJoin(bound, ",") : ""),
                   .wanted = wanted,
                   .fix = absl::StrCat("ethtool -X ", facts.interface, " default")};
@@ -168,7 +168,8 @@ Row RssRow(const NicFacts& facts, const NicNeeds& needs) {
 Row QueuesRow(const NicFacts& facts, const NicNeeds& needs) {
   const std::string wanted = absl::StrCat(needs.queues, " free besides queue 0");
   if (!facts.use.ok()) {
-    if (facts.link.ok() && !facts.link->up) return Skip("queues", facts.interface, "the kernel lists none while the link is down");
+    if (facts.link.ok() && !facts.link->up)
+      return Skip("queues", facts.interface, "the kernel lists none while the link is down");
     return Unseen("queues", facts.interface, facts.use.status(), wanted);
   }
   std::vector<std::string> taken;
@@ -186,13 +187,14 @@ Row QueuesRow(const NicFacts& facts, const NicNeeds& needs) {
   }
   const uint32_t most = facts.channels.ok() ? std::max(facts.channels->combined_max, facts.channels->rx_max) : 0;
   const uint64_t more = uint64_t{facts.use->queues} + needs.queues - std::min(needs.queues, free);
-  const std::string channels =
-      absl::StrCat("ethtool -L ", facts.interface, facts.channels.ok() && facts.channels->combined_max == 0 ? " rx " : " combined ");
-  Finding finding{.found = absl::StrCat(free, " free of ", facts.use->queues, taken.empty() ? "" : "; ", absl::StrJoin(taken, "; ")),
-                  .wanted = wanted,
-                  .fix = most == 0 || more <= most
-                             ? absl::StrCat(channels, more)
-                             : absl::StrCat("--queues ", std::max<size_t>(free, 1), ", or free one (it has ", most, " at most)")};
+  const std::string channels = absl::StrCat("ethtool -L ", facts.interface,
+                                            facts.channels.ok() && facts.channels->combined_max == 0 ? " rx " : " combined ");
+  Finding finding{
+      .found = absl::StrCat(free, " free of ", facts.use->queues, taken.empty() ? "" : "; ", absl::StrJoin(taken, "; ")),
+      .wanted = wanted,
+      .fix = most == 0 || more <= most
+                 ? absl::StrCat(channels, more)
+                 : absl::StrCat("--queues ", std::max<size_t>(free, 1), ", or free one (it has ", most, " at most)")};
   if (free >= needs.queues) return Pass("queues", facts.interface, std::move(finding));
   return MakeRow(free == 0 ? Verdict::kFail : Verdict::kWarn, "queues", facts.interface, std::move(finding));
 }
@@ -201,23 +203,28 @@ Row QueuesRow(const NicFacts& facts, const NicNeeds& needs) {
 Row BindRow(const NicFacts& facts) {
   const std::string wanted = "a kernel and driver that would bind a dma-buf";
   const absl::StatusCode code = facts.bind.code();
-  if (code == absl::StatusCode::kPermissionDenied) return Skip("bind", facts.interface, Text(facts.bind), kAsRoot);
+  if (code == absl::StatusCode::kPermissionDenied) return Skip("bind", facts.interface, Words(facts.bind), kAsRoot);
   // EBADF, which has no status code of its own.
   if (GetErrorInfo(facts.bind).cause == "Bad file descriptor") {
     return Pass("bind", facts.interface, {.found = "bind-rx is there, and looks at the dma-buf", .wanted = wanted});
   }
   if (facts.bind.ok()) return Skip("bind", facts.interface, "not asked: there is no queue to ask for");
-  return Fail("bind", facts.interface,
-              {.found = Text(facts.bind), .wanted = wanted, .fix = GetErrorInfo(facts.bind).action});
+  return Fail("bind", facts.interface, {.found = Words(facts.bind), .wanted = wanted, .fix = GetErrorInfo(facts.bind).action});
 }
 
 }  // namespace
 
-NicFacts LookAtNic(RxKernel& kernel, const std::string& interface) {
+absl::Status BindNothing(const Link& link, uint32_t queue) {
+  // The dma-buf is looked up before anything is changed, and there is none of that number.
+  return DmabufBinding::Bind(link.interface, link.ifindex, -1, std::array{queue}, 0).status();
+}
+
+NicFacts LookAtNic(const NicHost& host, const std::string& interface) {
+  RxKernel& kernel = host.kernel;
   NicFacts facts;
   facts.interface = interface;
   facts.link = kernel.FindLink(interface);
-  facts.told = LookAtLink(interface);
+  facts.told = host.look(interface);
   facts.rings = kernel.ethtool().GetRings(interface);
   facts.ntuple = kernel.ethtool().GetFeature(interface, kNtuple);
   facts.gro_hw = kernel.ethtool().GetFeature(interface, kGroHw);
@@ -226,8 +233,7 @@ NicFacts LookAtNic(RxKernel& kernel, const std::string& interface) {
   facts.rss = kernel.ethtool().GetRss(interface);
   facts.use = facts.link.ok() ? FindQueueUse(kernel, *facts.link) : absl::StatusOr<QueueUse>(facts.link.status());
   if (facts.link.ok() && facts.link->up && facts.use.ok() && facts.use->queues > 1) {
-    const std::array<uint32_t, 1> queue = {facts.use->queues - 1};
-    facts.bind = DmabufBinding::Bind(interface, facts.link->ifindex, -1, queue, 0).status();
+    facts.bind = host.bind_nothing(*facts.link, facts.use->queues - 1);
   }
   return facts;
 }

@@ -98,12 +98,14 @@ Row CudaDriverRow(const HostFiles& host, const std::string& device) {
   const std::string wanted = "the open kernel modules, which alone export dma-bufs";
   const std::optional<std::string> version = host.Read("proc/driver/nvidia/version");
   if (!version) {
-    return Fail("cuda-driver", device, {.found = "no driver: /proc/driver/nvidia/version is not there", .wanted = wanted, .fix = "install it"});
+    return Fail("cuda-driver", device,
+                {.found = "no driver: /proc/driver/nvidia/version is not there", .wanted = wanted, .fix = "install it"});
   }
   const std::string line = version->substr(0, version->find('\n'));
   const bool open = line.find("Open Kernel Module") != std::string::npos;
-  return MakeRow(open ? Verdict::kPass : Verdict::kFail, "cuda-driver", device,
-                 {.found = line, .wanted = wanted, .fix = "install the driver's -open flavour (nvidia-open), for Turing and newer"});
+  return MakeRow(
+      open ? Verdict::kPass : Verdict::kFail, "cuda-driver", device,
+      {.found = line, .wanted = wanted, .fix = "install the driver's -open flavour (nvidia-open), for Turing and newer"});
 }
 
 Row Bar1Row(const HostFiles& host, const std::string& device, const std::string& gpu, uint64_t pool) {
@@ -134,7 +136,8 @@ Row Bar1Row(const HostFiles& host, const std::string& device, const std::string&
 
 Row IommuRow(const HostFiles& host, const std::string& interface, const std::string& nic, bool gpu) {
   const std::string group = host.Resolve(kDevices + nic + "/iommu_group");
-  const std::string wanted = gpu ? "off, or identity (iommu=pt): device memory is reached by its bus address" : "any: memory of the CPU is mapped";
+  const std::string wanted =
+      gpu ? "off, or identity (iommu=pt): device memory is reached by its bus address" : "any: memory of the CPU is mapped";
   const std::string type = group.empty() ? "off" : host.Read(group + "/type").value_or("on, of a type that is not told");
   Finding finding{.found = type, .wanted = wanted, .fix = "boot with iommu=pt; --canary tells whether writes are lost"};
   const bool plain = !gpu || type == "off" || type == "identity";
@@ -158,9 +161,10 @@ Way WayBetween(const std::vector<std::string>& nic, const std::vector<std::strin
 }
 
 Row DistanceRow(const std::string& interface, const std::string& gpu, const Way& way, bool same_root) {
-  Finding finding{.found = absl::StrCat(way.apart.size(), " ports between, below ", way.shared.empty() ? "" : way.shared.back()),
-                  .wanted = "one PCIe switch above NIC and GPU",
-                  .fix = absl::StrCat("a NIC nearer to ", gpu, ": lspci -tv; --interface takes it")};
+  Finding finding{
+      .found = absl::StrCat(way.apart.size(), " ports between, below ", way.shared.empty() ? "" : way.shared.back()),
+      .wanted = "one PCIe switch above NIC and GPU",
+      .fix = absl::StrCat("a NIC nearer to ", gpu, ": lspci -tv; --interface takes it")};
   if (!way.shared.empty()) return Pass("pcie-distance", interface, std::move(finding));
   finding.found = same_root ? "by way of the root complex" : "by way of two root complexes";
   return Warn("pcie-distance", interface, std::move(finding));
@@ -185,7 +189,8 @@ Row AcsRow(const HostFiles& host, const std::string& interface, const Way& way) 
                                      " (it takes virtual machines their isolation)")});
   }
   if (!hidden.empty()) {
-    return Skip("acs", interface, absl::StrCat("the configuration of ", absl::StrJoin(hidden, ", "), " is not readable"), kAsRoot);
+    return Skip("acs", interface, absl::StrCat("the configuration of ", absl::StrJoin(hidden, ", "), " is not readable"),
+                kAsRoot);
   }
   return Pass("acs", interface, {.found = "none", .wanted = wanted});
 }
@@ -193,11 +198,13 @@ Row AcsRow(const HostFiles& host, const std::string& interface, const Way& way) 
 Row NumaRow(const HostFiles& host, const std::string& interface, const std::string& nic, const std::string& gpu) {
   const std::string node = NodeOf(host, nic);
   if (gpu.empty()) {
-    return Pass("numa", interface, {.found = node == "-1" ? "one node" : absl::StrCat("node ", node), .wanted = "any: the device is the CPU"});
+    return Pass("numa", interface,
+                {.found = node == "-1" ? "one node" : absl::StrCat("node ", node), .wanted = "any: the device is the CPU"});
   }
   const std::string other = NodeOf(host, gpu);
   return MakeRow(node == other ? Verdict::kPass : Verdict::kWarn, "numa", interface,
-                 {.found = node == other ? absl::StrCat("both on node ", node) : absl::StrCat("NIC on node ", node, ", GPU on node ", other),
+                 {.found = node == other ? absl::StrCat("both on node ", node)
+                                         : absl::StrCat("NIC on node ", node, ", GPU on node ", other),
                   .wanted = "NIC and GPU on one node",
                   .fix = "a NIC of the GPU's node: --interface"});
 }
@@ -218,7 +225,8 @@ Rows PciRows(const HostFiles& host, const PciQuestion& question) {
   const std::string& device = question.device;
   const std::string gpu = GpuAddress(host, device);
   Rows rows{GpuRow(host, device, gpu)};
-  const std::string no_gpu = device == "cpu" ? "the device is the CPU" : absl::StrCat("there is no GPU ", device, " on this machine");
+  const std::string no_gpu =
+      device == "cpu" ? "the device is the CPU" : absl::StrCat("there is no GPU ", device, " on this machine");
   if (gpu.empty()) {
     for (const char* check : {"cuda-driver", "bar1"}) rows.push_back(Skip(check, device == "cpu" ? "" : device, no_gpu));
   } else {

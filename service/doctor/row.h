@@ -62,11 +62,23 @@ struct Finding {
 
 inline constexpr char kAsRoot[] = "run as root";
 
+// An error's words without its object, which the row names, and its action, which is the row's fix.
+[[nodiscard]] inline std::string Words(const absl::Status& status) {
+  std::string text = Text(status);
+  const ErrorInfo info = GetErrorInfo(status);
+  if (!info.object.empty() && text.starts_with(info.object)) {
+    if (const size_t colon = text.find(": ", info.object.size()); colon != std::string::npos) text.erase(0, colon + 2);
+  }
+  const std::string action = absl::StrCat("; ", info.action);
+  if (!info.action.empty() && text.ends_with(action)) text.resize(text.size() - action.size());
+  return text;
+}
+
 // What could not be looked at: a SKIP where only the right to do so is missing, else a FAIL with the error's own words.
 [[nodiscard]] inline Row Unseen(std::string check, std::string object, const absl::Status& status, std::string wanted) {
   const ErrorInfo info = GetErrorInfo(status);
-  if (absl::IsPermissionDenied(status)) return Skip(std::move(check), std::move(object), Text(status), kAsRoot);
-  return Fail(std::move(check), std::move(object), {.found = Text(status), .wanted = std::move(wanted), .fix = info.action});
+  if (absl::IsPermissionDenied(status)) return Skip(std::move(check), std::move(object), Words(status), kAsRoot);
+  return Fail(std::move(check), std::move(object), {.found = Words(status), .wanted = std::move(wanted), .fix = info.action});
 }
 
 }  // namespace devmem::doctor

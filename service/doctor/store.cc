@@ -54,7 +54,7 @@ void MeasureReads(StoreFacts& facts, Time deadline) {
 Row StoreRow(const StoreFacts& facts) {
   const std::string wanted = "a store that lists the bucket";
   if (!facts.listed.ok()) {
-    return Fail("store", facts.uri, {.found = Text(facts.listed), .wanted = wanted, .fix = GetErrorInfo(facts.listed).action});
+    return Fail("store", facts.uri, {.found = Words(facts.listed), .wanted = wanted, .fix = GetErrorInfo(facts.listed).action});
   }
   Finding finding{.found = absl::StrCat(facts.objects, facts.objects == 1 ? " object" : " objects"),
                   .wanted = wanted,
@@ -66,7 +66,7 @@ Row LatencyRow(const StoreFacts& facts, Duration slow) {
   const std::string wanted = absl::StrCat("a first byte within ", Milliseconds(slow), ", connection included");
   if (!facts.listed.ok() || facts.objects == 0) return Skip("latency", facts.uri, "there is no object to read");
   if (!facts.read.ok()) {
-    return Fail("latency", facts.uri, {.found = Text(facts.read), .wanted = wanted, .fix = GetErrorInfo(facts.read).action});
+    return Fail("latency", facts.uri, {.found = Words(facts.read), .wanted = wanted, .fix = GetErrorInfo(facts.read).action});
   }
   Finding finding{.found = absl::StrCat(Milliseconds(*facts.latency), ", the shortest of ", kReads),
                   .wanted = wanted,
@@ -84,7 +84,7 @@ Row RouteRow(const StoreFacts& facts, const std::vector<std::string>& nics) {
                  .fix = "zero-copy needs a store over the network: http:// or s3://"});
   }
   if (!facts.routed.ok()) {
-    return Fail("route", facts.uri, {.found = Text(facts.routed), .wanted = wanted, .fix = GetErrorInfo(facts.routed).action});
+    return Fail("route", facts.uri, {.found = Words(facts.routed), .wanted = wanted, .fix = GetErrorInfo(facts.routed).action});
   }
   const bool by_nic = std::any_of(facts.devices.begin(), facts.devices.end(), [&nics](const std::string& device) {
     return std::find(nics.begin(), nics.end(), device) != nics.end();
@@ -99,9 +99,10 @@ Row RouteRow(const StoreFacts& facts, const std::vector<std::string>& nics) {
 
 Row CredentialsRow(const StoreFacts& facts) {
   if (!facts.uri.starts_with("s3://")) return Skip("credentials", facts.uri, "only s3:// has some");
-  Finding finding{.found = facts.credentials.empty() ? "none" : absl::StrCat(absl::StrJoin(facts.credentials, ", "), " (not shown)"),
-                  .wanted = "a key with its secret, or none",
-                  .fix = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY both, or neither"};
+  Finding finding{
+      .found = facts.credentials.empty() ? "none" : absl::StrCat(absl::StrJoin(facts.credentials, ", "), " (not shown)"),
+      .wanted = "a key with its secret, or none",
+      .fix = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY both, or neither"};
   if (!facts.half_credentials) return Pass("credentials", facts.uri, std::move(finding));
   finding.found += ": half of a pair";
   return Warn("credentials", facts.uri, std::move(finding));
@@ -115,8 +116,9 @@ std::vector<std::string> FindCredentials(const GetEnvironment& environment) {
     return value != nullptr && *value != '\0';
   };
   std::vector<std::string> found;
-  for (const char* name : {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE",
-                           "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"}) {
+  for (const char* name :
+       {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"}) {
     if (set(name)) found.emplace_back(name);
   }
   const std::string file = set("AWS_SHARED_CREDENTIALS_FILE") ? environment("AWS_SHARED_CREDENTIALS_FILE")

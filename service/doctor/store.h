@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Whether a bucket's store answers, how soon, by which NIC, and what credentials there are for it. Credentials are looked for and
-// never read out: a row says which kind was found.
+// Whether a bucket's store answers, how soon, by which NIC, and what credentials there are for it. Credentials are looked for
+// and never read out: a row says which kind was found.
 //
 //   const StoreFacts facts = LookAtStore({.uri = "http://192.0.2.2:8080/", .timeout = std::chrono::seconds(30)});
 //   const Rows rows = StoreRows(facts, {.nics = {"eth0"}, .slow = std::chrono::milliseconds(250)});
@@ -35,13 +35,13 @@ struct StoreFacts {
   size_t objects = 0;
   std::string largest;  // an object's name
   uint64_t largest_bytes = 0;
-  absl::Status read;                 // of a byte of it
-  std::optional<Duration> latency;   // the shortest of a few such reads, with their connections
-  bool by_wire = false;              // it is not this host's file system
-  bool local = false;                // it is this very host
-  absl::Status routed;               // whether a route was found
-  std::string route;                 // the interface that the kernel sends by; empty: not known
-  std::vector<std::string> devices;  // the physical ones under it
+  absl::Status read;                     // of a byte of it
+  std::optional<Duration> latency;       // the shortest of a few such reads, with their connections
+  bool by_wire = false;                  // it is not this host's file system
+  bool local = false;                    // it is this very host
+  absl::Status routed;                   // whether a route was found
+  std::string route;                     // the interface that the kernel sends by; empty: not known
+  std::vector<std::string> devices;      // the physical ones under it
   std::vector<std::string> credentials;  // the kinds found: "AWS_ACCESS_KEY_ID"
   bool half_credentials = false;         // a key without its secret, or the other way round
 };
