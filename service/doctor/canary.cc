@@ -68,8 +68,8 @@ class Canary {
     }
     TryLargePages();
     if (const absl::Status bound = Bind(); !bound.ok()) {
-      rows_.push_back(Fail("binding", question_.interface,
-                           {.found = Words(bound), .wanted = kBindingWanted, .fix = GetErrorInfo(bound).action}));
+      rows_.push_back(
+          Fail("binding", question_.interface, {.found = Words(bound), .wanted = kBindingWanted, .fix = FixOf(bound)}));
       rows_.push_back(Skip("canary", question_.interface, "nothing could be bound"));
       rows_.push_back(Skip("put-back", question_.interface, "nothing was bound"));
       return std::move(rows_);
@@ -106,8 +106,8 @@ class Canary {
         .queues = 1, .ring = question_.ring, .page_size = kLargePage, .connections = 1, .receive_buffer = kLeastReceiveBuffer};
     absl::StatusOr<Pool> pool = MakePool(LandingPoolSize(demand).bytes(), true);
     if (!pool.ok()) {
-      rows_.push_back(Skip("page-size", question_.interface, absl::StrCat("not tried: ", Words(pool.status())),
-                           GetErrorInfo(pool.status()).action));
+      rows_.push_back(
+          Skip("page-size", question_.interface, absl::StrCat("not tried: ", Words(pool.status())), FixOf(pool.status())));
       return;
     }
     const absl::Status bound = BindTo(*pool, kLargePage);
@@ -166,7 +166,7 @@ class Canary {
   // A row canary in any case.
   void Stream() {
     const absl::StatusOr<bool> right = Exchange();
-    if (!right.ok()) return Say(Words(right.status()), GetErrorInfo(right.status()).action);
+    if (!right.ok()) return Say(Words(right.status()), FixOf(right.status()));
     if (!*right) return;  // it was said
     Finding finding{.found = absl::StrCat(Megabytes(stream_->device_bytes()), " in ", stream_->fragments().size(),
                                           " fragments: every byte is right"),

@@ -12,6 +12,15 @@ namespace {
 constexpr size_t kNeedle = 64;  // bytes that are looked for: more than chance would bring together,
 constexpr size_t kLeast = 7;    // down to these ("HTTP/1."): 2^25 places in a pool against 2^56 values
 
+// Fragments of which the bytes are looked for, from the first wrong one to the last: where writes went astray in a row, later
+// ones have covered most.
+constexpr size_t kLookedFor = 8;
+
+struct Wrong {
+  uint64_t stream, pool;
+  std::span<const std::byte> needle;
+};
+
 // A part of a fragment that `sent` speaks of.
 struct Part {
   uint64_t pool, stream, bytes;
@@ -61,35 +70,39 @@ void Poison::Fill(std::span<std::byte> to, uint64_t offset) const {
 std::optional<Fault> Judge(std::span<const std::byte> pool, const Poison& poison, std::span<const PoolFragment> fragments,
                            std::span<const std::byte> sent, uint64_t from) {
   std::optional<Fault> fault;
-  uint64_t as_before = 0;  // wrong bytes that are the poison's
+  uint64_t as_before = 0;     // wrong bytes that are the poison's
+  std::vector<Wrong> wrongs;  // the first of each fragment
   std::vector<std::pair<uint64_t, uint64_t>> known;
-  std::span<const std::byte> needle;
   for (const PoolFragment& fragment : fragments) {
     if (fragment.stream + fragment.bytes <= from) known.emplace_back(fragment.pool, fragment.pool + fragment.bytes);
     const std::optional<Part> part = Clip(fragment, from, from + sent.size());
     if (!part || part->pool > pool.size() || part->bytes > pool.size() - part->pool) continue;
     const std::span<const std::byte> here = pool.subspan(part->pool, part->bytes);
     const std::span<const std::byte> wanted = sent.subspan(part->stream - from, part->bytes);
-    if (std::equal(here.begin(), here.end(), wanted.begin())) {
+    const auto first = static_cast<size_t>(std::mismatch(here.begin(), here.end(), wanted.begin()).first - here.begin());
+    if (first == here.size()) {
       known.emplace_back(part->pool, part->pool + part->bytes);
       continue;
     }
-    for (size_t i = 0; i < here.size(); ++i) {
+    wrongs.push_back({.stream = part->stream + first,
+                      .pool = part->pool + first,
+                      .needle = wanted.subspan(first, std::min(kNeedle, wanted.size() - first))});
+    if (!fault) fault = Fault{.stream = wrongs.front().stream, .pool = wrongs.front().pool};
+    for (size_t i = first; i < here.size(); ++i) {
       if (here[i] == wanted[i]) continue;
-      if (!fault) {
-        fault = Fault{.stream = part->stream + i, .pool = part->pool + i};
-        needle = wanted.subspan(i, std::min(kNeedle, wanted.size() - i));
-      }
       ++fault->bytes;
       as_before += here[i] == poison.At(part->pool + i) ? 1 : 0;
     }
   }
   if (!fault) return std::nullopt;
-  if (const auto found = needle.size() >= kLeast ? FindElsewhere(pool, needle, known) : std::nullopt; found) {
-    fault->kind = Fault::Kind::kMisplaced;
-    fault->found = *found;
-  } else if (as_before < fault->bytes) {
-    fault->kind = Fault::Kind::kGarbled;
+  if (as_before < fault->bytes) fault->kind = Fault::Kind::kGarbled;
+  for (size_t i = 0; i < kLookedFor; ++i) {
+    const Wrong& wrong = wrongs[i * (wrongs.size() - 1) / (kLookedFor - 1)];
+    if (wrong.needle.size() < kLeast) continue;
+    const std::optional<uint64_t> found = FindElsewhere(pool, wrong.needle, known);
+    if (!found) continue;
+    return Fault{
+        .kind = Fault::Kind::kMisplaced, .stream = wrong.stream, .pool = wrong.pool, .bytes = fault->bytes, .found = *found};
   }
   return fault;
 }

@@ -43,7 +43,7 @@ struct Fault {
     kGarbled,    // the place holds other bytes, and what was sent is nowhere
   };
   Kind kind = Kind::kLost;
-  uint64_t stream = 0;  // the first wrong byte
+  uint64_t stream = 0;  // the first wrong byte; kMisplaced: the first that was found
   uint64_t pool = 0;    // where it should be
   uint64_t bytes = 0;   // wrong ones in all
   uint64_t found = 0;   // kMisplaced: where it is

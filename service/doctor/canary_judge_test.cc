@@ -109,6 +109,20 @@ TEST(Judge, ARowOfMisplacedWritesIsFoundThoughEachCoversTheLast) {
   EXPECT_EQ(fault->found - kPage, fault->pool);
 }
 
+TEST(Judge, OfSuchARowTheLastIsFoundWhereTheFirstIsNot) {
+  Memory memory(Sent(8000));
+  for (uint64_t i = 0; i < 8; ++i) {
+    memory.Told(i * kPage, i * 1000, 1000);
+    memory.Write(9 * kPage, i * 1000, 1000);  // all to one place
+  }
+  const auto fault = memory.Judged();
+  ASSERT_TRUE(fault);
+  EXPECT_EQ(fault->kind, Fault::Kind::kMisplaced);
+  EXPECT_GE(fault->stream, 7000U);
+  EXPECT_EQ(fault->found - 9 * kPage, fault->stream - 7000);
+  EXPECT_GT(fault->bytes, 7900U);
+}
+
 TEST(Judge, BytesThatRepeatAreNotTakenForMisplacedOnes) {
   std::vector<std::byte> stream(3000, std::byte{0});
   Memory memory(std::move(stream));

@@ -157,7 +157,7 @@ class Examination {
       return NoCanaryRows("", "there is no object to read", "see row store");
     }
     const absl::StatusOr<std::shared_ptr<Device>> device = OpenDevice();
-    if (!device.ok()) return NoCanaryRows("", Words(device.status()), GetErrorInfo(device.status()).action);
+    if (!device.ok()) return NoCanaryRows("", Words(device.status()), FixOf(device.status()));
     Rows rows;
     for (const NicFacts& nic : nics_) Append(rows, CanaryOn(nic, *store, *device));
     return rows;
@@ -170,7 +170,7 @@ class Examination {
     }
     const absl::StatusOr<Placement> placement = ChoosePlacement({.interfaces = {nic.interface}, .queues = 1});
     if (!placement.ok()) {
-      return NoCanaryRows(nic.interface, Words(placement.status()), GetErrorInfo(placement.status()).action);
+      return NoCanaryRows(nic.interface, Words(placement.status()), FixOf(placement.status()));
     }
     return RunCanary({.interface = nic.interface,
                       .queue = placement->nics.front().queues.front(),

@@ -188,7 +188,7 @@ Row QueuesRow(const NicFacts& facts, const NicNeeds& needs) {
   const uint32_t most = facts.channels.ok() ? std::max(facts.channels->combined_max, facts.channels->rx_max) : 0;
   const uint64_t more = uint64_t{facts.use->queues} + needs.queues - std::min(needs.queues, free);
   const std::string channels = absl::StrCat("ethtool -L ", facts.interface,
-                                            facts.channels.ok() && facts.channels->combined_max == 0 ? " rx " : " combined ");
+                                            facts.channels.ok() && facts.channels->combined == 0 ? " rx " : " combined ");
   Finding finding{
       .found = absl::StrCat(free, " free of ", facts.use->queues, taken.empty() ? "" : "; ", absl::StrJoin(taken, "; ")),
       .wanted = wanted,
@@ -209,7 +209,7 @@ Row BindRow(const NicFacts& facts) {
     return Pass("bind", facts.interface, {.found = "bind-rx is there, and looks at the dma-buf", .wanted = wanted});
   }
   if (facts.bind.ok()) return Skip("bind", facts.interface, "not asked: there is no queue to ask for");
-  return Fail("bind", facts.interface, {.found = Words(facts.bind), .wanted = wanted, .fix = GetErrorInfo(facts.bind).action});
+  return Fail("bind", facts.interface, {.found = Words(facts.bind), .wanted = wanted, .fix = FixOf(facts.bind)});
 }
 
 }  // namespace

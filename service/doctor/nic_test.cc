@@ -27,7 +27,7 @@ struct Stage {
     const std::unique_ptr<RxKernel> kernel = nic.Kernel();
     const NicHost host{.kernel = *kernel,
                        .look = [this](const std::string&) { return told; },
-                       .bind_nothing = [this](auto&...) { return bind; }};
+                       .bind_nothing = [this](const Link&, uint32_t) { return bind; }};
     return NicRows(LookAtNic(host, nic.name), kNeeds);
   }
 };
@@ -73,7 +73,7 @@ TEST(NicRows, EachFaultIsItsOwnRowsAlone) {
       {"rules", Verdict::kWarn, [](Stage& s) { s.nic.rule_room = 7; }, "7 free of 7", "--steer address"},
       {"queues", Verdict::kWarn,
        [](Stage& s) { s.nic.rule_table = {To(2, 0), To(3, 1), To(4, 2), To(5, 3), To(6, 4), To(7, 5)}; },
-       "1 free of 8; queue 2: the ntuple rule at location 0 leads to it", "--queues 1"},
+       "1 free of 8; queue 2: the ntuple rule at location 0 leads to it", "ethtool -L eth0 combined 9"},
       {"queues", Verdict::kFail, [](Stage& s) { s.nic.contexts[1] = {1, 2, 3, 4, 5, 6, 7}; },
        "0 free of 8; queue 1: RSS context 1 leads", ""},
       {"rss", Verdict::kWarn,

@@ -74,11 +74,16 @@ inline constexpr char kAsRoot[] = "run as root";
   return text;
 }
 
+// What to do about an error.
+[[nodiscard]] inline std::string FixOf(const absl::Status& status) {
+  const std::string action = GetErrorInfo(status).action;
+  return action.empty() ? "the words are the kernel's or the store's; dmesg may say more" : action;
+}
+
 // What could not be looked at: a SKIP where only the right to do so is missing, else a FAIL with the error's own words.
 [[nodiscard]] inline Row Unseen(std::string check, std::string object, const absl::Status& status, std::string wanted) {
-  const ErrorInfo info = GetErrorInfo(status);
   if (absl::IsPermissionDenied(status)) return Skip(std::move(check), std::move(object), Words(status), kAsRoot);
-  return Fail(std::move(check), std::move(object), {.found = Words(status), .wanted = std::move(wanted), .fix = info.action});
+  return Fail(std::move(check), std::move(object), {.found = Words(status), .wanted = std::move(wanted), .fix = FixOf(status)});
 }
 
 }  // namespace devmem::doctor

@@ -54,7 +54,7 @@ void MeasureReads(StoreFacts& facts, Time deadline) {
 Row StoreRow(const StoreFacts& facts) {
   const std::string wanted = "a store that lists the bucket";
   if (!facts.listed.ok()) {
-    return Fail("store", facts.uri, {.found = Words(facts.listed), .wanted = wanted, .fix = GetErrorInfo(facts.listed).action});
+    return Fail("store", facts.uri, {.found = Words(facts.listed), .wanted = wanted, .fix = FixOf(facts.listed)});
   }
   Finding finding{.found = absl::StrCat(facts.objects, facts.objects == 1 ? " object" : " objects"),
                   .wanted = wanted,
@@ -66,7 +66,7 @@ Row LatencyRow(const StoreFacts& facts, Duration slow) {
   const std::string wanted = absl::StrCat("a first byte within ", Milliseconds(slow), ", connection included");
   if (!facts.listed.ok() || facts.objects == 0) return Skip("latency", facts.uri, "there is no object to read");
   if (!facts.read.ok()) {
-    return Fail("latency", facts.uri, {.found = Words(facts.read), .wanted = wanted, .fix = GetErrorInfo(facts.read).action});
+    return Fail("latency", facts.uri, {.found = Words(facts.read), .wanted = wanted, .fix = FixOf(facts.read)});
   }
   Finding finding{.found = absl::StrCat(Milliseconds(*facts.latency), ", the shortest of ", kReads),
                   .wanted = wanted,
@@ -84,7 +84,7 @@ Row RouteRow(const StoreFacts& facts, const std::vector<std::string>& nics) {
                  .fix = "zero-copy needs a store over the network: http:// or s3://"});
   }
   if (!facts.routed.ok()) {
-    return Fail("route", facts.uri, {.found = Words(facts.routed), .wanted = wanted, .fix = GetErrorInfo(facts.routed).action});
+    return Fail("route", facts.uri, {.found = Words(facts.routed), .wanted = wanted, .fix = FixOf(facts.routed)});
   }
   const bool by_nic = std::any_of(facts.devices.begin(), facts.devices.end(), [&nics](const std::string& device) {
     return std::find(nics.begin(), nics.end(), device) != nics.end();
