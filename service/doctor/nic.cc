@@ -167,11 +167,10 @@ Row RssRow(const NicFacts& facts, const NicNeeds& needs) {
 
 Row QueuesRow(const NicFacts& facts, const NicNeeds& needs) {
   const std::string wanted = absl::StrCat(needs.queues, " free besides queue 0");
-  if (!facts.use.ok()) {
-    if (facts.link.ok() && !facts.link->up)
-      return Skip("queues", facts.interface, "the kernel lists none while the link is down");
-    return Unseen("queues", facts.interface, facts.use.status(), wanted);
+  if (facts.link.ok() && !facts.link->up && (!facts.use.ok() || facts.use->queues == 0)) {
+    return Skip("queues", facts.interface, "the kernel lists none while the link is down");
   }
+  if (!facts.use.ok()) return Unseen("queues", facts.interface, facts.use.status(), wanted);
   std::vector<std::string> taken;
   size_t free = 0;
   for (uint32_t queue = 1; queue < facts.use->queues; ++queue) {
@@ -181,9 +180,6 @@ Row QueuesRow(const NicFacts& facts, const NicNeeds& needs) {
     } else if (taken.size() < 2) {
       taken.push_back(absl::StrCat("queue ", queue, ": ", found->second));
     }
-  }
-  if (facts.use->queues == 0 && facts.link.ok() && !facts.link->up) {
-    return Skip("queues", facts.interface, "the kernel lists none while the link is down");
   }
   const uint32_t most = facts.channels.ok() ? std::max(facts.channels->combined_max, facts.channels->rx_max) : 0;
   const uint64_t more = uint64_t{facts.use->queues} + needs.queues - std::min(needs.queues, free);
