@@ -13,7 +13,6 @@
 #include <algorithm>
 #include <array>
 #include <optional>
-#include <random>
 #include <set>
 #include <string_view>
 #include <utility>
@@ -38,15 +37,15 @@ constexpr uint64_t kReceiveBuffer = uint64_t{1} << 20;
 constexpr uint64_t kLeastReceiveBuffer = 128 << 10;
 constexpr uint32_t kLargePage = 64 << 10;
 constexpr int kProbes = 64;
-constexpr uint64_t kProbe = 256;          // with a head of up to 1 KiB, one frame
-constexpr uint64_t kLeastPayload = 1024;  // of a frame that is not the last one: each pins a buffer at worst
-constexpr size_t kChunk = 1 << 20;        // of the pool, to and from the device
-constexpr uint64_t kSeed = 0x646576'6d656d;
+constexpr uint64_t kProbe = 256;             // with a head of up to 1 KiB, one frame
+constexpr uint64_t kLeastPayload = 1024;     // of a frame that is not the last one: each pins a buffer at worst
+constexpr size_t kChunk = 1 << 20;           // of the pool, to and from the device
+constexpr uint64_t kSeed = 0x646576'6d656d;  // any will do: what it makes differs from place to place
 constexpr char kBindingWanted[] = "header split, RSS off the queue, and a dma-buf on it";
 constexpr char kCanaryWanted[] = "every byte where the NIC said it is";
 constexpr char kNoDevmem[] = "do not receive into device memory on this machine before this row passes";
 
-std::string Megabytes(uint64_t bytes) {
+std::string SizeText(uint64_t bytes) {
   return bytes >= 1 << 20 ? absl::StrCat(bytes >> 20, " MiB") : absl::StrCat(bytes >> 10, " KiB");
 }
 
@@ -80,7 +79,7 @@ class Canary {
                                " KiB posted", binding_->by_handle() ? ", by a handle of devmem_binding" : ""),
          .wanted = kBindingWanted}));
     Stream();
-    PutBack("put-back");
+    PutBack();
     return std::move(rows_);
   }
 
@@ -119,7 +118,7 @@ class Canary {
     finding.found = absl::StrCat(page >> 10, " KiB");
     const absl::Status undone = binding_->Undo(Clock::now() + question_.timeout);
     binding_.reset();
-    if (!undone.ok()) absl::StrAppend(&finding.found, "; not wholly put back: ", absl::string_view(Words(undone)));
+    if (!undone.ok()) absl::StrAppend(&finding.found, "; not wholly put back: ", Words(undone));
     const bool good = page > static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)) && undone.ok();
     rows_.push_back(MakeRow(good ? Verdict::kPass : Verdict::kWarn, "page-size", question_.interface, std::move(finding)));
   }
@@ -168,7 +167,7 @@ class Canary {
     const absl::StatusOr<bool> right = Exchange();
     if (!right.ok()) return Say(Words(right.status()), FixOf(right.status()));
     if (!*right) return;  // it was said
-    Finding finding{.found = absl::StrCat(Megabytes(stream_->device_bytes()), " in ", stream_->fragments().size(),
+    Finding finding{.found = absl::StrCat(SizeText(stream_->device_bytes()), " in ", stream_->fragments().size(),
                                           " fragments: every byte is right"),
                     .wanted = kCanaryWanted,
                     .fix = "none is needed: such bytes are copied; many of them cost CPU"};
@@ -303,16 +302,17 @@ class Canary {
     return false;
   }
 
-  void PutBack(const char* check) {
+  // Row put-back.
+  void PutBack() {
     const std::string wanted = "the NIC as it was";
     stream_.reset();
     steering_.reset();
     const absl::Status undone = binding_->Undo(Clock::now() + question_.timeout);
     binding_.reset();
     if (undone.ok()) {
-      rows_.push_back(Pass(check, question_.interface, {.found = wanted, .wanted = wanted}));
+      rows_.push_back(Pass("put-back", question_.interface, {.found = wanted, .wanted = wanted}));
     } else {
-      rows_.push_back(Fail(check, question_.interface,
+      rows_.push_back(Fail("put-back", question_.interface,
                            {.found = Words(undone),
                             .wanted = wanted,
                             .fix = absl::StrCat("devmem-loaderd --recover --journal-folder ", question_.journal_folder)}));

@@ -209,6 +209,10 @@ Row NumaRow(const HostFiles& host, const std::string& interface, const std::stri
                   .fix = "a NIC of the GPU's node: --interface"});
 }
 
+void SkipNic(Rows& rows, const std::string& interface, const std::string& why) {
+  for (const char* check : {"iommu", "pcie-distance", "acs", "numa"}) rows.push_back(Skip(check, interface, why));
+}
+
 }  // namespace
 
 std::string GpuAddress(const HostFiles& host, const std::string& device) {
@@ -233,10 +237,11 @@ Rows PciRows(const HostFiles& host, const PciQuestion& question) {
     rows.push_back(CudaDriverRow(host, device));
     rows.push_back(Bar1Row(host, device, gpu, question.pool));
   }
+  if (question.nics.empty()) SkipNic(rows, "", "there is no NIC to look at");
   for (const auto& [interface, bus] : question.nics) {
     if (!IsPci(host, bus)) {
       const std::string why = bus.empty() ? "the driver tells no parent device" : absl::StrCat(bus, " is no PCI device");
-      for (const char* check : {"iommu", "pcie-distance", "acs", "numa"}) rows.push_back(Skip(check, interface, why));
+      SkipNic(rows, interface, why);
       continue;
     }
     rows.push_back(IommuRow(host, interface, bus, !gpu.empty()));

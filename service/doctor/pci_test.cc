@@ -163,6 +163,13 @@ TEST_F(OneSwitch, ANicThatIsNoPciDevice) {
   }
 }
 
+TEST(PciRows, WithoutANicItsRowsAreSkipped) {
+  FakeHost host;
+  const Rows rows = PciRows(host.files(), {});
+  EXPECT_EQ(rows.size(), 7U);
+  for (const Row& row : rows) EXPECT_EQ(row.verdict, Verdict::kSkip) << row.check;
+}
+
 TEST(PciRows, BelowTwoRootComplexes) {
   FakeHost host;
   host.AddPci("pci0000:3a/0000:3a:01.0", {.config = Config(kRedirects)});
