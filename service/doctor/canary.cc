@@ -211,7 +211,7 @@ class Canary {
     for (const auto& [name, value] : request.headers) absl::StrAppend(&text, name, ": ", value, "\r\n");
     text += "\r\n";
     const absl::StatusOr<CanaryStream::Answer> answer = stream_->Ask(text, Clock::now() + question_.timeout);
-    if (!CameByTheQueue()) return false;  // first, for it is why the answer may have stalled
+    if (!CameByTheQueue(length)) return false;  // first, for it is why the answer may have stalled
     if (!answer.ok()) return answer.status();
     if (!answer->head) return Examine("HTTP/1.", answer->begin);
     if (answer->head->status != 206 || answer->head->content_length != length) {
@@ -225,7 +225,8 @@ class Canary {
     return Examine(std::string_view(reference_).substr(offset, length), answer->begin + answer->head->bytes);
   }
 
-  bool CameByTheQueue() {
+  // `length` of the answer that has just come: to a probe it is one frame.
+  bool CameByTheQueue(uint64_t length) {
     if (stream_->foreign_bytes() != 0) {
       Say(absl::StrCat("WRONG QUEUE: ", stream_->foreign_bytes(), " bytes came in dma-buf ", stream_->foreign_dmabuf(),
                        ", which is another binding's, not in ours (", binding_->dmabuf_id(), ") on queue ", question_.queue),
@@ -236,6 +237,13 @@ class Canary {
     const uint32_t ours = binding_->queues().front().napi_id;
     std::set<uint32_t> others = stream_->host_napis();
     others.erase(ours);
+    if (others.empty() && length > kProbe) {
+      // A socket tells the queue of the last frame that the kernel has seen, and more than one was under way.
+      Say(absl::StrCat("WRONG QUEUE OR NO HEADER SPLIT: ", stream_->host_bytes(),
+                       " bytes came into host memory among others that came as they should"),
+          WrongQueueFix());
+      return false;
+    }
     if (others.empty()) {
       Say(absl::StrCat("NO HEADER SPLIT: ", stream_->host_bytes(), " bytes came into host memory by queue ", question_.queue,
                        " itself: the NIC does not part them from their headers"),
