@@ -251,6 +251,7 @@ class Canary {
       return false;
     }
     std::vector<std::string> names;
+    names.reserve(others.size());
     for (const uint32_t napi : others) names.push_back(QueueOf(napi));
     Say(absl::StrCat("WRONG QUEUE: ", stream_->host_bytes(), " bytes of the steered connection came into host memory by ",
                      absl::StrJoin(names, ", "), ", not by queue ", question_.queue),

@@ -21,10 +21,10 @@ constexpr uint64_t kMiB = uint64_t{1} << 20;
 constexpr char kDevices[] = "sys/bus/pci/devices/";
 constexpr uint64_t kNvidia = 0x10de;
 
-// PCI Express Base Specification, "Access Control Services Extended Capability": id 0x000d; the control register at 6 of it.
+// PCI Express Base Specification, "Access Control Services Extended Capability": id 0x000d; its control register
+// is the upper half of the word at 4.
 constexpr size_t kExtended = 0x100;  // where extended capabilities begin
 constexpr uint16_t kAcs = 0x000d;
-constexpr size_t kAcsControl = 6;
 constexpr uint16_t kRequestRedirect = 1 << 2, kCompletionRedirect = 1 << 3;
 constexpr int kMostCapabilities = (4096 - 256) / 8;  // a list without an end is no list
 
@@ -49,7 +49,6 @@ std::vector<std::string> NvidiaGpus(const HostFiles& host) {
 struct Register {
   enum class State : uint8_t { kNone, kHidden, kRead } state = State::kNone;  // hidden: only root reads beyond 64 bytes
   uint16_t value = 0;
-  size_t at = 0;
 };
 
 uint32_t Word(const std::string& bytes, size_t at) {
@@ -65,13 +64,12 @@ Register AcsControlOf(const std::optional<std::string>& config) {
     const uint32_t header = Word(*config, at);
     if (header == 0 || header == UINT32_MAX) break;
     if ((header & 0xffff) == kAcs) {
-      return {.state = Register::State::kRead, .value = static_cast<uint16_t>(Word(*config, at + 4) >> 16), .at = at};
+      return {.state = Register::State::kRead, .value = static_cast<uint16_t>(Word(*config, at + 4) >> 16)};
     }
     at = header >> 20;
   }
   return {};
 }
-static_assert(kAcsControl == 6, "the upper half of the word at 4");
 
 std::string NodeOf(const HostFiles& host, const std::string& address) {
   return host.Read(kDevices + address + "/numa_node").value_or("-1");
@@ -174,7 +172,6 @@ Row AcsRow(const HostFiles& host, const std::string& interface, const Way& way) 
   const std::string wanted = "no redirection of requests in ports between NIC and GPU";
   if (way.shared.empty()) return Skip("acs", interface, "they share no switch: what goes between them passes the root complex");
   std::vector<std::string> redirecting, hidden;
-  std::string fix;
   for (const std::string& port : way.apart) {
     const Register control = AcsControlOf(host.Read(kDevices + port + "/config"));
     if (control.state == Register::State::kHidden) hidden.push_back(port);
