@@ -19,6 +19,10 @@ devmem_unit(net_ethtool
   HDRS netlink/ethtool.h netlink/ethtool_abi.h SRCS netlink/ethtool.cc
   DEPS net_netlink_socket net_ethtool_ioctl
   TEST netlink/ethtool_test.cc)
+devmem_unit(net_link_facts
+  HDRS netlink/link_facts.h SRCS netlink/link_facts.cc
+  DEPS net_netlink_socket net_ethtool_ioctl
+  TEST netlink/link_facts_test.cc)
 devmem_unit(net_flow_rules
   HDRS netlink/flow_rules.h netlink/flow_spec.h SRCS netlink/flow_rules.cc netlink/flow_spec.cc
   DEPS net_netlink_socket net_ethtool_ioctl

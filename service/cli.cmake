@@ -44,6 +44,9 @@ devmem_unit(service_cli_bindings_verb HDRS cli/bindings_verb.h SRCS cli/bindings
   DEPS net_rx_held_bindings service_cli_options service_cli_print service_cli_summary service_cli_text_table service_cli_values
        nlohmann_json::nlohmann_json
   TEST cli/bindings_text_test.cc)
+devmem_unit(service_cli_doctor_verb HDRS cli/doctor_verb.h SRCS cli/doctor_verb.cc cli/doctor_text.cc
+  DEPS service_doctor service_cli_options service_cli_print service_cli_text_table nlohmann_json::nlohmann_json
+  TEST cli/doctor_text_test.cc)
 devmem_unit(service_cli_command HDRS cli/command.h SRCS cli/command.cc DEPS service_cli_options service_cli_print)
 target_compile_definitions(service_cli_command PUBLIC DEVMEM_VERSION="${PROJECT_VERSION}")
 
@@ -61,7 +64,7 @@ devmem_unit(service_cli_load HDRS cli/load.h cli/private_daemon.h SRCS cli/load.
 
 add_executable(devmem-loader cli/loader_main.cc)
 target_link_libraries(devmem-loader PRIVATE service_cli_command service_cli_load service_cli_index_verb service_cli_status_verb
-  service_cli_bindings_verb)
+  service_cli_bindings_verb service_cli_doctor_verb)
 add_executable(devmem-loaderd cli/daemon_main.cc)
 target_link_libraries(devmem-loaderd PRIVATE service_cli_command service_cli_descriptor_limit service_cli_log service_cli_reload
   service_cli_signals service_daemon)

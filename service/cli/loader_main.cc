@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "service/cli/bindings_verb.h"
 #include "service/cli/command.h"
+#include "service/cli/doctor_verb.h"
 #include "service/cli/index_verb.h"
 #include "service/cli/load.h"
 #include "service/cli/print.h"
@@ -62,6 +63,14 @@ int Bindings(const std::vector<std::string>& arguments) {
   return ShowBindings(options);
 }
 
+int Doctor(const std::vector<std::string>& arguments) {
+  DoctorCommandOptions options;
+  std::vector<FlagValue> values;
+  if (auto code = Begin(kProgram, DoctorTable(&options), options.common, arguments, &values)) return *code;
+  if (absl::Status status = CheckDoctor(options); !status.ok()) return UsageError(kProgram, status);
+  return ShowDoctor(options);
+}
+
 int Main(std::vector<std::string> arguments) {
   std::signal(SIGPIPE, SIG_IGN);
   const std::string verb = arguments.empty() || arguments[0].empty() || arguments[0][0] == '-' ? "" : arguments[0];
@@ -70,12 +79,14 @@ int Main(std::vector<std::string> arguments) {
   if (verb == "streams" || verb == "status") return Status(verb, arguments);
   if (verb == "index") return Index(arguments);
   if (verb == "bindings") return Bindings(arguments);
+  if (verb == "doctor") return Doctor(arguments);
   if (verb == "help") return Stream({"--help"});
-  const std::string near = Suggest(verb, {"streams", "status", "index", "bindings", "help"});
-  return UsageError(kProgram, absl::InvalidArgumentError(absl::StrCat(
-                                  "unknown verb '", verb, "'; ",
-                                  near.empty() ? "there are streams, status, index and bindings; to read, give --bucket URI"
-                                               : absl::StrCat("did you mean ", near, "?"))));
+  const std::string near = Suggest(verb, {"streams", "status", "index", "bindings", "doctor", "help"});
+  return UsageError(kProgram,
+                    absl::InvalidArgumentError(absl::StrCat(
+                        "unknown verb '", verb, "'; ",
+                        near.empty() ? "there are streams, status, index, bindings and doctor; to read, give --bucket URI"
+                                     : absl::StrCat("did you mean ", near, "?"))));
 }
 
 }  // namespace

@@ -415,7 +415,8 @@ FlagTable LoaderTable(LoaderOptions* options) {
 
   return FlagTable(
       {.usage = {"devmem-loader --bucket URI [options]", "devmem-loader streams|status [--service unix:PATH]",
-                 "devmem-loader index URI [options]", "devmem-loader bindings [--json]"},
+                 "devmem-loader index URI [options]", "devmem-loader bindings [--json]",
+                 "devmem-loader doctor [--canary] [options]"},
        .about =
            "Streams a bucket of training data into (device) memory as typed batches, the way a trainer gets them, and says "
            "how fast and on which path.",
@@ -571,6 +572,99 @@ FlagTable BindingsTable(BindingsOptions* options) {
                     {"of a container's network namespace, for a script", "nsenter -t PID -n devmem-loader bindings --json"}},
        .closing = "Exit codes: 0 listed, also where nothing is bound, 1 failed, 2 usage, 253 bad environment."},
       std::move(flags));
+}
+
+FlagTable DoctorTable(DoctorCommandOptions* options) {
+  doctor::DoctorOptions* const doctor = &options->doctor;
+  const doctor::DoctorOptions defaults;
+  std::vector<Flag> flags;
+  const std::string machine = "Machine";
+  flags.push_back({.name = "--interface",
+                   .value = "NAME,...",
+                   .group = machine,
+                   .help = "NICs, bonds or VLANs to look at; default: the NIC that a daemon would choose",
+                   .set = SetNames(&doctor->interfaces)});
+  flags.push_back({.name = "--device",
+                   .value = "cpu|cuda:N",
+                   .fallback = defaults.device,
+                   .group = machine,
+                   .help = "where payload shall lie; cuda:N is the N-th NVIDIA GPU in the order of PCI addresses",
+                   .set = [doctor](const std::string& text) {
+                     doctor->device = text;
+                     if (text == "cpu") return absl::OkStatus();
+                     const bool cuda = text.rfind("cuda:", 0) == 0 && ParseWhole(text.substr(5), 0, 1023).ok();
+                     return cuda ? absl::OkStatus() : absl::InvalidArgumentError("expected cpu or cuda:N");
+                   }});
+  flags.push_back({.name = "--queues",
+                   .value = "N",
+                   .fallback = absl::StrCat(defaults.queues),
+                   .group = machine,
+                   .help = "as the daemon will be given",
+                   .set = SetWhole(&doctor->queues, 1, 1024)});
+  flags.push_back({.name = "--connections",
+                   .value = "N",
+                   .fallback = absl::StrCat(defaults.connections),
+                   .group = machine,
+                   .help = "as the daemon will be given",
+                   .set = SetWhole(&doctor->connections, 1, 4096)});
+  const std::string store = "Store";
+  flags.push_back({.name = "--bucket",
+                   .value = "URI",
+                   .group = store,
+                   .help = "a bucket to try: http://host[:port]/path/ or s3://bucket[/prefix]",
+                   .set = SetUri([doctor](const std::string& text) { doctor->bucket = text; })});
+  flags.push_back({.name = "--endpoint-url",
+                   .value = "URL",
+                   .group = store,
+                   .help = "s3: where the API is",
+                   .set = SetText(&doctor->endpoint_url)});
+  flags.push_back({.name = "--slow",
+                   .value = "TIME",
+                   .fallback = "250ms",
+                   .group = store,
+                   .help = "a first byte that takes longer is a warning",
+                   .set = SetTimeout(&doctor->slow),
+                   .environment = false});
+  flags.push_back({.name = "--timeout",
+                   .value = "TIME",
+                   .fallback = "30s",
+                   .group = store,
+                   .help = "longest wait for the store's next answer",
+                   .set = SetTimeout(&doctor->timeout),
+                   .environment = false});
+  const std::string canary = "Canary";
+  flags.push_back({.name = "--canary",
+                   .group = canary,
+                   .help =
+                       "bind a free queue to a small landing pool, have the bucket's largest object sent there, compare every "
+                       "byte, put the NIC back",
+                   .set = SetOn(&doctor->canary),
+                   .environment = false});
+  flags.push_back({.name = "--journal-folder",
+                   .value = "PATH",
+                   .fallback = kDefaultJournalFolder,
+                   .group = canary,
+                   .help = "where what is done to the NIC is written down first; the daemons' own folder",
+                   .set = SetText(&doctor->journal_folder)});
+  AddCommon(&options->common, &flags);
+  return FlagTable(
+      {.usage = {"devmem-loader doctor [--canary --bucket URI] [options]"},
+       .about =
+           "Says whether this machine can receive straight into device memory, and if not, why: a row for each thing that it "
+           "takes, with what was found, what is wanted and what to do. Changes nothing, but with --canary. Works without "
+           "root as far as it can.",
+       .examples = {{"what a daemon would find", "devmem-loader doctor"},
+                    {"all of it, with a GPU, and bytes that are compared",
+                     "devmem-loader doctor --interface eth1 --device cuda:0 --canary --bucket http://10.0.0.5/train/"}},
+       .closing =
+           "docs/doctor.md has a section for each row. Exit codes: 0 no row failed, 1 one did, 2 usage, 253 bad environment."},
+      std::move(flags));
+}
+
+absl::Status CheckDoctor(const DoctorCommandOptions& options) {
+  if (!options.doctor.canary || !options.doctor.bucket.empty()) return absl::OkStatus();
+  return Bad("--canary needs --bucket: it compares what the NIC wrote with the same bytes over an ordinary socket",
+             "give a bucket of the store that trainers will read, or of any web server that serves ranges");
 }
 
 FlagTable DaemonTable(DaemonCommandOptions* options) {

@@ -20,6 +20,7 @@
 #include "service/cli/flag_table.h"
 #include "service/cli/log.h"
 #include "service/daemon.h"
+#include "service/doctor/doctor.h"
 
 namespace devmem::cli {
 
@@ -76,6 +77,11 @@ struct BindingsOptions {
   std::string journal_folder;
 };
 
+struct DoctorCommandOptions {
+  CommonOptions common;
+  doctor::DoctorOptions doctor;
+};
+
 struct DaemonCommandOptions {
   CommonOptions common;
   devmem_loader::v1::Config config;  // what the rest is made of, by ApplyConfig()
@@ -92,6 +98,7 @@ struct DaemonCommandOptions {
 [[nodiscard]] FlagTable StatusTable(const std::string& verb, StatusOptions* options);
 [[nodiscard]] FlagTable IndexTable(IndexOptions* options);
 [[nodiscard]] FlagTable BindingsTable(BindingsOptions* options);
+[[nodiscard]] FlagTable DoctorTable(DoctorCommandOptions* options);
 [[nodiscard]] FlagTable DaemonTable(DaemonCommandOptions* options);
 
 // Hands every setting on to what it is for. kInvalidArgument where they do not go together.
@@ -109,6 +116,9 @@ struct TensorFlags {
   const std::vector<std::string>& scales;
 };
 [[nodiscard]] absl::StatusOr<std::vector<devmem_loader::v1::TensorSpec>> MakeTensors(const TensorFlags& flags);
+
+// A canary needs bytes to compare: kInvalidArgument without a bucket.
+[[nodiscard]] absl::Status CheckDoctor(const DoctorCommandOptions& options);
 
 // With --service the flags of the in-process daemon would do nothing: kInvalidArgument if one was given on the
 // command line.

@@ -232,6 +232,45 @@ TEST(BindingsOptions, ErrorsNameTheFlag) {
   }
 }
 
+TEST(DoctorOptions, AreSetAndChecked) {
+  DoctorCommandOptions options;
+  ASSERT_TRUE(DoctorTable(&options).Parse({}, NoEnvironment).ok());
+  EXPECT_EQ(options.doctor.device, "cpu");
+  EXPECT_EQ(options.doctor.queues, DaemonOptions{}.queues);
+  EXPECT_EQ(options.doctor.connections, DaemonOptions{}.connections);
+  EXPECT_EQ(options.doctor.journal_folder, kDefaultJournalFolder);
+  EXPECT_EQ(options.doctor.slow, std::chrono::milliseconds(250));
+  EXPECT_TRUE(CheckDoctor(options).ok());
+  ASSERT_TRUE(
+      DoctorTable(&options)
+          .Parse(Split("--interface eth0,eth1 --device cuda:1 --canary --slow 5ms --endpoint-url http://h:1"), NoEnvironment)
+          .ok());
+  EXPECT_EQ(options.doctor.interfaces, (std::vector<std::string>{"eth0", "eth1"}));
+  EXPECT_EQ(options.doctor.device, "cuda:1");
+  EXPECT_EQ(CheckDoctor(options).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(Text(CheckDoctor(options)), HasSubstr("--canary needs --bucket"));
+  options.doctor.bucket = "http://h/";
+  EXPECT_TRUE(CheckDoctor(options).ok());
+}
+
+TEST(DoctorOptions, ErrorsNameTheFlag) {
+  const std::pair<const char*, const char*> kRows[] = {
+      {"--device gpu", "--device: 'gpu': expected cpu or cuda:N"},
+      {"--device cuda:", "--device: 'cuda:': expected cpu or cuda:N"},
+      {"--device cuda:-1", "expected cpu or cuda:N"},
+      {"--interface eth0,,eth1", "expected names separated by commas"},
+      {"--queues 0", "--queues"},
+      {"--slow 0s", "--slow"},
+      {"--canry", "did you mean --canary?"},
+  };
+  for (const auto& [line, text] : kRows) {
+    DoctorCommandOptions options;
+    const absl::Status status = DoctorTable(&options).Parse(Split(line), NoEnvironment).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << line;
+    EXPECT_THAT(Text(status), HasSubstr(text)) << line;
+  }
+}
+
 TEST(LoaderOptions, AnEmptyCursorIsNoCursor) {
   LoaderOptions options;
   const absl::Status status = LoaderTable(&options).Parse({"--bucket", "file:///d", "--resume", ""}, NoEnvironment).status();

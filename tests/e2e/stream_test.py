@@ -185,7 +185,7 @@ class StreamTest(harness.TestCase):
         self.delivers("s3://training/set", bucket, *PAIRS, "--endpoint-url", endpoint)
 
     def test_help_and_version(self):
-        for verb in ((), ("index",), ("streams",), ("status",), ("bindings",)):
+        for verb in ((), ("index",), ("streams",), ("status",), ("bindings",), ("doctor",)):
             done = subprocess.run([harness.BIN / "devmem-loader", *verb, "--help"], capture_output=True, text=True, timeout=20, check=False)
             self.assertEqual(done.returncode, 0)
             self.assertIn("--output", done.stdout)
