@@ -665,7 +665,7 @@ FlagTable DaemonTable(DaemonCommandOptions* options) {
   return FlagTable(
       {.usage = {"devmem-loaderd [options]"},
        .about = "The daemon of a node: streams buckets into memory and hands batches to trainers by handle. SIGTERM or "
-                "SIGINT drains; a second one ends at once.",
+                "SIGINT drains; a second one ends at once. SIGUSR2 starts what lies at its path by now as a successor.",
        .examples = {{"for one user, on a socket of his own",
                      "devmem-loaderd --socket $XDG_RUNTIME_DIR/loader.sock --socket-mode 0600"}},
        .closing = "Every flag may be given in the environment: DEVMEM_MEMORY_LIMIT for --memory-limit; the flag wins. Exit "
