@@ -95,7 +95,7 @@ class Packages(harness.TestCase):
 
         self.apt("install", self.give(self.debs["devmem-loader"]))
         user = tree.run("id", "devmem-loader")[1]
-        self.assertRegex(user, r"uid=\d+\(devmem-loader\) gid=\d+\(devmem-loader\) groups=.*kvm")
+        self.assertRegex(user, r"uid=\d+\(devmem-loader\) gid=\d+\(devmem-loader\) ")
         folder = os.stat(tree.root / "run/devmem-loader")
         self.assertEqual((folder.st_mode & 0o7777, f"uid={folder.st_uid}(" in user), (0o755, True))
 
@@ -116,8 +116,7 @@ class Packages(harness.TestCase):
         self.assertEqual(run.status, 0, run.text)
         self.assertEqual(tree.run("userdel", "trainer")[0], 0)
 
-        daemon = self.check_upgrade(bucket, daemon)
-        self.check_restart(bucket, daemon)
+        self.check_restart(bucket, daemon, self.check_upgrade(bucket, daemon))
 
         self.apt("purge", "devmem-loader")
         after = tree.files()
@@ -131,7 +130,7 @@ class Packages(harness.TestCase):
         return [sorted((self.tree.root / "etc" / name).read_text().splitlines()) for name in ("passwd", "group", "shadow", "gshadow")]
 
     def slow_stream(self, bucket, name):
-        web = self.nginx(bucket, extra="limit_rate 1m;", log=True)
+        web = self.nginx(bucket, extra="limit_rate 150k;", log=True)  # the whole takes some 15 s
         loader = self.read(web.url, "--prefetch", "4M", digest=name)
         wait_for(lambda: web.log.read_text().count(" 206") >= 3 or loader.process.poll() is not None, 60, "ranges are served")
         self.assertIsNone(loader.process.poll(), loader.stderr())
@@ -153,11 +152,12 @@ class Packages(harness.TestCase):
         print("upgrade: " + re.search(r"taken over from .*", daemon.stderr()).group(0))
         return pid
 
-    def check_restart(self, bucket, pid):
-        """The daemon is ended amid a stream, and another one started: what `systemctl restart` does."""
+    def check_restart(self, bucket, first, pid):
+        """The daemon is ended amid a stream, and another one started: what `systemctl restart` does. Its log is the first one's."""
         loader = self.slow_stream(bucket, "digest-3")
         os.kill(pid, signal.SIGTERM)
-        os.kill(pid, signal.SIGTERM)  # no draining
+        wait_for(lambda: ": draining for" in first.stderr(), 30, "the daemon drains")
+        os.kill(pid, signal.SIGTERM)  # at once
         wait_for(lambda: not os.path.exists(f"/proc/{pid}"), 30, "the old daemon ends")
         daemon = self.start_daemon()
         self.check_resumed(bucket, loader, "digest-3")
@@ -189,18 +189,20 @@ class Packages(harness.TestCase):
         except cache.Missing as missing:
             self.skipTest(str(missing))
         self.dependencies("devmem-loader-dkms")
-        headers = [self.give(deb) for deb in kernel["debs"] if re.match(r"linux-(headers|kbuild)", deb.name)]
-        self.apt("install", *headers)
-        before = self.tree.files()
-        # Which kernel runs is this machine's affair: dkms is told by hand which to build for.
-        self.apt("install", self.give(self.debs["devmem-loader-dkms"]))
         version = control(self.debs["devmem-loader-dkms"], "Version").split("-")[0]
-        status, said = self.tree.run("dkms", "install", "-m", "devmem_binding", "-v", version, "-k", kernel["release"], timeout=600)
+        # Only unpacked: headers want their kernel installed, which nobody boots here. libelf1 and pahole are what their tools need.
+        self.apt("install", "libelf1", "pahole")
+        headers = [self.give(deb) for deb in kernel["debs"] if re.match(r"linux-(headers|kbuild)", deb.name)]
+        status, said = self.tree.run("dpkg", "--unpack", "--force-depends", *headers)
+        self.assertEqual(status, 0, said)
+        before = self.tree.files()
+        status, said = self.tree.run("dpkg", "-i", self.give(self.debs["devmem-loader-dkms"]))
         log = self.tree.root / f"var/lib/dkms/devmem_binding/{version}/build/make.log"
-        self.assertEqual(status, 0, said + (log.read_text()[-3000:] if log.exists() else ""))
+        self.assertEqual(status, 0, said + (log.read_text()[-5000:] if log.exists() else ""))
         self.assertIn(f"devmem_binding/{version}, {kernel['release']}, x86_64: installed", self.tree.run("dkms", "status")[1])
         (module,) = (self.tree.root / "usr/lib/modules" / kernel["release"]).rglob("devmem_binding.ko*")
         self.assertIn("devmem_binding", self.tree.run("modinfo", "-F", "name", "/" + str(module.relative_to(self.tree.root)))[1])
-        self.apt("purge", "devmem-loader-dkms")
+        status, said = self.tree.run("dpkg", "--purge", "devmem-loader-dkms")
+        self.assertEqual(status, 0, said)
         left = sorted(path for path in set(self.tree.files()) - set(before) if not re.search(r"/modules\.[a-z.]+$", path))  # depmod's
         self.assertEqual(left, [], "left behind")
