@@ -11,6 +11,7 @@ devmem_unit(service_cli_cursor_text HDRS cli/cursor_text.h SRCS cli/cursor_text.
 devmem_unit(service_cli_options HDRS cli/options.h SRCS cli/options.cc
   DEPS service_cli_flag_table service_cli_cursor_text devmem_proto gpu_dtype TEST cli/options_test.cc)
 devmem_unit(service_cli_signals HDRS cli/signals.h SRCS cli/signals.cc DEPS base_unique_fd TEST cli/signals_test.cc)
+devmem_unit(service_cli_capabilities HDRS cli/capabilities.h SRCS cli/capabilities.cc DEPS base_error TEST cli/capabilities_test.cc)
 devmem_unit(service_cli_notify HDRS cli/notify.h SRCS cli/notify.cc
   DEPS base_clock base_error base_unique_fd absl::status absl::strings spdlog::spdlog PkgConfig::LIBSYSTEMD
   TEST cli/notify_test.cc)
@@ -64,4 +65,4 @@ target_link_libraries(devmem-loader PRIVATE service_cli_command service_cli_load
   service_cli_bindings_verb)
 add_executable(devmem-loaderd cli/daemon_main.cc)
 target_link_libraries(devmem-loaderd PRIVATE service_cli_command service_cli_descriptor_limit service_cli_log service_cli_signals
-  service_cli_notify service_cli_successor service_cli_answers service_daemon)
+  service_cli_capabilities service_cli_notify service_cli_successor service_cli_answers service_daemon)

@@ -27,6 +27,7 @@
 #include "base/error.h"
 #include "net/rx/rx_binding.h"
 #include "service/cli/answers.h"
+#include "service/cli/capabilities.h"
 #include "service/cli/command.h"
 #include "service/cli/descriptor_limit.h"
 #include "service/cli/log.h"
@@ -105,6 +106,7 @@ class SuccessorStarter {
 
 int Main(const std::string& program, const std::vector<std::string>& arguments) {
   ::signal(SIGPIPE, SIG_IGN);
+  const absl::Status capable = UsePermittedCapabilities();
   std::vector<int> inherited = InheritedSockets();
   DaemonCommandOptions options;
   std::vector<FlagValue> values;
@@ -119,6 +121,7 @@ int Main(const std::string& program, const std::vector<std::string>& arguments) 
     return static_cast<int>(kExitFailed);
   };
 
+  if (!capable.ok()) spdlog::warn("{}", Text(capable));
   if (options.recover) {
     const std::vector<std::string> done = Recover(options.daemon.journal_folder);
     for (const std::string& line : done) spdlog::info("{}", line);
