@@ -29,7 +29,7 @@ class Buildah:
     """buildah with a storage of its own: nothing of this machine's is touched."""
 
     def __init__(self, work):
-        self.work = pathlib.Path(work).resolve()
+        self.work = pathlib.Path(work)
         self.program = cache.need_program("buildah", "buildah")
         cache.need_root("build an image")
         self.options = [f"--root={self.work}/storage", f"--runroot={self.work}/run", "--storage-driver=vfs"]
@@ -79,7 +79,6 @@ def context(work, packages):
 
 def build(work, version, packages=None):
     """Builds it; the Buildah that has it."""
-    work.mkdir(parents=True, exist_ok=True)
     buildah = Buildah(work)
     git = ["git", "-C", ROOT, "log", "-1"]
     revision, created = (subprocess.run([*git, f"--format={what}"], capture_output=True, text=True, check=True).stdout.strip() for what in ("%H", "%cI"))
@@ -99,12 +98,13 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "build/image")
     parser.add_argument("--storage", action="store_true", help="print the options that name its storage to buildah")
     options = parser.parse_args()
-    os.environ.setdefault("TMPDIR", str(options.work.resolve()))
+    options.work = options.work.resolve()
+    options.work.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("TMPDIR", str(options.work))  # layers on their way are as large as the image
     try:
         if options.storage:
             print(*Buildah(options.work).options)
             return 0
-        options.work.mkdir(parents=True, exist_ok=True)
         buildah = build(options.work, options.version, options.packages and options.packages.resolve())
         print(f"built {NAME}:{options.version}; {json.dumps(buildah.config()['Labels'])}")
     except cache.Missing as missing:
