@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Debian packages that ./dev package made, in a tree as debootstrap leaves it: installed with what they depend on, run, upgraded under
-load, removed without a trace. No systemd runs there; its part is tests/e2e/service_manager_test.py.
+load, removed without a trace. No systemd runs there: systemd_test.py boots one.
 
 Needs root and, the first time, the network; the reason of a skip says which."""
 import contextlib
@@ -25,7 +25,9 @@ def control(deb, field):
     return subprocess.run(["dpkg-deb", "-f", deb, field], capture_output=True, text=True, check=True).stdout.strip()
 
 
-class Packages(harness.TestCase):
+class Debian(harness.TestCase):
+    """The packages, and a tree to install them in."""
+
     def setUp(self):
         super().setUp()
         if os.environ.get("DEVMEM_SANITIZE"):
@@ -69,6 +71,37 @@ class Packages(harness.TestCase):
         """Installs what a package depends on, and nothing of ours."""
         self.apt("satisfy", control(self.debs[package], "Depends"))
 
+    # --- a stream that goes on ---
+    def endless_stream(self, bucket, name):
+        """A trainer that reads the bucket again and again, an epoch in some seconds, until finish()."""
+        web = self.nginx(bucket, extra="limit_rate 500k;", log=True)
+        loader = self.read(web.url, "--prefetch", "4M", "--epochs", "1000000", digest=name)
+        loader.log = web.log
+        self.more(loader, 3)
+        return loader
+
+    def more(self, loader, ranges):
+        """Waits until so many more ranges were served."""
+        wanted = loader.log.read_text().count(" 206") + ranges
+        wait_for(lambda: loader.log.read_text().count(" 206") >= wanted or loader.process.poll() is not None, 120, "ranges are served")
+        self.assertIsNone(loader.process.poll(), loader.stderr())
+
+    def finish(self, bucket, loader, name):
+        """Ends it after a whole epoch and more from the new daemon: it resumed, and every epoch but the last came whole and once."""
+        def epoch():
+            return max((line["epoch"] for line in self.digest(self.shared / name)), default=-1)
+        enough = epoch() + 3
+        wait_for(lambda: epoch() >= enough or loader.process.poll() is not None, 180, "the stream goes on")
+        loader.kill(signal.SIGINT)
+        run = loader.wait(120)
+        self.assertEqual(run.status, 130, run.text)
+        self.assertGreaterEqual(run.summary["reconnects"], 1, run.text)
+        last = epoch()
+        self.assert_delivered(bucket, self.shared / name, epochs=last)
+        print(f"{name}: {last} epochs of {len(list(bucket.iterdir()))} objects, every byte right, {run.summary['reconnects']} reconnects")
+
+
+class Packages(Debian):
     # --- what runs in the tree ---
     def start_daemon(self, *flags):
         program = self.keep(harness.Program(self.tree.command("/usr/bin/devmem-loaderd", *flags, user="devmem-loader"), self.work, "daemon"))
@@ -130,20 +163,6 @@ class Packages(harness.TestCase):
     def users(self):
         return [sorted((self.tree.root / "etc" / name).read_text().splitlines()) for name in ("passwd", "group", "shadow", "gshadow")]
 
-    def endless_stream(self, bucket, name):
-        """A trainer that reads the bucket again and again, an epoch in some seconds, until finish()."""
-        web = self.nginx(bucket, extra="limit_rate 500k;", log=True)
-        loader = self.read(web.url, "--prefetch", "4M", "--epochs", "1000000", digest=name)
-        loader.log = web.log
-        self.more(loader, 3)
-        return loader
-
-    def more(self, loader, ranges):
-        """Waits until so many more ranges were served."""
-        wanted = loader.log.read_text().count(" 206") + ranges
-        wait_for(lambda: loader.log.read_text().count(" 206") >= wanted or loader.process.poll() is not None, 120, "ranges are served")
-        self.assertIsNone(loader.process.poll(), loader.stderr())
-
     def check_upgrade(self, bucket, daemon):
         """The package is upgraded while a stream runs, which notices nothing; then the new program takes over. Its pid."""
         loader = self.endless_stream(bucket, "digest-2")
@@ -172,20 +191,6 @@ class Packages(harness.TestCase):
         self.finish(bucket, loader, "digest-3")
         daemon.kill(signal.SIGTERM)
         self.assertEqual(daemon.process.wait(30), 0, daemon.stderr())
-
-    def finish(self, bucket, loader, name):
-        """Ends it after a whole epoch and more from the new daemon: it resumed, and every epoch but the last came whole and once."""
-        def epoch():
-            return max((line["epoch"] for line in self.digest(self.shared / name)), default=-1)
-        enough = epoch() + 3
-        wait_for(lambda: epoch() >= enough or loader.process.poll() is not None, 180, "the stream goes on")
-        loader.kill(signal.SIGINT)
-        run = loader.wait(120)
-        self.assertEqual(run.status, 130, run.text)
-        self.assertGreaterEqual(run.summary["reconnects"], 1, run.text)
-        last = epoch()
-        self.assert_delivered(bucket, self.shared / name, epochs=last)
-        print(f"{name}: {last} epochs of {len(list(bucket.iterdir()))} objects, every byte right, {run.summary['reconnects']} reconnects")
 
     def test_client_library(self):
         """All that a trainer's build needs comes with the package."""
