@@ -123,6 +123,7 @@ class DaemonImpl final : public Daemon {
   }
 
   [[nodiscard]] PathInfo path() override { return transport_->path(); }
+  [[nodiscard]] bool sockets_lent() const override { return listener_->socket().lent(); }
 
  private:
   // By path. A service manager whose unit names other sockets than --socket would have trainers wait at them for ever.

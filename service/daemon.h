@@ -68,6 +68,8 @@ class Daemon {
   virtual size_t Drain(Time deadline) = 0;
 
   [[nodiscard]] virtual PathInfo path() = 0;  // as Transport::path()
+  // Whether the files of both sockets are a service manager's, also where they came from a predecessor: nobody's to remove.
+  [[nodiscard]] virtual bool sockets_lent() const = 0;
 };
 
 }  // namespace devmem

@@ -85,6 +85,7 @@ class UnixListener {
 
   [[nodiscard]] int fd() const { return socket_.get(); }
   [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] bool lent() const { return lent_; }  // Parts::lent
   [[nodiscard]] Accepted Accept();
   void Recover();
 

@@ -70,7 +70,7 @@ class SuccessorStarter {
   void OnSignal(int signal) {
     std::lock_guard lock(mutex_);
     if (signal == SIGUSR2 && !status_.has_value())
-      spdlog::warn("SIGUSR2 before this daemon is ready: there is nothing to take over");
+      spdlog::warn("SIGUSR2: this daemon does not serve, there is nothing to take over");
     if (signal == SIGUSR2 && status_.has_value() && !pid_.has_value()) {
       const absl::StatusOr<pid_t> started = StartSuccessor(command_);
       if (!started.ok()) {
@@ -85,8 +85,15 @@ class SuccessorStarter {
       if (!ended.has_value()) return;
       pid_.reset();
       spdlog::error("the successor ended ({}) without having taken over; this daemon serves on", *ended);
-      NotifyReady(*status_);
+      if (status_.has_value()) NotifyReady(*status_);
     }
+  }
+
+  // This daemon ends: no successor from here on.
+  void Ending() {
+    std::lock_guard lock(mutex_);
+    status_.reset();
+    NotifyStopping("draining");
   }
 
   // Someone has taken over: if it is ours, systemd's main process is that one.
@@ -134,7 +141,7 @@ int Main(const std::string& program, const std::vector<std::string>& arguments) 
   int asked = 0;
   bool listening = false;
   std::optional<absl::Status> succeeded;
-  const bool lent = !inherited.empty();
+  bool lent = false;  // while it listens
   std::vector<std::string> command = {program};
   command.insert(command.end(), arguments.begin(), arguments.end());
   SuccessorStarter successors(std::move(command));
@@ -174,6 +181,7 @@ int Main(const std::string& program, const std::vector<std::string>& arguments) 
   {
     std::unique_lock lock(mutex);
     listening = true;
+    lent = (*daemon)->sockets_lent();
     changed.wait(lock, [&] { return asked != 0 || succeeded.has_value(); });
     if (succeeded.has_value()) {
       lock.unlock();
@@ -190,7 +198,7 @@ int Main(const std::string& program, const std::vector<std::string>& arguments) 
   }
   const double seconds = std::chrono::duration<double>(options.drain_timeout).count();
   spdlog::info("{}: draining for at most {:.1f} s", ::strsignal(asked), seconds);
-  NotifyStopping("draining");
+  successors.Ending();
   watchdog.reset();
   const size_t cut = (*daemon)->Drain(Clock::now() + options.drain_timeout);
   if (cut > 0) {
