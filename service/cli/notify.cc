@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
 #include <string>
 #include <utility>
 
@@ -30,8 +31,8 @@ std::string Line(std::string_view status) {
 
 std::vector<int> InheritedSockets() {
   const int count = ::sd_listen_fds(/*unset_environment=*/1);
-  std::vector<int> sockets;
-  for (int i = 0; i < count; ++i) sockets.push_back(SD_LISTEN_FDS_START + i);
+  std::vector<int> sockets(static_cast<size_t>(std::max(count, 0)));
+  std::iota(sockets.begin(), sockets.end(), SD_LISTEN_FDS_START);
   return sockets;
 }
 

@@ -25,6 +25,7 @@ constexpr std::string_view kWatchdogPid = "WATCHDOG_PID=";  // names us; without
 absl::StatusOr<pid_t> StartSuccessor(std::vector<std::string> command) {
   if (std::find(command.begin(), command.end(), kTakeOver) == command.end()) command.emplace_back(kTakeOver);
   std::vector<char*> arguments;
+  arguments.reserve(command.size() + 1);
   for (std::string& word : command) arguments.push_back(word.data());
   arguments.push_back(nullptr);
   std::vector<char*> environment;
