@@ -16,6 +16,12 @@ devmem_unit(service_cli_options HDRS cli/options.h SRCS cli/options.cc
   DEPS service_cli_config_file service_cli_cursor_text service_cli_log service_http_server gpu_dtype TEST cli/options_test.cc)
 devmem_unit(service_cli_reload HDRS cli/reload.h SRCS cli/reload.cc DEPS service_cli_options TEST cli/reload_test.cc)
 devmem_unit(service_cli_signals HDRS cli/signals.h SRCS cli/signals.cc DEPS base_unique_fd TEST cli/signals_test.cc)
+devmem_unit(service_cli_capabilities HDRS cli/capabilities.h SRCS cli/capabilities.cc DEPS base_error TEST cli/capabilities_test.cc)
+devmem_unit(service_cli_notify HDRS cli/notify.h SRCS cli/notify.cc
+  DEPS base_clock base_error base_unique_fd absl::status absl::strings spdlog::spdlog PkgConfig::LIBSYSTEMD
+  TEST cli/notify_test.cc)
+devmem_unit(service_cli_successor HDRS cli/successor.h SRCS cli/successor.cc DEPS base_error absl::strings
+  TEST cli/successor_test.cc)
 devmem_unit(service_cli_process_usage HDRS cli/process_usage.h SRCS cli/process_usage.cc TEST cli/process_usage_test.cc)
 devmem_unit(service_cli_descriptor_limit HDRS cli/descriptor_limit.h SRCS cli/descriptor_limit.cc DEPS base_error
   TEST cli/descriptor_limit_test.cc)
@@ -53,6 +59,7 @@ target_compile_definitions(service_cli_command PUBLIC DEVMEM_VERSION="${PROJECT_
 # What reads through the client, and the programs.
 devmem_unit(service_cli_status_verb HDRS cli/status_verb.h SRCS cli/status_verb.cc
   DEPS service_cli_status_text service_cli_summary service_cli_print service_unix_socket base_unique_fd client_cpp)
+devmem_unit(service_cli_answers HDRS cli/answers.h SRCS cli/answers.cc DEPS client_cpp)
 devmem_unit(service_cli_index_verb HDRS cli/index_verb.h SRCS cli/index_verb.cc
   DEPS service_cli_replace_file service_cli_progress service_cli_print service_cli_signals service_dataset_builder net_object_store)
 devmem_unit(service_cli_stream_run HDRS cli/stream_run.h SRCS cli/stream_run.cc
@@ -67,4 +74,5 @@ target_link_libraries(devmem-loader PRIVATE service_cli_command service_cli_load
   service_cli_bindings_verb service_cli_doctor_verb)
 add_executable(devmem-loaderd cli/daemon_main.cc)
 target_link_libraries(devmem-loaderd PRIVATE service_cli_command service_cli_descriptor_limit service_cli_log service_cli_reload
-  service_cli_signals service_daemon)
+  service_cli_signals service_cli_capabilities service_cli_notify service_cli_successor service_cli_answers
+  service_daemon)

@@ -10,9 +10,12 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <spdlog/spdlog.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -20,6 +23,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/error.h"
+#include "base/unique_fd.h"
 #include "gpu/cpu_device.h"
 #include "net/copy_transport.h"
 #include "net/devmem_transport.h"
@@ -100,6 +104,7 @@ class DaemonImpl final : public Daemon {
       RecoverNics();  // one that died only now
     }
     if (transport_ == nullptr) DEVMEM_RETURN_IF_ERROR(StartTransport());
+    DEVMEM_RETURN_IF_ERROR(SortInherited());
     DEVMEM_ASSIGN_OR_RETURN(UnixListener grpc, Listen("", SOCK_STREAM, options_.socket_mode));
     DEVMEM_ASSIGN_OR_RETURN(UnixListener handles, Listen(kHandleSuffix, SOCK_SEQPACKET, options_.socket_mode));
     std::optional<UnixListener> upgrade;
@@ -133,10 +138,38 @@ class DaemonImpl final : public Daemon {
   }
 
   [[nodiscard]] PathInfo path() override { return transport_->path(); }
+  [[nodiscard]] bool sockets_lent() const override { return listener_->socket().lent(); }
 
  private:
-  [[nodiscard]] absl::StatusOr<UnixListener> Listen(const char* suffix, int type, uint32_t mode) const {
-    absl::StatusOr<UnixListener> listener = UnixListener::Listen(absl::StrCat(options_.socket, suffix), type, {.mode = mode});
+  // By path. A service manager whose unit names other sockets than --socket would have trainers wait at them for ever.
+  absl::Status SortInherited() {
+    for (const int fd : options_.inherited) {
+      UniqueFd socket(fd);
+      sockaddr_un address{};
+      socklen_t length = sizeof address;
+      if (::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0 || address.sun_family != AF_UNIX) {
+        return MakeError(absl::StatusCode::kInvalidArgument, "the service manager passed what is no unix socket",
+                         {.object = absl::StrCat("descriptor ", fd), .action = "see the unit's Listen...= lines"});
+      }
+      inherited_.emplace(address.sun_path, std::move(socket));
+    }
+    for (const char* const suffix : {"", kHandleSuffix}) {
+      if (inherited_.empty() || inherited_.count(absl::StrCat(options_.socket, suffix)) == 1) continue;
+      return MakeError(absl::StatusCode::kInvalidArgument,
+                       absl::StrCat("the service manager passed ", inherited_.begin()->first, " and not this"),
+                       {.object = absl::StrCat(options_.socket, suffix),
+                        .cause = "other sockets",
+                        .action = "have the socket unit name both, or give --socket as it has it"});
+    }
+    return absl::OkStatus();
+  }
+
+  [[nodiscard]] absl::StatusOr<UnixListener> Listen(const char* suffix, int type, uint32_t mode) {
+    const std::string path = absl::StrCat(options_.socket, suffix);
+    const auto lent = inherited_.find(path);
+    absl::StatusOr<UnixListener> listener = lent == inherited_.end()
+                                                ? UnixListener::Listen(path, type, {.mode = mode})
+                                                : UnixListener::Inherit(path, type, std::move(lent->second));
     if (options_.take_over && listener.status().code() == absl::StatusCode::kAlreadyExists) {
       return MakeErrorVerbatim(
           listener.status().code(),
@@ -450,6 +483,7 @@ class DaemonImpl final : public Daemon {
   }
 
   const DaemonOptions options_;
+  std::map<std::string, UniqueFd> inherited_;  // by path
   MemoryBudget budget_;
   std::shared_ptr<Device> device_;
   std::unique_ptr<Transport> transport_;

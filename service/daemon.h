@@ -31,8 +31,11 @@ enum class TransportChoice : uint8_t {
 };
 
 struct DaemonOptions {
-  std::string socket;                               // path of the gRPC socket; the handle socket is this + ".fd"
-  uint32_t socket_mode = 0660;                      // of both sockets
+  std::string socket;           // path of the gRPC socket; the handle socket is this + ".fd"
+  uint32_t socket_mode = 0660;  // of both sockets
+  // Sockets that a service manager listens on already (LISTEN_FDS), ours from here on. Those of the two paths are served in
+  // place of new ones, which takes both; the upgrade socket is never one. Mode and end of their files are the manager's affair.
+  std::vector<int> inherited;
   uint64_t memory_limit = 0;                        // bytes of all slabs together; 0: half of the machine's memory
   uint64_t default_prefetch = uint64_t{128} << 20;  // slab bytes of a stream that names none
   uint64_t max_gap = uint64_t{64} << 10;            // wanted ranges this close are read as one
@@ -78,6 +81,8 @@ class Daemon {
   virtual void Reconfigure(const LiveOptions& options) = 0;
 
   [[nodiscard]] virtual PathInfo path() = 0;  // as Transport::path()
+  // Whether the files of both sockets are a service manager's, also where they came from a predecessor: nobody's to remove.
+  [[nodiscard]] virtual bool sockets_lent() const = 0;
 };
 
 }  // namespace devmem

@@ -183,13 +183,33 @@ absl::StatusOr<UnixListener> UnixListener::Adopt(std::string_view path, int type
   }
   listener.socket_ = std::move(parts.socket);
   listener.lock_ = std::move(parts.lock);
+  listener.lent_ = parts.lent;
   listener.Recover();
+  return listener;
+}
+
+absl::StatusOr<UnixListener> UnixListener::Inherit(std::string_view path, int type, UniqueFd socket) {
+  const std::string name(path);
+  // The lock all the same: a daemon that somebody starts by hand on this path finds it taken.
+  DEVMEM_ASSIGN_OR_RETURN(UniqueFd lock, TakeLock(name));
+  const int flags = ::fcntl(socket.get(), F_GETFL);
+  if (flags >= 0) (void)::fcntl(socket.get(), F_SETFL, flags | O_NONBLOCK);
+  (void)::fcntl(socket.get(), F_SETFD, FD_CLOEXEC);
+  auto listener = Adopt(path, type, {.socket = std::move(socket), .lock = std::move(lock), .lent = true});
+  if (!listener.ok()) {
+    ::unlink((name + ".lock").c_str());
+    return MakeError(
+        absl::StatusCode::kInvalidArgument, "the service manager's socket is none to serve on",
+        {.object = name, .cause = "bad listener", .action = "see the unit's ListenStream= and ListenSequentialPacket="});
+  }
+  listener->Own(0);
   return listener;
 }
 
 absl::StatusOr<UnixListener::Parts> UnixListener::Share() const {
   Parts parts{.socket = UniqueFd(::fcntl(socket_.get(), F_DUPFD_CLOEXEC, 0)),
-              .lock = UniqueFd(::fcntl(lock_.get(), F_DUPFD_CLOEXEC, 0))};
+              .lock = UniqueFd(::fcntl(lock_.get(), F_DUPFD_CLOEXEC, 0)),
+              .lent = lent_};
   if (!parts.socket.valid() || !parts.lock.valid()) return ErrnoError(errno, "duplicating a listener", {.object = path_});
   return parts;
 }
@@ -197,7 +217,9 @@ absl::StatusOr<UnixListener::Parts> UnixListener::Share() const {
 void UnixListener::Own(mode_t mode) {
   ours_ = true;
   struct stat there {};
-  if (::lstat(path_.c_str(), &there) == 0 && there.st_dev == device_ && there.st_ino == inode_) ::chmod(path_.c_str(), mode);
+  if (!lent_ && ::lstat(path_.c_str(), &there) == 0 && there.st_dev == device_ && there.st_ino == inode_) {
+    ::chmod(path_.c_str(), mode);
+  }
   WritePid(lock_.get());
   // Who connects is told who called listen() last. The backlog stays as it was.
   (void)::listen(socket_.get(), Options{}.backlog);
@@ -208,7 +230,9 @@ void UnixListener::Leave() { ours_ = false; }
 UnixListener::~UnixListener() {
   if (!socket_.valid() || !ours_) return;
   struct stat there {};
-  if (::lstat(path_.c_str(), &there) == 0 && there.st_dev == device_ && there.st_ino == inode_) ::unlink(path_.c_str());
+  if (!lent_ && ::lstat(path_.c_str(), &there) == 0 && there.st_dev == device_ && there.st_ino == inode_) {
+    ::unlink(path_.c_str());
+  }
   socket_.Reset();
   ::unlink((path_ + ".lock").c_str());  // while it is locked: who opened it before sees that it was replaced
 }

@@ -13,6 +13,9 @@
 //   new   listener = UnixListener::Adopt(path, std::move(parts));      listener.Own(0660);
 // Until Own() the other process may go on as if nothing had happened.
 //
+// A socket may also be lent by a service manager (systemd's LISTEN_FDS), which made its file and keeps both:
+//   listener = UnixListener::Inherit(path, SOCK_STREAM, UniqueFd(3));
+//
 // Threads: Accept from one thread at a time.
 #pragma once
 
@@ -60,14 +63,19 @@ class UnixListener {
   struct Parts {
     UniqueFd socket;
     UniqueFd lock;
+    bool lent = false;  // the socket's file is the service manager's: never removed, its mode never changed
   };
 
   static absl::StatusOr<UnixListener> Listen(std::string_view path, int type, const Options& options);
   // Goes on with the parts of a listener of another process. Its files are at `path` here; until Own() they are not ours.
   // kInvalidArgument where a part is no such thing.
   static absl::StatusOr<UnixListener> Adopt(std::string_view path, int type, Parts parts);
+  // Listens on what a service manager opened at `path` and listens on too: who connects while no daemon runs waits there.
+  // kInvalidArgument where it is no such socket, kAlreadyExists if a living daemon serves `path`.
+  static absl::StatusOr<UnixListener> Inherit(std::string_view path, int type, UniqueFd socket);
   [[nodiscard]] absl::StatusOr<Parts> Share() const;
-  // The files are ours from here on: to remove at the end, and in our name and with our mode until then.
+  // The files are ours from here on: to remove at the end, and in our name and with our mode until then. (Of a lent socket
+  // the lock alone.)
   void Own(mode_t mode);
   // They are another's: nothing is removed at the end.
   void Leave();
@@ -77,6 +85,7 @@ class UnixListener {
 
   [[nodiscard]] int fd() const { return socket_.get(); }
   [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] bool lent() const { return lent_; }  // Parts::lent
   [[nodiscard]] Accepted Accept();
   void Recover();
 
@@ -88,6 +97,7 @@ class UnixListener {
   UniqueFd socket_;
   UniqueFd reserve_;
   bool ours_ = false;  // to remove the files at the end
+  bool lent_ = false;  // but not the socket's
   dev_t device_ = 0;   // of the socket's file, so that another's is not removed at the end
   ino_t inode_ = 0;
 };

@@ -220,6 +220,46 @@ TEST_F(UnixSocketTest, WhoOwnsItLastRemovesTheFiles) {
   EXPECT_TRUE(std::filesystem::is_empty(directory_));
 }
 
+TEST_F(UnixSocketTest, LentByAServiceManager) {
+  auto manager = UnixListener::Listen(path_, SOCK_STREAM, {.mode = 0600});  // stands for it: listens, and keeps the file
+  ASSERT_TRUE(manager.ok()) << manager.status();
+  const UniqueFd waiting = Connect();  // before any daemon is there
+  ASSERT_TRUE(waiting.valid());
+  std::filesystem::remove(path_ + ".lock");  // a service manager has none
+  {
+    auto inherited = UnixListener::Inherit(path_, SOCK_STREAM, UniqueFd(::dup(manager->fd())));
+    ASSERT_TRUE(inherited.ok()) << inherited.status();
+    EXPECT_TRUE(inherited->Accept().fd.valid());
+    EXPECT_FALSE(inherited->Accept().fd.valid());  // non-blocking, however the manager made it
+    EXPECT_EQ(UnixListener::Listen(path_, SOCK_STREAM, {}).status().code(), absl::StatusCode::kAlreadyExists);
+    auto parts = inherited->Share();
+    ASSERT_TRUE(parts.ok()) << parts.status();
+    EXPECT_TRUE(parts->lent);
+    auto successor = UnixListener::Adopt(path_, SOCK_STREAM, *std::move(parts));
+    ASSERT_TRUE(successor.ok()) << successor.status();
+    inherited->Leave();
+    successor->Own(0660);
+  }
+  struct stat there {};
+  ASSERT_EQ(::lstat(path_.c_str(), &there), 0) << "the manager's file is gone";
+  EXPECT_EQ(there.st_mode & 0777, 0600U);
+  EXPECT_FALSE(std::filesystem::exists(path_ + ".lock"));
+  const UniqueFd next = Connect();  // waits for the next daemon
+  EXPECT_TRUE(next.valid());
+}
+
+TEST_F(UnixSocketTest, InheritsNothingElse) {
+  auto manager = UnixListener::Listen(path_, SOCK_STREAM, {});
+  ASSERT_TRUE(manager.ok()) << manager.status();
+  const std::string path = path_ + "2";
+  EXPECT_EQ(UnixListener::Inherit(path, SOCK_SEQPACKET, UniqueFd(::dup(manager->fd()))).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(UnixListener::Inherit(path, SOCK_STREAM, Connect()).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_FALSE(std::filesystem::exists(path + ".lock"));
+  EXPECT_EQ(UnixListener::Inherit(path_, SOCK_STREAM, UniqueFd(::dup(manager->fd()))).status().code(),
+            absl::StatusCode::kAlreadyExists);  // a daemon serves it, by hand
+}
+
 TEST_F(UnixSocketTest, AdoptsNothingElse) {
   auto listener = UnixListener::Listen(path_, SOCK_STREAM, {});
   ASSERT_TRUE(listener.ok()) << listener.status();

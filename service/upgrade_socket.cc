@@ -335,6 +335,7 @@ UpgradeParcel Pack(const HandedOver& handed) {
   message.set_pid(handed.pid);
   message.set_stopped_ns(std::chrono::duration_cast<std::chrono::nanoseconds>(handed.stopped.time_since_epoch()).count());
   message.set_streams(handed.streams);
+  message.set_sockets_lent(handed.grpc.lent);
   for (const UnixListener::Parts* const each : {&handed.grpc, &handed.handles, &handed.upgrade}) {
     parcel.fds.push_back(each->socket.get());
     parcel.fds.push_back(each->lock.get());
@@ -378,6 +379,7 @@ absl::StatusOr<HandedOver> Unpack(std::string_view bytes, std::vector<UniqueFd> 
     each->socket = std::move(*next++);
     each->lock = std::move(*next++);
   }
+  handed.grpc.lent = handed.handles.lent = message.sockets_lent();
   for (const v1::HandOver::Nic& nic : message.nics()) {
     if (nic.interface().empty() || nic.queues().empty()) return BadParcel("a NIC without a name or queues");
     if (nic.landing_kind() != kMemfd && nic.landing_kind() != kCudaVmm) {

@@ -80,6 +80,7 @@ TEST(UpgradeParcel, ComesOutAsItWentIn) {
   for (UnixListener::Parts HandedOver::*const each : {&HandedOver::grpc, &HandedOver::handles, &HandedOver::upgrade}) {
     EXPECT_TRUE(SameFile((*out.*each).socket.get(), (in.*each).socket.get()));
     EXPECT_TRUE(SameFile((*out.*each).lock.get(), (in.*each).lock.get()));
+    EXPECT_FALSE((*out.*each).lent);
   }
   ASSERT_EQ(out->transport.nics.size(), in.transport.nics.size());
   for (size_t i = 0; i < in.transport.nics.size(); ++i) {
@@ -101,6 +102,17 @@ TEST(UpgradeParcel, ComesOutAsItWentIn) {
   EXPECT_EQ(out->transport.interfaces, in.transport.interfaces);
   EXPECT_EQ(out->transport.queues, in.transport.queues);
   EXPECT_EQ(out->transport.landing_pool, in.transport.landing_pool);
+}
+
+TEST(UpgradeParcel, SaysWhoseTheSocketsAre) {
+  HandedOver in = Whole();
+  in.grpc.lent = in.handles.lent = true;
+  const UpgradeParcel parcel = Pack(in);
+  const absl::StatusOr<HandedOver> out = Unpack(parcel.bytes, Duplicates(parcel.fds));
+  ASSERT_TRUE(out.ok()) << out.status();
+  EXPECT_TRUE(out->grpc.lent);
+  EXPECT_TRUE(out->handles.lent);
+  EXPECT_FALSE(out->upgrade.lent);
 }
 
 TEST(UpgradeParcel, MustBeWhole) {

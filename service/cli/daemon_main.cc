@@ -6,6 +6,9 @@
 //   3. SIGHUP: the settings once more; what can change while it runs does.
 //   4. SIGTERM or SIGINT: drain until the deadline, end. A second one: end at once.
 //      Or a successor takes over (--take-over): end, leaving everything as it is.
+//
+// SIGUSR2 starts a successor: what lies at this program's path by now, with the same arguments. systemd (deploy/systemd/) is
+// told of each step.
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -27,12 +30,16 @@
 #include "absl/strings/str_split.h"
 #include "base/error.h"
 #include "net/rx/rx_binding.h"
+#include "service/cli/answers.h"
+#include "service/cli/capabilities.h"
 #include "service/cli/command.h"
 #include "service/cli/descriptor_limit.h"
 #include "service/cli/log.h"
+#include "service/cli/notify.h"
 #include "service/cli/print.h"
 #include "service/cli/reload.h"
 #include "service/cli/signals.h"
+#include "service/cli/successor.h"
 #include "service/daemon.h"
 
 namespace devmem::cli {
@@ -75,8 +82,66 @@ void ReloadSettings(const std::vector<std::string>& arguments, DaemonCommandOpti
   spdlog::set_level(level);
 }
 
-int Main(std::vector<std::string> arguments) {
+// SIGUSR2, and how the successor that it started fares. A second one before the first has ended is ignored: one at a time.
+class SuccessorStarter {
+ public:
+  explicit SuccessorStarter(std::vector<std::string> command) : command_(std::move(command)) {}
+
+  // What systemd is told of the daemon while there is no successor under way.
+  void Serving(std::string status) {
+    std::lock_guard lock(mutex_);
+    status_ = std::move(status);
+    NotifyReady(*status_);
+  }
+
+  void OnSignal(int signal) {
+    std::lock_guard lock(mutex_);
+    if (signal == SIGUSR2 && !status_.has_value())
+      spdlog::warn("SIGUSR2: this daemon does not serve, there is nothing to take over");
+    if (signal == SIGUSR2 && status_.has_value() && !pid_.has_value()) {
+      const absl::StatusOr<pid_t> started = StartSuccessor(command_);
+      if (!started.ok()) {
+        spdlog::error("no successor, this daemon serves on: {}", Text(started.status()));
+        return;
+      }
+      pid_ = *started;
+      spdlog::info("SIGUSR2: started a successor (pid {})", *pid_);
+      NotifyReloading("a successor takes over");
+    } else if (signal == SIGCHLD && pid_.has_value()) {
+      const std::optional<std::string> ended = EndedSuccessor(*pid_);
+      if (!ended.has_value()) return;
+      pid_.reset();
+      spdlog::error("the successor ended ({}) without having taken over; this daemon serves on", *ended);
+      if (status_.has_value()) NotifyReady(*status_);
+    }
+  }
+
+  // This daemon ends: no successor from here on.
+  void Ending() {
+    std::lock_guard lock(mutex_);
+    status_.reset();
+    NotifyStopping("draining");
+  }
+
+  // Someone has taken over: if it is ours, systemd's main process is that one.
+  void Succeeded() {
+    std::lock_guard lock(mutex_);
+    if (pid_.has_value()) NotifySuccessor(*pid_);
+    status_.reset();
+    pid_.reset();
+  }
+
+ private:
+  std::mutex mutex_;
+  const std::vector<std::string> command_;
+  std::optional<std::string> status_;  // since it serves
+  std::optional<pid_t> pid_;
+};
+
+int Main(const std::string& program, std::vector<std::string> arguments) {
   ::signal(SIGPIPE, SIG_IGN);
+  const absl::Status capable = UsePermittedCapabilities();
+  std::vector<int> inherited = InheritedSockets();
   if (std::find(arguments.begin(), arguments.end(), "--recover") != arguments.end()) {
     arguments.insert(arguments.end(), {"--config", "/dev/null"});  // what a daemon left is put back whatever its file is like
   }
@@ -93,6 +158,7 @@ int Main(std::vector<std::string> arguments) {
     return static_cast<int>(kExitFailed);
   };
 
+  if (!capable.ok()) spdlog::warn("{}", Text(capable));
   if (options.recover) {
     const std::vector<std::string> done = Recover(options.daemon.journal_folder);
     for (const std::string& line : done) spdlog::info("{}", line);
@@ -103,21 +169,28 @@ int Main(std::vector<std::string> arguments) {
   std::mutex mutex;
   std::condition_variable changed;
   int asked = 0;
-  int ends = 0;  // signals to end
   bool reload = false;
   bool listening = false;
   std::optional<absl::Status> succeeded;
-  SignalWatcher signals({SIGTERM, SIGINT, SIGHUP}, [&](int signal, int) {
+  bool lent = false;  // while it listens
+  std::vector<std::string> command = {program};
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  SuccessorStarter successors(std::move(command));
+  SignalWatcher signals({SIGTERM, SIGINT, SIGHUP, SIGUSR2, SIGCHLD}, [&](int signal, int) {
+    if (signal == SIGUSR2 || signal == SIGCHLD) return successors.OnSignal(signal);
     std::lock_guard lock(mutex);
     if (signal == SIGHUP) {
       reload = true;
       changed.notify_all();
       return;
     }
-    if (++ends > 1) {
+    if (asked != 0) {
       spdlog::warn("second {}: ending at once", ::strsignal(signal));
       if (listening && !succeeded.has_value()) {  // else the files may be another daemon's
-        for (const char* const suffix : {"", ".fd", ".upgrade"}) ::unlink((options.daemon.socket + suffix).c_str());
+        for (const char* const suffix : {"", ".fd", ".upgrade"}) {
+          if (lent && std::strcmp(suffix, ".upgrade") != 0) continue;
+          ::unlink((options.daemon.socket + suffix).c_str());
+        }
       }
       ::_exit(kExitInterrupted);
     }
@@ -127,7 +200,9 @@ int Main(std::vector<std::string> arguments) {
 
   if (absl::Status raised = RaiseDescriptorLimit(); !raised.ok()) spdlog::warn("{}", Text(raised));
   if (absl::Status status = MakeFolder(options.daemon.socket); !status.ok()) return fail(status);
+  options.daemon.inherited = std::move(inherited);
   options.daemon.succeeded = [&](const absl::Status& status) {
+    if (status.ok()) successors.Succeeded();
     std::lock_guard lock(mutex);
     succeeded = status;
     changed.notify_all();
@@ -136,9 +211,13 @@ int Main(std::vector<std::string> arguments) {
   if (!daemon.ok()) return fail(daemon.status());
   spdlog::info("ready: version {}, socket {}, path {} ({})", DEVMEM_VERSION, options.daemon.socket, (*daemon)->path().name,
                (*daemon)->path().reason);
+  successors.Serving(absl::StrCat("serving; path ", (*daemon)->path().name, " (", (*daemon)->path().reason, ")"));
+  std::optional<Watchdog> watchdog;
+  watchdog.emplace([&](Time deadline) { return Answers(options.daemon.socket, deadline); });
   {
     std::unique_lock lock(mutex);
     listening = true;
+    lent = (*daemon)->sockets_lent();
     while (asked == 0 && !succeeded.has_value()) {
       changed.wait(lock, [&] { return asked != 0 || succeeded.has_value() || reload; });
       if (!std::exchange(reload, false)) continue;
@@ -148,6 +227,7 @@ int Main(std::vector<std::string> arguments) {
     }
     if (succeeded.has_value()) {
       lock.unlock();
+      watchdog.reset();
       daemon->reset();
       if (!succeeded->ok()) return fail(*succeeded);
       if (options.stay_when_succeeded) {
@@ -160,6 +240,8 @@ int Main(std::vector<std::string> arguments) {
   }
   const double seconds = std::chrono::duration<double>(options.drain_timeout).count();
   spdlog::info("{}: draining for at most {:.1f} s", ::strsignal(asked), seconds);
+  successors.Ending();
+  watchdog.reset();
   const size_t cut = (*daemon)->Drain(Clock::now() + options.drain_timeout);
   if (cut > 0) {
     spdlog::warn("ended; {} streams were cut off and resume by cursor", cut);
@@ -177,4 +259,7 @@ int Main(std::vector<std::string> arguments) {
 }  // namespace
 }  // namespace devmem::cli
 
-int main(int argc, char** argv) { return devmem::cli::Main(std::vector<std::string>(argv + 1, argv + argc)); }
+int main(int argc, char** argv) {
+  return devmem::cli::Main(argc > 0 ? argv[0] : devmem::cli::kProgram,
+                           std::vector<std::string>(argv + std::min(argc, 1), argv + argc));
+}

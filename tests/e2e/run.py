@@ -5,8 +5,8 @@ import pathlib
 import sys
 import unittest
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+tests = pathlib.Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(tests), str(tests / "e2e"), str(tests / "package")]
 result = unittest.TextTestRunner(verbosity=2, stream=sys.stderr).run(unittest.defaultTestLoader.loadTestsFromName(sys.argv[1]))
 if not result.wasSuccessful() or result.testsRun == 0:
     sys.exit(1)

@@ -15,8 +15,8 @@ PACKAGES = ["gcc-14", "make", "bc", "binutils", "libc6-dev", "libelf1t64", "libe
 JOBS = int(os.environ.get("JOBS") or os.cpu_count() or 1)
 
 
-def bootstrap(target, packages, log):
-    """A Debian tree of SUITE at `target`, by debootstrap."""
+def bootstrap(target, packages, log, suite=SUITE):
+    """A Debian tree of a suite at `target`, by debootstrap."""
     tool = cache.need_program("debootstrap", "debootstrap")
     cache.need_root("make a Debian tree with debootstrap")
     if not fetch.KEYRING.exists():
@@ -25,12 +25,12 @@ def bootstrap(target, packages, log):
     store.mkdir(exist_ok=True)
     log.unlink(missing_ok=True)
     try:
-        cache.run([tool, "--variant=minbase", f"--keyring={fetch.KEYRING}", f"--cache-dir={store}", f"--include={','.join(packages)}", SUITE,
-                   target, fetch.mirror()], log, f"debootstrap of {SUITE}", 1800)
+        cache.run([tool, "--variant=minbase", f"--keyring={fetch.KEYRING}", f"--cache-dir={store}", *([f"--include={','.join(packages)}"] if packages else []), suite,
+                   target, fetch.mirror()], log, f"debootstrap of {suite}", 1800)
     except cache.Broken as e:
         text = log.read_text(errors="replace")
         if re.search(r"Failed getting release file|Couldn't download|Unable to (connect|resolve)", text):
-            raise cache.Missing(f"{SUITE} could not be fetched from {fetch.mirror()} ({e})") from e
+            raise cache.Missing(f"{suite} could not be fetched from {fetch.mirror()} ({e})") from e
         raise
 
 
