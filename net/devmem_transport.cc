@@ -373,7 +373,8 @@ class DevmemTransport final : public WorkerTransport {
     options.workers = bound.size();
     options.connections_in_all = true;  // the landing pool has room for so many of a queue
     options.backend = Reactor::Backend::kEpoll;
-    DEVMEM_RETURN_IF_ERROR(StartWorkers(options, [this](size_t worker, Reactor& loop) {
+    options.device = device_;  // for files
+    DEVMEM_RETURN_IF_ERROR(StartWorkers(options, [this](size_t worker, Reactor& loop, StagingPool*) {
       DevmemQueue& queue = queues_[worker]->stream;
       queue.reactor = &loop;
       return [&queue](ByteStream::Owner& owner) { return std::make_unique<DevmemStream>(queue, owner); };
