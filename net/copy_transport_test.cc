@@ -430,13 +430,13 @@ TEST_P(CopyTransportHiddenTest, StagingMemoryBoundsWhatIsReceived) {
   transport_ = *std::move(transport);
   EXPECT_EQ(late_->staging_bytes(), 0u) << "pinned before it was needed";
   memory_ = *device_->Allocate(kReads * kRead, {.name = "large"});
-  late_->Hold(true);
+  late_->Hold(LateDevice::Holds::kAll);
   std::vector<std::unique_ptr<Waiter>> reads;
   for (uint64_t i = 0; i < kReads; ++i) reads.push_back(Read(i, {{memory_.get(), i * kRead, kRead}}));
   ASSERT_NO_FATAL_FAILURE(WaitFor([&] { return late_->poked_bytes() >= kRing; }));
   for (int i = 0; i < 100; ++i) ASSERT_NO_FATAL_FAILURE(WaitFor([] { return true; }));
   EXPECT_EQ(late_->poked_bytes(), kRing);
-  late_->Hold(false);
+  late_->Hold(LateDevice::Holds::kNothing);
   for (uint64_t i = 0; i < kReads; ++i) {
     ASSERT_TRUE(reads[i]->Wait());
     ASSERT_TRUE(reads[i]->status.ok()) << reads[i]->status;
@@ -446,7 +446,7 @@ TEST_P(CopyTransportHiddenTest, StagingMemoryBoundsWhatIsReceived) {
 }
 
 TEST_P(CopyTransportHiddenTest, ACancelledReadIsDoneWhenTheDeviceIs) {
-  late_->Hold(true);
+  late_->Hold(LateDevice::Holds::kAll);
   bool done = false;  // the loop's
   const auto read = Read(0, {{memory_.get(), 0, 2'900'000}});
   read->on_done = [&] {
@@ -456,7 +456,7 @@ TEST_P(CopyTransportHiddenTest, ACancelledReadIsDoneWhenTheDeviceIs) {
   ASSERT_NO_FATAL_FAILURE(WaitFor([&] { return late_->poked_bytes() > 0; }));
   transport_->reactor(0).Post([&] { transport_->Cancel(0, read.get()); });
   for (int i = 0; i < 100; ++i) ASSERT_NO_FATAL_FAILURE(WaitFor([&] { return !done; }));
-  late_->Hold(false);
+  late_->Hold(LateDevice::Holds::kNothing);
   ASSERT_TRUE(read->Wait());
   EXPECT_TRUE(read->status.ok() || absl::IsCancelled(read->status)) << read->status;
 }

@@ -22,7 +22,7 @@ devmem_unit(service_batch_layout HDRS batch_layout.h SRCS batch_layout.cc DEPS s
 devmem_unit(service_stream
   HDRS stream.h memory_budget.h SRCS stream.cc
   DEPS devmem_proto client_rpc_error service_batch_layout service_plan service_read_planner net_copy_transport gpu_device
-  TEST stream_test.cc TEST_DEPS service_open_stream gpu_cpu_device)
+  TEST stream_test.cc TEST_DEPS service_open_stream gpu_late_device)
 devmem_unit(service_open_stream
   HDRS open_stream.h SRCS open_stream.cc
   DEPS service_stream service_dataset_builder net_object_store)

@@ -67,7 +67,9 @@ std::vector<Fragment> Copy(std::span<const Fragment> fragments) { return {fragme
 
 class LateDevice::Job final : public Event::Impl {
  public:
-  explicit Job(Work work) : work_(std::move(work)) {}
+  Job(Work work, bool with_host) : copies(with_host), work_(std::move(work)) {}
+
+  const bool copies;  // to or from the host
 
   bool Done() override {
     std::lock_guard lock(mutex_);
@@ -117,14 +119,14 @@ LateDevice::~LateDevice() {
   {
     std::lock_guard lock(mutex_);
     stop_ = true;
-    held_ = false;
+    held_ = Holds::kNothing;
   }
   wake_.notify_all();
   thread_.join();
 }
 
-Event LateDevice::Later(Work work) {
-  auto job = std::make_shared<Job>(std::move(work));
+Event LateDevice::Later(Work work, bool copies) {
+  auto job = std::make_shared<Job>(std::move(work), copies);
   {
     std::lock_guard lock(mutex_);
     asked_.push_back(job);
@@ -133,14 +135,27 @@ Event LateDevice::Later(Work work) {
   return Event(job);
 }
 
+size_t LateDevice::Ready() {
+  if (held_ == Holds::kAll) return 0;
+  if (held_ == Holds::kNothing) return asked_.size();
+  const auto others = std::ranges::partition(asked_, [](const auto& job) { return job->copies; });
+  return asked_.size() - others.size();
+}
+
 // A turn does one of what was asked, or completes one of what was done: by chance, so that events come in any order too.
 void LateDevice::Run() {
   std::unique_lock lock(mutex_);
   while (true) {
-    wake_.wait(lock, [this] { return !held_ && (stop_ || !asked_.empty() || !done_.empty()); });
-    if (asked_.empty() && done_.empty()) return;
-    if (!asked_.empty() && (done_.empty() || random_() % 2 == 0)) {
-      std::swap(asked_[random_() % asked_.size()], asked_.back());
+    size_t ready = 0;
+    const auto something = [&] {
+      ready = Ready();
+      return ready > 0 || (!done_.empty() && held_ != Holds::kAll) || (stop_ && asked_.empty());
+    };
+    wake_.wait(lock, something);
+    if (ready == 0 && done_.empty()) return;
+    if (ready > 0 && (done_.empty() || random_() % 2 == 0)) {
+      std::swap(asked_[random_() % ready], asked_[ready - 1]);
+      std::swap(asked_[ready - 1], asked_.back());
       const std::shared_ptr<Job> job = std::move(asked_.back());
       asked_.pop_back();
       done_.push_back(job);
@@ -213,7 +228,7 @@ absl::StatusOr<Event> LateDevice::Peek(std::span<const PeekPiece> pieces) {
   }
   std::vector<PeekPiece> copy(pieces.begin(), pieces.end());
   for (PeekPiece& piece : copy) piece.from = Real(piece.from);
-  return Later([this, copy = std::move(copy)] { return cpu_->Peek(copy); });
+  return Later([this, copy = std::move(copy)] { return cpu_->Peek(copy); }, true);
 }
 
 absl::StatusOr<Event> LateDevice::Poke(std::span<const PokePiece> pieces) {
@@ -227,7 +242,7 @@ absl::StatusOr<Event> LateDevice::Poke(std::span<const PokePiece> pieces) {
     std::lock_guard lock(mutex_);
     for (const PokePiece& piece : pieces) poked_bytes_ += piece.to.bytes;
   }
-  return Later([this, copy = std::move(copy)] { return cpu_->Poke(copy); });
+  return Later([this, copy = std::move(copy)] { return cpu_->Poke(copy); }, true);
 }
 
 absl::StatusOr<std::shared_ptr<DeviceMemory>> LateDevice::AllocateStaging(uint64_t bytes, std::string_view name) {
@@ -242,17 +257,17 @@ absl::StatusOr<Event> LateDevice::After(void* stream) {
   if (stream == nullptr) return Event();
   std::lock_guard lock(mutex_);
   if (finished_[stream]) return Event();
-  return Event(streams_[stream].emplace_back(std::make_shared<Job>(nullptr)));
+  return Event(streams_[stream].emplace_back(std::make_shared<Job>(nullptr, false)));
 }
 
 std::span<std::byte> LateDevice::Look(DeviceMemory& memory, uint64_t offset, uint64_t bytes) {
   return Real(memory).HostSpan(offset, bytes).value();
 }
 
-void LateDevice::Hold(bool hold) {
+void LateDevice::Hold(Holds holds) {
   {
     std::lock_guard lock(mutex_);
-    held_ = hold;
+    held_ = holds;
   }
   wake_.notify_all();
 }
@@ -279,6 +294,12 @@ void LateDevice::FinishStream(void* stream) {
 size_t LateDevice::under_way() {
   std::lock_guard lock(mutex_);
   return asked_.size() + done_.size();
+}
+
+size_t LateDevice::computing() {
+  std::lock_guard lock(mutex_);
+  const auto computes = [](const auto& job) { return !job->copies; };
+  return static_cast<size_t>(std::ranges::count_if(asked_, computes) + std::ranges::count_if(done_, computes));
 }
 
 uint64_t LateDevice::poked_bytes() {

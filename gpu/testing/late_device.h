@@ -62,13 +62,15 @@ class LateDevice final : public Device {
 
   // The bytes as they lie there now. Whoever asks must know that nothing writes them.
   static std::span<std::byte> Look(DeviceMemory& memory, uint64_t offset, uint64_t bytes);
-  // Nothing is done while it is held.
-  void Hold(bool hold);
+  // What is not done while it is held: nothing is, or only copies to and from the host.
+  enum class Holds : uint8_t { kNothing, kAll, kAllButCopies };
+  void Hold(Holds holds);
   // What is done from now on fails so, without touching anything. OK: works again.
   void FailWith(absl::Status status);
   void FinishStream(void* stream);
   // Calls asked for and not complete, After() apart.
   [[nodiscard]] size_t under_way();
+  [[nodiscard]] size_t computing();        // of them, those that are no copies to or from the host
   [[nodiscard]] uint64_t poked_bytes();    // asked of Poke() since the start
   [[nodiscard]] uint64_t staging_bytes();  // allocated by AllocateStaging() since the start
 
@@ -76,7 +78,8 @@ class LateDevice final : public Device {
   class Job;
   using Work = std::function<absl::StatusOr<Event>()>;
 
-  Event Later(Work work);
+  Event Later(Work work, bool copies = false);
+  [[nodiscard]] size_t Ready();  // so many of asked_, at its front, may be done now; mutex_ held
   void Run();
 
   const std::unique_ptr<Device> cpu_;
@@ -89,7 +92,7 @@ class LateDevice final : public Device {
   absl::Status failure_;
   uint64_t poked_bytes_ = 0;
   uint64_t staging_bytes_ = 0;
-  bool held_ = false;
+  Holds held_ = Holds::kNothing;
   bool stop_ = false;
   std::minstd_rand random_;
   std::thread thread_;

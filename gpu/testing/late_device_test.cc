@@ -38,19 +38,19 @@ TEST(LateDevice, MemoryHidesAndStagingDoesNot) {
 TEST(LateDevice, WhatIsReadTooEarlyIsPoison) {
   LateDevice device;
   const auto memory = *device.Allocate(4096, {.name = "hidden"});
-  device.Hold(true);
+  device.Hold(LateDevice::Holds::kAll);
   const Event poked = *device.Poke({memory.get(), 1, 5}, Bytes("hello"));
   EXPECT_FALSE(poked.Done());
   EXPECT_EQ(poked.Wait(Clock::now()).code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_EQ(Text(*memory, 0, 7), std::string("\0\xDB\xDB\xDB\xDB\xDB\0", 7));
-  device.Hold(false);
+  device.Hold(LateDevice::Holds::kNothing);
   ASSERT_TRUE(poked.Wait(Clock::now() + kPatience).ok());
   EXPECT_EQ(Text(*memory, 1, 5), "hello");
   std::string back(5, ' ');
-  device.Hold(true);
+  device.Hold(LateDevice::Holds::kAll);
   const Event peeked = *device.Peek(std::as_writable_bytes(std::span(back)), {memory.get(), 1, 5});
   EXPECT_EQ(back, "\xDB\xDB\xDB\xDB\xDB");
-  device.Hold(false);
+  device.Hold(LateDevice::Holds::kNothing);
   ASSERT_TRUE(peeked.Wait(Clock::now() + kPatience).ok());
   EXPECT_EQ(back, "hello");
 }
@@ -60,10 +60,10 @@ TEST(LateDevice, NothingOrdersWhatNoEventOrders) {
   for (unsigned seed = 1; seed < 50 && !swapped; ++seed) {
     LateDevice device(seed);
     const auto memory = *device.Allocate(4096, {.name = "hidden"});
-    device.Hold(true);
+    device.Hold(LateDevice::Holds::kAll);
     const Event first = *device.Poke({memory.get(), 0, 1}, Bytes("a"));
     const Event second = *device.Poke({memory.get(), 0, 1}, Bytes("b"));
-    device.Hold(false);
+    device.Hold(LateDevice::Holds::kNothing);
     ASSERT_TRUE(first.Wait(Clock::now() + kPatience).ok());
     ASSERT_TRUE(second.Wait(Clock::now() + kPatience).ok());
     swapped = Text(*memory, 0, 1) == "a";
