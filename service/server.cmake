@@ -30,5 +30,6 @@ devmem_unit(service_data_path HDRS data_path.h SRCS data_path.cc DEPS devmem_pro
 devmem_unit(service_worker_pool HDRS worker_pool.h TEST worker_pool_test.cc)
 devmem_unit(service_daemon
   HDRS daemon.h loader_service.h version.h SRCS daemon.cc loader_service.cc
-  DEPS service_data_path service_open_stream service_worker_pool service_handle_socket service_grpc_listener service_upgrade_socket net_devmem_transport gpu_cpu_device spdlog::spdlog gRPC::grpc++ gRPC::grpc++_reflection)
+  DEPS service_data_path service_open_stream service_worker_pool service_handle_socket service_grpc_listener service_upgrade_socket net_devmem_transport gpu_make_device spdlog::spdlog gRPC::grpc++ gRPC::grpc++_reflection
+  TEST daemon_device_test.cc TEST_DEPS client_cpp gpu_late_device net_testing_nginx)
 target_compile_definitions(service_daemon PUBLIC DEVMEM_VERSION="${PROJECT_VERSION}")

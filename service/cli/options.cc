@@ -403,7 +403,9 @@ FlagTable LoaderTable(LoaderOptions* options) {
   flags.push_back({.name = "--device",
                    .value = "DEVICE",
                    .group = stream,
-                   .help = "where the tensors shall lie: cpu; not given: the daemon's choice",
+                   .help =
+                       "where the tensors shall lie: cpu, or cuda:N as this process counts; not given: the daemon's choice, "
+                       "and cpu in this process",
                    .set = [spec](const std::string& text) {
                      spec->set_device(text);
                      return absl::OkStatus();
@@ -643,6 +645,14 @@ FlagTable DaemonTable(DaemonCommandOptions* options) {
        .group = service,
        .help = "when another has taken over: end, or wait for SIGTERM first, where what ends is started again (a pod)",
        .set = SetChoice<bool>(&options->stay_when_succeeded, {{"exit", false}, {"wait", true}})});
+  flags.push_back({.name = "--device",
+                   .value = "cpu|cuda:N",
+                   .fallback = DaemonOptions{}.device,
+                   .group = service,
+                   .help =
+                       "where the tensors of all streams lie, as this process counts (CUDA_VISIBLE_DEVICES); its trainers must "
+                       "have the same one",
+                   .set = SetText(&options->daemon.device)});
   AddDaemon(&options->daemon, "Receiving", &flags);
   flags.push_back({.name = "--recover",
                    .group = service,

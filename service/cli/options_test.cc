@@ -61,6 +61,7 @@ TEST(LoaderOptions, DaemonsDefaultsAreTheDaemons) {
   const DaemonOptions daemon;
   EXPECT_EQ(options.daemon.default_prefetch, daemon.default_prefetch);
   EXPECT_EQ(options.daemon.socket_mode, daemon.socket_mode);
+  EXPECT_EQ(options.daemon.device, daemon.device);
   EXPECT_EQ(options.daemon.socket, kDefaultSocket);
   EXPECT_EQ(options.drain_timeout, std::chrono::seconds(30));
 }
@@ -302,11 +303,12 @@ TEST(DaemonOptions, Parsed) {
   DaemonCommandOptions options;
   ASSERT_TRUE(DaemonTable(&options)
                   .Parse(Split("--socket unix:/tmp/s --socket-mode 600 --log-level debug --log-file f --default-prefetch 1M "
-                               "--take-over --when-succeeded wait"),
+                               "--take-over --when-succeeded wait --device cuda:1"),
                          NoEnvironment)
                   .ok());
   EXPECT_TRUE(options.daemon.take_over);
   EXPECT_TRUE(options.stay_when_succeeded);
+  EXPECT_EQ(options.daemon.device, "cuda:1");
   EXPECT_EQ(options.daemon.socket, "/tmp/s");
   EXPECT_EQ(options.daemon.socket_mode, 0600u);
   EXPECT_EQ(options.daemon.default_prefetch, uint64_t{1} << 20);
