@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "net/copy_stream.h"
+#include "net/staged_stream.h"
 
 namespace devmem {
 namespace {
@@ -13,12 +14,21 @@ class CopyTransport final : public WorkerTransport {
   ~CopyTransport() override { StopWorkers(); }
 
   absl::Status SetUp(const WorkerOptions& options, const std::string& why) {
-    DEVMEM_RETURN_IF_ERROR(StartWorkers(options, [](size_t, Reactor& loop, TransferCounters&) {
-      return [&loop](ByteStream::Owner& owner) { return std::make_unique<CopyStream>(loop, owner); };
-    }));
+    DEVMEM_RETURN_IF_ERROR(
+        StartWorkers(options, [](size_t, Reactor& loop, TransferCounters&, StagingPool* staging) -> HttpFetcher::StreamFactory {
+          if (staging != nullptr) {
+            return [staging](ByteStream::Owner& owner) { return std::make_unique<StagedStream>(*staging, owner); };
+          }
+          return [&loop](ByteStream::Owner& owner) { return std::make_unique<CopyStream>(loop, owner); };
+        }));
     path_ = {.name = "copy",
              .reason = absl::StrCat(why, "; receive loop ", std::string(reactor(0).backend()), ": ",
                                     std::string(reactor(0).reason()))};
+    if (staged()) {
+      absl::StrAppend(&path_.reason, "; two copies: the CPU's into staging memory (",
+                      (StagingPool::kChunks * StagingPool::kChunkBytes) >> 20, " MiB a worker), and from there ",
+                      std::string(options.device->name()), "'s own");
+    }
     return absl::OkStatus();
   }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The copy transport: sockets and files of this host, received by the CPU into host-visible device memory. Works on
-// any machine; what a machine without a devmem NIC, kernel or GPU serves with.
+// The copy transport: sockets and files of this host, received by the CPU straight into memory that it can write, and through
+// staging memory, from where the device copies them, into memory that it cannot (WorkerOptions::device). Works on any machine;
+// what a machine without a devmem NIC or kernel serves with.
 #pragma once
 
 #include <memory>

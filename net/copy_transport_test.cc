@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ranges from a real nginx and from files, on both receive loops. Faults that nginx cannot provoke are the
-// end-to-end tests' (tests/e2e/fault_server.py).
+// Ranges from a real nginx and from files, on both receive loops, to memory that the CPU can write and that it cannot. Faults
+// that nginx cannot provoke are the end-to-end tests' (tests/e2e/fault_server.py).
 #include "net/copy_transport.h"
 
 #include <sys/resource.h>
@@ -16,8 +16,10 @@
 #include "base/error.h"
 #include "gmock/gmock.h"
 #include "gpu/cpu_device.h"
+#include "gpu/testing/late_device.h"
 #include "gtest/gtest.h"
 #include "net/http_fields.h"
+#include "net/staging_pool.h"
 #include "net/testing/nginx.h"
 
 namespace devmem {
@@ -42,6 +44,7 @@ struct Backend {
   Reactor::Backend loop;
   bool file;
   const char* name;
+  bool hidden = false;  // the destinations are memory that the CPU cannot write
 };
 
 class CopyTransportTest : public testing::TestWithParam<Backend> {
@@ -62,7 +65,12 @@ class CopyTransportTest : public testing::TestWithParam<Backend> {
     nginx_ = *std::move(nginx);
     ReadPolicy policy{
         .max_retries = 3, .backoff_first = std::chrono::milliseconds(1), .backoff_max = std::chrono::milliseconds(20)};
-    auto transport = MakeCopyTransport({.connections = 3, .backend = GetParam().loop, .policy = policy}, "a test");
+    if (GetParam().hidden) {
+      late_ = std::make_shared<LateDevice>();
+      device_ = late_;
+    }
+    auto transport =
+        MakeCopyTransport({.connections = 3, .backend = GetParam().loop, .policy = policy, .device = device_}, "a test");
     ASSERT_TRUE(transport.ok()) << transport.status();
     transport_ = *std::move(transport);
     auto store = OpenStore(GetParam().file ? "file://" + root_.string() : nginx_->url(), {});
@@ -95,14 +103,15 @@ class CopyTransportTest : public testing::TestWithParam<Backend> {
     return read;
   }
   std::string Memory(uint64_t offset, uint64_t bytes) {
-    const auto span = *memory_->HostSpan(offset, bytes);
+    const auto span = LateDevice::Look(*memory_, offset, bytes);
     return {reinterpret_cast<const char*>(span.data()), span.size()};
   }
 
   std::filesystem::path root_;
   std::string content_;
   std::unique_ptr<NginxServer> nginx_;
-  std::unique_ptr<Device> device_ = MakeCpuDevice();
+  std::shared_ptr<Device> device_ = MakeCpuDevice();
+  std::shared_ptr<LateDevice> late_;  // device_, where that is hidden
   std::unique_ptr<ObjectStore> store_;
   ObjectTable listing_;
   std::shared_ptr<DeviceMemory> memory_;
@@ -123,6 +132,36 @@ TEST_P(CopyTransportTest, ScattersARangeAndDiscardsItsGaps) {
   EXPECT_EQ(Memory(1, 76), std::string(76, '\0')) << "bytes beside the destinations were touched";
   EXPECT_EQ(read->received, 470'002u);
   EXPECT_EQ(read->retries, 0u);
+}
+
+// Pieces of any size and order, neighbours that belong together and gaps, many more than one receive describes.
+TEST_P(CopyTransportTest, EveryByteInItsPlaceWhateverThePieces) {
+  for (unsigned seed = 1; seed <= 5; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937 random(seed);
+    std::vector<DeviceSpan> pieces;
+    std::string expected(4 << 20, '\x55');
+    std::ranges::fill(LateDevice::Look(*memory_, 0, 4 << 20), std::byte{0x55});
+    uint64_t at = 0;
+    for (uint64_t from = 100; from < 2'900'000;) {
+      const uint64_t most = random() % 50 == 0 ? 700'000 : random() % 2 == 0 ? 3 : 500;
+      const uint64_t bytes = std::min<uint64_t>(random() % most, 2'900'000 - from);
+      if (random() % 4 == 0) {
+        pieces.push_back({.bytes = bytes});
+      } else {
+        at += random() % 3;  // 0: it lies behind the one before
+        pieces.push_back({.memory = memory_.get(), .offset = at, .bytes = bytes});
+        expected.replace(at, bytes, content_, from, bytes);
+        at += bytes;
+      }
+      from += bytes;
+    }
+    const auto read = Read(100, pieces);
+    ASSERT_TRUE(read->Wait());
+    ASSERT_TRUE(read->status.ok()) << read->status;
+    EXPECT_TRUE(Memory(0, 4 << 20) == expected);
+    EXPECT_EQ(read->copied, read->received);
+  }
 }
 
 TEST_P(CopyTransportTest, ManyReadsAtOnceShareFewConnections) {
@@ -302,8 +341,9 @@ TEST_P(CopyTransportServerTest, ADeadServerFailsAfterTheRetriesItSays) {
 }
 
 // What a transport with deadlines of its own makes of one range.
-std::unique_ptr<Transport> MakeTransport(Reactor::Backend loop, const ReadPolicy& policy) {
-  auto transport = MakeCopyTransport({.connections = 3, .backend = loop, .policy = policy}, "a test");
+std::unique_ptr<Transport> MakeTransport(Reactor::Backend loop, const ReadPolicy& policy, std::shared_ptr<Device> device) {
+  auto transport =
+      MakeCopyTransport({.connections = 3, .backend = loop, .policy = policy, .device = std::move(device)}, "a test");
   EXPECT_TRUE(transport.ok()) << transport.status();
   return *std::move(transport);
 }
@@ -314,7 +354,7 @@ constexpr char kThinLink[] = "limit_rate 20k; sendfile_max_chunk 2k;";
 TEST_P(CopyTransportServerTest, AThinLinkIsSlowAndNotDead) {
   nginx_->SetServerConfig(kThinLink);
   ASSERT_TRUE(nginx_->Restart().ok());
-  transport_ = MakeTransport(GetParam().loop, {.stall_timeout = std::chrono::seconds(1), .max_retries = 0});
+  transport_ = MakeTransport(GetParam().loop, {.stall_timeout = std::chrono::seconds(1), .max_retries = 0}, device_);
   // 3 s of the link, three times the limit, and far below what is worth a wake-up.
   const auto read = Read(100, {{memory_.get(), 0, 60'000}});
   ASSERT_TRUE(read->Wait());
@@ -327,7 +367,7 @@ TEST_P(CopyTransportServerTest, AThinLinkIsSlowAndNotDead) {
 TEST_P(CopyTransportServerTest, ABodyThatDribblesEndsAtTheDeadlineOfTheRead) {
   nginx_->SetServerConfig(kThinLink);
   ASSERT_TRUE(nginx_->Restart().ok());
-  transport_ = MakeTransport(GetParam().loop, {.total_timeout = std::chrono::milliseconds(1500)});
+  transport_ = MakeTransport(GetParam().loop, {.total_timeout = std::chrono::milliseconds(1500)}, device_);
   const Time start = Clock::now();
   const auto read = Read(100, {{memory_.get(), 0, 2'900'000}});  // 145 s of the link
   ASSERT_TRUE(read->Wait());
@@ -358,16 +398,105 @@ TEST_P(CopyTransportServerTest, RequiredZeroCopyIsRefusedHoweverLittleWasCopied)
   }
 }
 
+// To memory of a device that is held: what is done, and not done, until it goes on.
+class CopyTransportHiddenTest : public CopyTransportTest {
+ protected:
+  // Waits until `there`, asked on the loop between whatever else it does.
+  void WaitFor(const std::function<bool()>& there) {
+    const Time until = Clock::now() + kPatience;
+    for (bool is = false; !is;) {
+      ASSERT_LT(Clock::now(), until);
+      std::promise<bool> asked;
+      transport_->reactor(0).Post([&] { asked.set_value(there()); });
+      is = asked.get_future().get();
+      std::this_thread::yield();
+    }
+  }
+};
+
+TEST_P(CopyTransportHiddenTest, TheReasonSaysTwoCopies) {
+  EXPECT_THAT(transport_->path().reason, testing::HasSubstr("two copies"));
+  EXPECT_THAT(transport_->path().reason, testing::HasSubstr("late:0"));
+}
+
+TEST_P(CopyTransportHiddenTest, StagingMemoryBoundsWhatIsReceived) {
+  constexpr uint64_t kRing = StagingPool::kChunks * StagingPool::kChunkBytes;
+  constexpr uint64_t kRead = 5 * StagingPool::kChunkBytes;
+  constexpr uint64_t kReads = 8;
+  static_assert(kReads * kRead > kRing);
+  transport_.reset();
+  auto transport = MakeCopyTransport({.connections = kReads, .backend = GetParam().loop, .device = device_}, "a test");
+  ASSERT_TRUE(transport.ok()) << transport.status();
+  transport_ = *std::move(transport);
+  EXPECT_EQ(late_->staging_bytes(), 0u) << "pinned before it was needed";
+  memory_ = *device_->Allocate(kReads * kRead, {.name = "large"});
+  late_->Hold(LateDevice::Holds::kAll);
+  std::vector<std::unique_ptr<Waiter>> reads;
+  for (uint64_t i = 0; i < kReads; ++i) reads.push_back(Read(i, {{memory_.get(), i * kRead, kRead}}));
+  ASSERT_NO_FATAL_FAILURE(WaitFor([&] { return late_->poked_bytes() >= kRing; }));
+  for (int i = 0; i < 100; ++i) ASSERT_NO_FATAL_FAILURE(WaitFor([] { return true; }));
+  EXPECT_EQ(late_->poked_bytes(), kRing);
+  late_->Hold(LateDevice::Holds::kNothing);
+  for (uint64_t i = 0; i < kReads; ++i) {
+    ASSERT_TRUE(reads[i]->Wait());
+    ASSERT_TRUE(reads[i]->status.ok()) << reads[i]->status;
+    EXPECT_TRUE(Memory(i * kRead, kRead) == content_.substr(i, kRead)) << i;
+  }
+  EXPECT_EQ(late_->staging_bytes(), kRing);
+}
+
+TEST_P(CopyTransportHiddenTest, ACancelledReadIsDoneWhenTheDeviceIs) {
+  late_->Hold(LateDevice::Holds::kAll);
+  bool done = false;  // the loop's
+  const auto read = Read(0, {{memory_.get(), 0, 2'900'000}});
+  read->on_done = [&] {
+    done = true;
+    EXPECT_EQ(late_->under_way(), 0u);
+  };
+  ASSERT_NO_FATAL_FAILURE(WaitFor([&] { return late_->poked_bytes() > 0; }));
+  transport_->reactor(0).Post([&] { transport_->Cancel(0, read.get()); });
+  for (int i = 0; i < 100; ++i) ASSERT_NO_FATAL_FAILURE(WaitFor([&] { return !done; }));
+  late_->Hold(LateDevice::Holds::kNothing);
+  ASSERT_TRUE(read->Wait());
+  EXPECT_TRUE(read->status.ok() || absl::IsCancelled(read->status)) << read->status;
+}
+
+TEST_P(CopyTransportHiddenTest, AFailedCopyFailsTheReadAndNoOther) {
+  late_->FailWith(absl::InternalError("the device is lost"));
+  const auto failed = Read(0, {{memory_.get(), 0, 2'900'000}});
+  ASSERT_TRUE(failed->Wait());
+  EXPECT_EQ(failed->status.code(), absl::StatusCode::kInternal) << failed->status;
+  EXPECT_THAT(std::string(failed->status.message()), testing::HasSubstr("the device is lost"));
+  EXPECT_EQ(GetErrorInfo(failed->status).object, "object.bin");
+  late_->FailWith(absl::OkStatus());
+  const auto read = Read(0, {{memory_.get(), 0, 2'900'000}});
+  ASSERT_TRUE(read->Wait());
+  ASSERT_TRUE(read->status.ok()) << read->status;
+  EXPECT_TRUE(Memory(0, 2'900'000) == content_.substr(0, 2'900'000));
+}
+
 constexpr Backend kHttpIoUring{Reactor::Backend::kIoUring, false, "HttpIoUring"};
 constexpr Backend kHttpEpoll{Reactor::Backend::kEpoll, false, "HttpEpoll"};
 constexpr Backend kFileIoUring{Reactor::Backend::kIoUring, true, "FileIoUring"};
 constexpr Backend kFileEpoll{Reactor::Backend::kEpoll, true, "FileEpoll"};
 
+constexpr Backend kHiddenHttpIoUring{Reactor::Backend::kIoUring, false, "HiddenHttpIoUring", true};
+constexpr Backend kHiddenHttpEpoll{Reactor::Backend::kEpoll, false, "HiddenHttpEpoll", true};
+constexpr Backend kHiddenFileIoUring{Reactor::Backend::kIoUring, true, "HiddenFileIoUring", true};
+constexpr Backend kHiddenFileEpoll{Reactor::Backend::kEpoll, true, "HiddenFileEpoll", true};
+
 std::string NameOf(const testing::TestParamInfo<Backend>& info) { return info.param.name; }
 
-INSTANTIATE_TEST_SUITE_P(All, CopyTransportTest, testing::Values(kHttpIoUring, kHttpEpoll, kFileIoUring, kFileEpoll), NameOf);
-INSTANTIATE_TEST_SUITE_P(Files, CopyTransportFileTest, testing::Values(kFileIoUring, kFileEpoll), NameOf);
-INSTANTIATE_TEST_SUITE_P(Servers, CopyTransportServerTest, testing::Values(kHttpIoUring, kHttpEpoll), NameOf);
+INSTANTIATE_TEST_SUITE_P(All, CopyTransportTest,
+                         testing::Values(kHttpIoUring, kHttpEpoll, kFileIoUring, kFileEpoll, kHiddenHttpIoUring,
+                                         kHiddenHttpEpoll, kHiddenFileIoUring, kHiddenFileEpoll),
+                         NameOf);
+INSTANTIATE_TEST_SUITE_P(Files, CopyTransportFileTest,
+                         testing::Values(kFileIoUring, kFileEpoll, kHiddenFileIoUring, kHiddenFileEpoll), NameOf);
+INSTANTIATE_TEST_SUITE_P(Servers, CopyTransportServerTest,
+                         testing::Values(kHttpIoUring, kHttpEpoll, kHiddenHttpIoUring, kHiddenHttpEpoll), NameOf);
+INSTANTIATE_TEST_SUITE_P(Hidden, CopyTransportHiddenTest,
+                         testing::Values(kHiddenHttpIoUring, kHiddenHttpEpoll, kHiddenFileIoUring, kHiddenFileEpoll), NameOf);
 
 }  // namespace
 }  // namespace devmem

@@ -422,6 +422,15 @@ void DevmemStream::Launch(std::span<const Piece> pieces, std::span<const std::by
     }
   }
   GatherRun(destination, landing, wave);
+  if (!pokes_.empty()) {
+    absl::StatusOr<Event> event = queue_.device->Poke(pokes_);
+    pokes_.clear();
+    if (!event.ok()) {
+      wave.status = event.status();
+    } else {
+      wave.events.push_back(*std::move(event));
+    }
+  }
   moved_ = scatter_->remaining() == 0;
   WatchWave(wave);
 }
@@ -444,13 +453,7 @@ void DevmemStream::PlaceHost(DeviceSpan to, std::span<const std::byte> bytes, Wa
     return;
   }
   // The device reads them later: they must not move meanwhile.
-  const std::vector<std::byte>& kept = wave.host.emplace_back(bytes.begin(), bytes.end());
-  absl::StatusOr<Event> event = queue_.device->Poke(to, kept);
-  if (!event.ok()) {
-    wave.status = event.status();
-  } else {
-    wave.events.push_back(*std::move(event));
-  }
+  pokes_.push_back({.to = to, .from = wave.host.emplace_back(bytes.begin(), bytes.end())});
 }
 
 DevmemStream::Wave& DevmemStream::NewWave() {

@@ -182,6 +182,7 @@ class DevmemStream final : public ByteStream {
 
   std::vector<Piece> pieces_;
   std::vector<Fragment> fragments_;
+  std::vector<PokePiece> pokes_;
   std::vector<iovec> iovecs_;
   uint32_t known_dmabuf_ = 0;              // the last one that was ours,
   DeviceMemory* known_landing_ = nullptr;  // and its memory

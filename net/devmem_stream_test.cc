@@ -17,6 +17,7 @@
 #include <thread>
 
 #include "gpu/cpu_device.h"
+#include "gpu/testing/late_device.h"
 #include "gtest/gtest.h"
 
 namespace devmem {
@@ -26,6 +27,11 @@ constexpr Duration kPatience = std::chrono::seconds(20);
 constexpr uint64_t kPool = 1 << 20;
 constexpr uint32_t kPage = 4096;
 constexpr uint32_t kDmabuf = 7, kOtherNics = 8;
+
+// What lies there, also where the CPU is not meant to see it.
+std::span<std::byte> Look(DeviceMemory& memory, uint64_t offset, uint64_t bytes) {
+  return LateDevice::Look(memory, offset, bytes);
+}
 
 char PatternAt(uint64_t position) { return static_cast<char>((position * 2654435761u) >> 13); }
 
@@ -144,7 +150,7 @@ class PlayedKernel {
     Part part;
     uint32_t size;
   };
-  std::byte& Pool(const Part& part, uint64_t at) { return pools_.at(part.other_nics ? 1 : 0)->HostSpan(at, 1)->front(); }
+  std::byte& Pool(const Part& part, uint64_t at) { return Look(*pools_.at(part.other_nics ? 1 : 0), at, 1).front(); }
   uint32_t NextToken() {  // the lowest that is free, as the kernel's table gives them
     uint32_t token = 1;
     for (const auto& [used, out] : out_) {
@@ -194,112 +200,6 @@ int __wrap_setsockopt(int fd, int level, int name, const void* value, socklen_t 
 }
 
 namespace {
-
-// Does what the CPU device does, later and on a thread of its own; its memory is not the host's to see.
-class LateDevice final : public Device {
- public:
-  LateDevice() : thread_([this] { Work(); }) {}
-  ~LateDevice() override {
-    {
-      std::lock_guard lock(mutex_);
-      stop_ = true;
-    }
-    wake_.notify_all();
-    thread_.join();
-  }
-  std::string_view name() const override { return "late"; }
-  std::string_view uuid() const override { return "late"; }
-  absl::StatusOr<std::shared_ptr<DeviceMemory>> Allocate(uint64_t bytes, const AllocateOptions& options) override {
-    return cpu_->Allocate(bytes, options);
-  }
-  absl::StatusOr<std::shared_ptr<DeviceMemory>> Import(ExportedHandle handle, std::string_view name) override {
-    return cpu_->Import(std::move(handle), name);
-  }
-  absl::StatusOr<Event> Gather(DeviceMemory& to, DeviceMemory& from, std::span<const Fragment> fragments) override {
-    return Later([this, &to, &from, copy = std::vector<Fragment>(fragments.begin(), fragments.end())] {
-      return cpu_->Gather(to, from, copy);
-    });
-  }
-  absl::StatusOr<Event> Cast(DeviceSpan to, DeviceSpan from, const CastSpec& spec) override {
-    return cpu_->Cast(to, from, spec);
-  }
-  absl::StatusOr<Event> GatherCast(DeviceSpan to, DeviceMemory& from, std::span<const Fragment> fragments,
-                                   const GatherCastSpec& spec) override {
-    return cpu_->GatherCast(to, from, fragments, spec);
-  }
-  absl::StatusOr<Event> GatherChecksum(DeviceMemory& to, DeviceMemory& from, std::span<const Fragment> fragments, Checksum kind,
-                                       std::span<uint64_t> sums) override {
-    return cpu_->GatherChecksum(to, from, fragments, kind, sums);
-  }
-  absl::StatusOr<Event> Peek(std::span<const PeekPiece> pieces) override {
-    return Later([this, copy = std::vector<PeekPiece>(pieces.begin(), pieces.end())] { return cpu_->Peek(copy); });
-  }
-  absl::StatusOr<Event> Poke(std::span<const PokePiece> pieces) override {
-    return Later([this, copy = std::vector<PokePiece>(pieces.begin(), pieces.end())] { return cpu_->Poke(copy); });
-  }
-  absl::StatusOr<std::shared_ptr<DeviceMemory>> AllocateStaging(uint64_t bytes, std::string_view name) override {
-    return cpu_->AllocateStaging(bytes, name);
-  }
-  absl::StatusOr<Event> After(void* stream) override { return cpu_->After(stream); }
-
- private:
-  struct Job final : Event::Impl {
-    bool Done() override {
-      std::lock_guard lock(mutex);
-      return done;
-    }
-    absl::Status Wait(Time) override { return absl::OkStatus(); }
-    void WhenDone(std::function<void(absl::Status)> call) override {
-      {
-        std::lock_guard lock(mutex);
-        if (!done) return calls.push_back(std::move(call));
-      }
-      call(absl::OkStatus());
-    }
-    std::mutex mutex;
-    bool done = false;
-    std::vector<std::function<void(absl::Status)>> calls;
-    std::function<absl::StatusOr<Event>()> work;
-  };
-
-  Event Later(std::function<absl::StatusOr<Event>()> work) {
-    auto job = std::make_shared<Job>();
-    job->work = std::move(work);
-    {
-      std::lock_guard lock(mutex_);
-      jobs_.push_back(job);
-    }
-    wake_.notify_all();
-    return Event(job);
-  }
-  void Work() {
-    std::unique_lock lock(mutex_);
-    while (true) {
-      wake_.wait(lock, [this] { return stop_ || !jobs_.empty(); });
-      if (jobs_.empty()) return;
-      const std::shared_ptr<Job> job = jobs_.front();
-      jobs_.pop_front();
-      lock.unlock();
-      std::this_thread::yield();
-      EXPECT_TRUE(job->work().ok());
-      std::vector<std::function<void(absl::Status)>> calls;
-      {
-        std::lock_guard of_job(job->mutex);
-        job->done = true;
-        calls.swap(job->calls);
-      }
-      for (const auto& call : calls) call(absl::OkStatus());
-      lock.lock();
-    }
-  }
-
-  std::unique_ptr<Device> cpu_ = MakeCpuDevice();
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::deque<std::shared_ptr<Job>> jobs_;
-  bool stop_ = false;
-  std::thread thread_;
-};
 
 // Is done between being asked whether it is and being told whom to tell: the callback comes inside the call.
 class MeanwhileDevice final : public Device {
@@ -557,7 +457,7 @@ TEST_P(DevmemStreamTest, BytesThroughHostMemoryBetweenGaps) {
   uint64_t position = 0;
   for (const DeviceSpan& place : places) {
     if (place.memory != nullptr) {
-      const auto bytes = *place.memory->HostSpan(place.offset, place.bytes);
+      const auto bytes = Look(*place.memory, place.offset, place.bytes);
       for (uint64_t i = 0; i < place.bytes; ++i) {
         ASSERT_EQ(static_cast<char>(bytes[i]), PatternAt(position + i)) << "at " << position + i;
       }
@@ -604,7 +504,7 @@ TEST_P(DevmemStreamTest, EveryByteInItsPlaceWhateverWayItCame) {
       }
       left -= size;
     }
-    for (DeviceMemory* memory : {slab_.get(), other_.get()}) std::memset(memory->HostSpan(0, kPool)->data(), 0x55, kPool);
+    for (DeviceMemory* memory : {slab_.get(), other_.get()}) std::memset(Look(*memory, 0, kPool).data(), 0x55, kPool);
     Scatter scatter(places, 0);
     OnLoop([&] { stream_->MoveTo(scatter); });
     ASSERT_TRUE(Next("moved").ok());
@@ -613,13 +513,13 @@ TEST_P(DevmemStreamTest, EveryByteInItsPlaceWhateverWayItCame) {
     uint64_t position = head;
     for (const DeviceSpan& place : places) {
       if (place.memory != nullptr) {
-        const auto bytes = *place.memory->HostSpan(place.offset, place.bytes);
+        const auto bytes = Look(*place.memory, place.offset, place.bytes);
         for (uint64_t i = 0; i < place.bytes; ++i)
           ASSERT_EQ(static_cast<char>(bytes[i]), PatternAt(position + i)) << position + i;
       }
       position += place.bytes;
     }
-    EXPECT_EQ(slab_->HostSpan(in_slab, 1)->front(), std::byte{0x55});
+    EXPECT_EQ(Look(*slab_, in_slab, 1).front(), std::byte{0x55});
     EXPECT_EQ(kernel_.outstanding(), 0u);
     EXPECT_EQ(counters_.tokens.load(), 0u);
     EXPECT_EQ(counters_.tokens_refused.load(), 0u);
@@ -682,7 +582,7 @@ TEST_P(DevmemStreamTest, AFragmentIsGatheredFromTheMemoryOfItsNic) {
   Scatter scatter(places, 0);
   OnLoop([&] { stream_->MoveTo(scatter); });
   ASSERT_TRUE(Next("moved").ok());
-  const auto bytes = *slab_->HostSpan(0, kBody);
+  const auto bytes = Look(*slab_, 0, kBody);
   for (uint64_t i = 0; i < kBody; ++i) ASSERT_EQ(static_cast<char>(bytes[i]), PatternAt(i)) << i;
 }
 
@@ -712,13 +612,13 @@ TEST_P(DevmemStreamTest, TheEndInMidBodyIsUnavailable) {
 TEST_P(DevmemStreamTest, AnothersDmaBufIsNeverGathered) {
   std::minstd_rand rng(6);
   kernel_.Play(SocketOfStream(), pool_.get(), Skbs(5'000, 0, rng), kDmabuf + 9);
-  std::memset(slab_->HostSpan(0, kPool)->data(), 0x55, kPool);
+  std::memset(Look(*slab_, 0, kPool).data(), 0x55, kPool);
   const std::vector<DeviceSpan> places{{.memory = slab_.get(), .offset = 0, .bytes = 5'000}};
   Scatter scatter(places, 0);
   OnLoop([&] { stream_->MoveTo(scatter); });
   const absl::Status status = Next("moved");
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
-  EXPECT_EQ(slab_->HostSpan(0, 1)->front(), std::byte{0x55});
+  EXPECT_EQ(Look(*slab_, 0, 1).front(), std::byte{0x55});
   CloseStream();  // with its tokens outstanding
 }
 
@@ -750,8 +650,8 @@ TEST_P(DevmemStreamTest, NoLeaseMeansAnOrdinaryConnection) {
   OnLoop([&] { stream_->MoveTo(scatter); });
   ASSERT_TRUE(Next("moved").ok());
   EXPECT_EQ(copied_, 12u);
-  EXPECT_EQ(std::memcmp(slab_->HostSpan(100, 5)->data(), "hello", 5), 0);
-  EXPECT_EQ(std::memcmp(slab_->HostSpan(9, 5)->data(), "world", 5), 0);
+  EXPECT_EQ(std::memcmp(Look(*slab_, 100, 5).data(), "hello", 5), 0);
+  EXPECT_EQ(std::memcmp(Look(*slab_, 9, 5).data(), "world", 5), 0);
   EXPECT_EQ(stream_->why_copied(), "no rule left");
   OnLoop([&] {
     queue_.steer_again = Time::max();

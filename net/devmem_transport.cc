@@ -378,12 +378,14 @@ class DevmemTransport final : public WorkerTransport {
     options.workers = bound.size();
     options.connections_in_all = true;  // the landing pool has room for so many of a queue
     options.backend = Reactor::Backend::kEpoll;
-    DEVMEM_RETURN_IF_ERROR(StartWorkers(options, [this](size_t worker, Reactor& loop, TransferCounters& counters) {
-      DevmemQueue& queue = queues_[worker]->stream;
-      queue.reactor = &loop;
-      queue.gather = &counters.gather;
-      return [&queue](ByteStream::Owner& owner) { return std::make_unique<DevmemStream>(queue, owner); };
-    }));
+    options.device = device_;  // for files
+    DEVMEM_RETURN_IF_ERROR(
+        StartWorkers(options, [this](size_t worker, Reactor& loop, TransferCounters& counters, StagingPool*) {
+          DevmemQueue& queue = queues_[worker]->stream;
+          queue.reactor = &loop;
+          queue.gather = &counters.gather;
+          return [&queue](ByteStream::Owner& owner) { return std::make_unique<DevmemStream>(queue, owner); };
+        }));
     for (size_t i = 0; i < bound.size(); ++i) Pin(thread(i), bound[i]);
     return absl::OkStatus();
   }

@@ -7,6 +7,7 @@
 #include <array>
 #include <cerrno>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,6 +15,7 @@
 #include "base/unique_fd.h"
 #include "net/byte_stream.h"
 #include "net/file_store.h"
+#include "net/staged_move.h"
 
 namespace devmem {
 namespace {
@@ -23,7 +25,16 @@ constexpr uint64_t kPiece = 1 << 20;
 
 }  // namespace
 
-struct FileReader::Task final : Reactor::Operation {
+// To memory that the CPU cannot write: read into staging memory, a chunk while the device empties the one before.
+struct FileReader::Staged {
+  Staged(StagingPool& pool, StagedMove::Owner& owner) : move(pool, owner) {}
+  StagedMove move;
+  Scatter part;                       // of a chunk, being read
+  absl::Status failure;               // of the device
+  std::optional<absl::Status> ended;  // to be told when the device has let go
+};
+
+struct FileReader::Task final : Reactor::Operation, StagedMove::Owner {
   FileReader* reader;
   RangeRead* read;
   std::string path;
@@ -36,6 +47,7 @@ struct FileReader::Task final : Reactor::Operation {
   Scatter scatter;
   uint64_t position = 0;
   std::unique_ptr<std::array<iovec, 256>> pieces;
+  std::unique_ptr<Staged> staged;  // null: straight into the destinations
 
   [[nodiscard]] ErrorInfo Where() const { return {.object = read->object, .offset = read->offset, .length = read->length}; }
 
@@ -61,8 +73,19 @@ struct FileReader::Task final : Reactor::Operation {
 
   void Next() {
     if (cancelled) return End(absl::CancelledError("the read was cancelled"));
+    if (staged != nullptr && !staged->failure.ok()) return End(staged->failure);
     if (scatter.remaining() == 0) return End(CheckVersion());
-    const absl::StatusOr<size_t> count = scatter.Fill(*pieces, kPiece, Waste());
+    Scatter* into = &scatter;
+    if (staged != nullptr) {
+      into = &staged->part;
+      if (into->remaining() == 0) {
+        const auto places = staged->move.Next();
+        if (!places.ok()) return End(places.status());
+        if (places->empty()) return;  // OnRoom
+        *into = Scatter(*places, 0);
+      }
+    }
+    const absl::StatusOr<size_t> count = into->Fill(*pieces, kPiece, Waste());
     if (!count.ok()) return End(count.status());
     ++read->requests;
     reader->reactor_.ReadFile(fd.get(), pieces->data(), *count, position, this);
@@ -82,11 +105,30 @@ struct FileReader::Task final : Reactor::Operation {
     read->received += bytes;
     read->copied += bytes;
     position += bytes;
-    scatter.Advance(bytes);
+    if (staged == nullptr) {
+      scatter.Advance(bytes);
+    } else {
+      staged->part.Advance(bytes);
+      staged->move.Received(bytes);
+    }
     Next();
   }
 
+  void OnRoom() override { Next(); }
+  void OnPlaced(uint64_t /*bytes*/, absl::Status status) override {
+    if (staged->failure.ok()) staged->failure = WithObject(status, read->object);
+    if (staged->ended.has_value() && staged->move.idle()) End(*std::exchange(staged->ended, std::nullopt));
+  }
+
   void End(absl::Status status) {
+    if (staged != nullptr) {
+      staged->move.Stop();
+      if (!staged->move.idle()) {
+        staged->ended = std::move(status);
+        return;
+      }
+      if (status.ok()) status = staged->failure;
+    }
     RangeRead* const done = read;
     done->status = std::move(status);
     done->transport_state = nullptr;
@@ -157,6 +199,10 @@ bool FileReader::Begin(Task* task) {
   task->pieces = std::make_unique<std::array<iovec, 256>>();
   task->position = task->read->offset;
   task->scatter = Scatter(task->read->destinations, 0);
+  if (staging_ != nullptr) {
+    task->staged = std::make_unique<Staged>(*staging_, *task);
+    task->staged->move.Start(task->scatter);
+  }
   task->Next();
   return true;
 }
@@ -164,7 +210,7 @@ bool FileReader::Begin(Task* task) {
 void FileReader::Cancel(RangeRead* read) {
   auto* const task = static_cast<Task*>(read->transport_state);
   if (task == nullptr || std::exchange(task->cancelled, true)) return;
-  if (!task->queued) return;  // ends after the piece under way
+  if (!task->queued) return;  // ends after the piece under way, or when it would have had staging memory
   queue_.erase(task->place);
   reactor_.Post([task] { task->End(absl::CancelledError("the read was cancelled")); });
 }

@@ -3,25 +3,29 @@
 // the order they came; fewer where descriptors run out. The file is opened a range, and its identity, size and time of
 // change are compared with the listing before and after, so that a file rewritten in mid-read is an error.
 //
+// With `staging`, which must outlive it, destinations are memory that the CPU cannot write.
+//
 // Threads: the reactor's only.
 #pragma once
 
 #include <list>
 #include <string>
 
+#include "net/staging_pool.h"
 #include "net/transport.h"
 
 namespace devmem {
 
 class FileReader {
  public:
-  explicit FileReader(Reactor& reactor) : reactor_(reactor) {}
+  explicit FileReader(Reactor& reactor, StagingPool* staging = nullptr) : reactor_(reactor), staging_(staging) {}
   void Start(RangeRead* read, const std::string& path);
   void Cancel(RangeRead* read);
 
   static constexpr size_t kMaxOpen = 64;
 
  private:
+  struct Staged;
   struct Task;
 
   void SchedulePump();
@@ -29,6 +33,7 @@ class FileReader {
   bool Begin(Task* task);  // false: no descriptor is left, wait for one of ours
 
   Reactor& reactor_;
+  StagingPool* const staging_;
   std::list<Task*> queue_;
   size_t open_ = 0;
   bool pump_posted_ = false;

@@ -614,7 +614,7 @@ void HttpFetcher::Resolve(Origin& origin) {
 
 void HttpFetcher::AttemptFailed(Task* task, absl::Status status, Duration at_least) {
   if (task->cancelled) return Finish(task, absl::CancelledError("the read was cancelled"));
-  if (!absl::IsUnavailable(status)) return Finish(task, std::move(status));
+  if (!absl::IsUnavailable(status)) return Finish(task, WithObject(status, task->read->object));
   Origin& origin = *task->origin;
   if (GetErrorInfo(status).cause == "out of file descriptors" && !origin.connections.empty()) {
     // Make do with the connections there are.

@@ -35,12 +35,10 @@ void ReactorBase::EnterLoop() {
 }
 
 void ReactorBase::Post(std::function<void()> task) {
-  bool wake;
-  {
-    std::lock_guard lock(mutex_);
-    wake = posted_.empty();
-    posted_.push_back(std::move(task));
-  }
+  // All of it under the lock: once the task can run, this may be gone, as when a device's thread posts a stream's last event.
+  std::lock_guard lock(mutex_);
+  const bool wake = posted_.empty();
+  posted_.push_back(std::move(task));
   // The loop looks at the queue before it sleeps, so its own posts need no wake-up, nor does a queue that was not empty.
   if (wake && !OnLoopThread()) {
     const uint64_t one = 1;

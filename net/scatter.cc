@@ -7,6 +7,14 @@
 #include "net/byte_stream.h"
 
 namespace devmem {
+namespace {
+
+absl::Status NotWritable() {
+  return MakeError(absl::StatusCode::kUnimplemented, "the CPU cannot write to a destination, and was to",
+                   {.cause = "memory of a device", .action = "report a bug with this message"});
+}
+
+}  // namespace
 
 Scatter::Scatter(std::span<const DeviceSpan> destinations, uint64_t skip) : list_(destinations) {
   for (const DeviceSpan& piece : list_) remaining_ += piece.bytes;
@@ -27,10 +35,7 @@ absl::StatusOr<size_t> Scatter::Fill(std::span<iovec> pieces, uint64_t max_bytes
       data = waste.data();
     } else {
       const auto host = piece.memory->HostSpan(piece.offset + within, bytes);
-      if (!host.has_value()) {
-        return MakeError(absl::StatusCode::kUnimplemented, "the copy transport receives into host memory only",
-                         {.action = "use the cpu device"});
-      }
+      if (!host.has_value()) return NotWritable();
       data = host->data();
     }
     if (bytes > 0) pieces[count++] = {.iov_base = data, .iov_len = bytes};
@@ -55,10 +60,7 @@ absl::Status Scatter::Place(std::span<const std::byte> bytes) {
     const size_t count = std::min<uint64_t>(piece.bytes - within_, bytes.size());
     if (piece.memory != nullptr && count > 0) {
       const auto host = piece.memory->HostSpan(piece.offset + within_, count);
-      if (!host.has_value()) {
-        return MakeError(absl::StatusCode::kUnimplemented, "the copy transport receives into host memory only",
-                         {.action = "use the cpu device"});
-      }
+      if (!host.has_value()) return NotWritable();
       std::memcpy(host->data(), bytes.data(), count);
     }
     Advance(count);

@@ -8,20 +8,34 @@
 #include "base/error.h"
 
 namespace devmem {
+namespace {
+
+absl::StatusOr<bool> CpuCanWrite(Device& device) {
+  DEVMEM_ASSIGN_OR_RETURN(const auto memory, device.Allocate(1, {.name = "devmem-loader-probe"}));
+  return memory->HostSpan(0, 1).has_value();
+}
+
+}  // namespace
 
 WorkerTransport::~WorkerTransport() { StopWorkers(); }
 
 absl::Status WorkerTransport::StartWorkers(const WorkerOptions& options, const MakeFactory& make) {
+  if (options.device != nullptr) {
+    DEVMEM_ASSIGN_OR_RETURN(const bool in_place, CpuCanWrite(*options.device));
+    staged_ = !in_place;
+  }
   resolver_ = std::make_unique<Resolver>();
   for (size_t i = 0; i < options.workers; ++i) {
     auto worker = std::make_unique<Worker>();
     DEVMEM_ASSIGN_OR_RETURN(worker->reactor, Reactor::Create(absl::StrCat("rx-", i), options.backend));
     Reactor& loop = *worker->reactor;
+    if (staged_) worker->staging = std::make_unique<StagingPool>(loop, options.device);
+    StagingPool* const staging = worker->staging.get();
     TransferCounters& counters = CountersOf(i);
     worker->fetcher = std::make_unique<HttpFetcher>(
-        loop, *resolver_, make(i, loop, counters), policy_.value_or(options.policy), options.connections,
+        loop, *resolver_, make(i, loop, counters, staging), policy_.value_or(options.policy), options.connections,
         options.connections_in_all ? options.connections : SIZE_MAX, counters, options.say_failed);
-    worker->files = std::make_unique<FileReader>(loop);
+    worker->files = std::make_unique<FileReader>(loop, staging);
     worker->thread = std::thread([&loop] { loop.Run(); });
     workers_.push_back(std::move(worker));
   }

@@ -16,6 +16,7 @@
 #include "net/file_reader.h"
 #include "net/http_fetcher.h"
 #include "net/resolver.h"
+#include "net/staging_pool.h"
 #include "net/transport.h"
 
 namespace devmem {
@@ -26,7 +27,8 @@ struct WorkerOptions {
   bool connections_in_all = false;  // to all origins together no more than that
   Reactor::Backend backend = Reactor::Backend::kAuto;
   ReadPolicy policy;
-  SayFailed say_failed;  // may be empty
+  SayFailed say_failed;            // may be empty
+  std::shared_ptr<Device> device;  // of the destinations; null: they are memory that the CPU can write
 };
 
 class WorkerTransport : public Transport {
@@ -41,8 +43,10 @@ class WorkerTransport : public Transport {
   void SetPolicy(const ReadPolicy& policy) final;
 
  protected:
-  // Makes a worker's streams; called once a worker, before its loop runs.
-  using MakeFactory = std::function<HttpFetcher::StreamFactory(size_t worker, Reactor& loop, TransferCounters& counters)>;
+  // Makes a worker's streams; called once a worker, before its loop runs. `staging` is there where the CPU cannot write to the
+  // destinations.
+  using MakeFactory =
+      std::function<HttpFetcher::StreamFactory(size_t worker, Reactor& loop, TransferCounters& counters, StagingPool* staging)>;
   [[nodiscard]] absl::Status StartWorkers(const WorkerOptions& options, const MakeFactory& make);
   // Closes all connections and joins the threads; every read must be done by then. For when the streams' surroundings go;
   // StartWorkers() may follow.
@@ -50,10 +54,13 @@ class WorkerTransport : public Transport {
   [[nodiscard]] std::thread& thread(size_t worker) { return workers_[worker]->thread; }
   // HttpFetcher::Hold on every worker. Thread-safe.
   void Hold(bool hold);
+  // Whether payload that comes through host memory takes the way through staging memory.
+  [[nodiscard]] bool staged() const { return staged_; }
 
  private:
   struct Worker {
     std::unique_ptr<Reactor> reactor;
+    std::unique_ptr<StagingPool> staging;
     std::unique_ptr<HttpFetcher> fetcher;
     std::unique_ptr<FileReader> files;
     std::thread thread;
@@ -63,6 +70,7 @@ class WorkerTransport : public Transport {
 
   std::optional<ReadPolicy> policy_;  // SetPolicy()'s; else that of the options
   std::unique_ptr<Resolver> resolver_;
+  bool staged_ = false;
   std::atomic<size_t> count_ = 0;  // of workers, as last started
   std::vector<std::unique_ptr<Worker>> workers_;
   std::mutex mutex_;

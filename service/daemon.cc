@@ -24,7 +24,7 @@
 #include "absl/strings/str_join.h"
 #include "base/error.h"
 #include "base/unique_fd.h"
-#include "gpu/cpu_device.h"
+#include "gpu/make_device.h"
 #include "net/copy_transport.h"
 #include "net/devmem_transport.h"
 #include "net/rx/rx_binding.h"
@@ -67,10 +67,10 @@ void SayInLog(Severity severity, std::string_view line) {
 
 class DaemonImpl final : public Daemon {
  public:
-  explicit DaemonImpl(const DaemonOptions& options)
+  DaemonImpl(const DaemonOptions& options, std::shared_ptr<Device> device)
       : options_(options),
         budget_(options.memory_limit != 0 ? options.memory_limit : HalfOfMemory()),
-        device_(MakeCpuDevice()) {}
+        device_(std::move(device)) {}
 
   ~DaemonImpl() override {
     upgrade_.reset();
@@ -449,7 +449,8 @@ class DaemonImpl final : public Daemon {
             .connections = options_.connections,
             .backend = options_.backend,
             .policy = options_.policy,
-            .say_failed = SaysFailedRanges()};
+            .say_failed = SaysFailedRanges(),
+            .device = device_};
   }
 
   [[nodiscard]] SayFailed SaysFailedRanges() {
@@ -485,7 +486,7 @@ class DaemonImpl final : public Daemon {
   const DaemonOptions options_;
   std::map<std::string, UniqueFd> inherited_;  // by path
   MemoryBudget budget_;
-  std::shared_ptr<Device> device_;
+  const std::shared_ptr<Device> device_;
   std::unique_ptr<Transport> transport_;
   std::mutex workers_mutex_;  // handing over ends and makes workers: not while they are told of a new policy
   WorkerPool openers_{kOpenThreads};
@@ -515,7 +516,12 @@ class DaemonImpl final : public Daemon {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const DaemonOptions& options) {
-  auto daemon = std::make_unique<DaemonImpl>(options);
+  DEVMEM_ASSIGN_OR_RETURN(std::shared_ptr<Device> device, MakeDevice(options.device));
+  return Start(options, std::move(device));
+}
+
+absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const DaemonOptions& options, std::shared_ptr<Device> device) {
+  auto daemon = std::make_unique<DaemonImpl>(options, std::move(device));
   DEVMEM_RETURN_IF_ERROR(daemon->Start());
   return std::unique_ptr<Daemon>(std::move(daemon));
 }

@@ -40,6 +40,7 @@ struct DaemonOptions {
   uint64_t default_prefetch = uint64_t{128} << 20;  // slab bytes of a stream that names none
   uint64_t max_gap = uint64_t{64} << 10;            // wanted ranges this close are read as one
   uint64_t max_range = uint64_t{8} << 20;           // longest ranged GET
+  std::string device = "cpu";                       // where slabs and landing pools lie: "cpu", "cuda:N"
   TransportChoice transport = TransportChoice::kAuto;
   std::vector<std::string> interfaces;                // devmem: NICs, bonds or VLANs; empty: choose
   size_t queues = 4;                                  // devmem: Rx queues of each NIC, at most, and so receive threads
@@ -71,6 +72,8 @@ struct LiveOptions {
 class Daemon {
  public:
   static absl::StatusOr<std::unique_ptr<Daemon>> Start(const DaemonOptions& options);
+  // On a device that there is already, whatever options.device says.
+  static absl::StatusOr<std::unique_ptr<Daemon>> Start(const DaemonOptions& options, std::shared_ptr<Device> device);
   virtual ~Daemon() = default;  // ends every stream with UNAVAILABLE at once
 
   // Refuses new streams, lets the present ones end by themselves until `deadline`, then ends the rest with

@@ -179,17 +179,31 @@ absl::StatusOr<Position> StartOf(const v1::StreamSpec& spec, const Plan& plan, u
   return Position{.epoch = cursor.epoch(), .position = cursor.position()};
 }
 
+// Trainer and daemon must mean the same device. A name is a process's own; the UUID, where the trainer's client knows it, is
+// everybody's.
+absl::Status CheckDevice(const v1::StreamSpec& spec, const Device& device) {
+  const std::string name(device.name()), uuid(device.uuid());
+  if (!spec.device_uuid().empty()) {
+    if (spec.device_uuid() == uuid) return absl::OkStatus();
+    return MakeError(
+        absl::StatusCode::kFailedPrecondition,
+        absl::StrCat("the daemon serves ", uuid, " (", name, " there), this trainer asked for ", spec.device(), ", which is ",
+                     spec.device_uuid()),
+        {.object = spec.device(),
+         .cause = "another device",
+         .action = "give both the same device (CUDA_VISIBLE_DEVICES, a pod's devices), or ask the daemon that has it"});
+  }
+  if (spec.device().empty() || spec.device() == name) return absl::OkStatus();
+  return MakeError(absl::StatusCode::kNotFound, absl::StrCat("this node has no device '", spec.device(), "'"),
+                   {.object = spec.device(), .cause = "no such device", .action = absl::StrCat("use ", name)});
+}
+
 }  // namespace
 
 absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const OpenContext& context) {
   const Time asked = Clock::now();
   if (spec.bucket().empty()) return Invalid("no bucket was given", "bucket", "set it to http://…, s3://… or file:///…");
-  if (!spec.device().empty() && spec.device() != context.device->name()) {
-    return MakeError(absl::StatusCode::kNotFound, absl::StrCat("this node has no device '", spec.device(), "'"),
-                     {.object = spec.device(),
-                      .cause = "no such device",
-                      .action = absl::StrCat("use ", std::string(context.device->name()))});
-  }
+  DEVMEM_RETURN_IF_ERROR(CheckDevice(spec, *context.device));
   DEVMEM_ASSIGN_OR_RETURN(const DatasetOptions dataset_options, ToDatasetOptions(spec));
   DEVMEM_ASSIGN_OR_RETURN(PlanSpec plan_spec, ToPlanSpec(spec));
   {  // what is wrong with the spec itself shall be said before a bucket is listed

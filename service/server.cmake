@@ -25,7 +25,7 @@ devmem_unit(service_stream
   HDRS stream.h memory_budget.h SRCS stream.cc
   DEPS devmem_proto client_rpc_error service_batch_layout service_plan service_read_planner service_stream_counters net_copy_transport
   gpu_device
-  TEST stream_test.cc memory_budget_test.cc TEST_DEPS service_open_stream gpu_cpu_device)
+  TEST stream_test.cc memory_budget_test.cc TEST_DEPS service_open_stream gpu_late_device)
 devmem_unit(service_open_stream
   HDRS open_stream.h SRCS open_stream.cc
   DEPS service_stream service_dataset_builder net_object_store)
@@ -33,5 +33,6 @@ devmem_unit(service_data_path HDRS data_path.h SRCS data_path.cc DEPS devmem_pro
 devmem_unit(service_worker_pool HDRS worker_pool.h TEST worker_pool_test.cc)
 devmem_unit(service_daemon
   HDRS daemon.h loader_service.h version.h SRCS daemon.cc loader_service.cc
-  DEPS service_http_server service_log_event service_metrics service_process_state service_data_path service_open_stream service_worker_pool service_handle_socket service_grpc_listener service_upgrade_socket net_devmem_transport gpu_cpu_device spdlog::spdlog gRPC::grpc++ gRPC::grpc++_reflection)
+  DEPS service_http_server service_log_event service_metrics service_process_state service_data_path service_open_stream service_worker_pool service_handle_socket service_grpc_listener service_upgrade_socket net_devmem_transport gpu_make_device spdlog::spdlog gRPC::grpc++ gRPC::grpc++_reflection
+  TEST daemon_device_test.cc TEST_DEPS client_cpp gpu_late_device net_testing_nginx)
 target_compile_definitions(service_daemon PUBLIC DEVMEM_VERSION="${PROJECT_VERSION}")

@@ -4,7 +4,8 @@
 //      at a time where the window allows, so that the samples of a group, which lie together, are read together.
 //   2. read: the wave's wants merge into ranges (ReadPlanner), each a RangeRead on some worker. `outstanding` counts
 //      the slot's wants in unfinished ranges.
-//   3. filled: bad rows are cut out (on_error skip), casts run from staging into the slab.
+//   3. filled: bad rows are cut out (on_error skip), casts run from staging into the slab; the device does both in its own
+//      time, and the worker goes on meanwhile.
 //   4. delivered, in the order of the plan. From here the slot is the trainer's.
 //   5. released, in any order: the slot is free, back to 1.
 // Invariant: a slot is in exactly one of free_, the queue (planned or filled) and delivered_.
@@ -32,8 +33,6 @@ constexpr Duration kPatience = std::chrono::milliseconds(100);
 constexpr uint64_t kWavePieces = 1 << 18;
 
 constexpr size_t kSpareReads = 64;  // kept for their buffers
-
-constexpr Duration kDeviceDeadline = std::chrono::seconds(30);
 
 uint64_t Microseconds(Duration duration) {
   return static_cast<uint64_t>(std::max<int64_t>(0, std::chrono::duration_cast<std::chrono::microseconds>(duration).count()));
@@ -75,12 +74,15 @@ struct DataStream::Slot {
   std::vector<BadRow> bad;
   uint32_t rows = 0;         // left after the bad ones are cut out
   uint32_t outstanding = 0;  // wants in ranges under way
+  size_t working = 0;        // events of the device to come
+  bool failed = false;       // one of them; the stream is about to end
   bool filled = false;
   bool landed = false;  // bytes of it came by the device
   bool copied = false;  // bytes of it were copied by the CPU
   Time planned{};
   Time first_byte{};  // of the last of its ranges to begin
   Time received{};    // the last range's end
+  Time device_due{};  // while working
   Time ready{};
 };
 
@@ -115,10 +117,12 @@ DataStream::DataStream(StreamSetup setup, Transport& transport, size_t home, std
       slots_(setup_.slots),
       next_worker_(home),
       delivered_to_(setup_.start),
-      patience_(&reactor_, [this] {
-        trainer_waits_ = true;
-        Advance();
-      }) {}
+      patience_(&reactor_,
+                [this] {
+                  trainer_waits_ = true;
+                  Advance();
+                }),
+      device_late_(&reactor_, [this] { DeviceIsLate(); }) {}
 
 DataStream::~DataStream() = default;
 
@@ -289,7 +293,7 @@ void DataStream::PlanWave(size_t batches) {
     slot.rows = batch.count;
     slot.samples.clear();
     slot.bad.clear();
-    slot.filled = slot.landed = slot.copied = false;
+    slot.failed = slot.filled = slot.landed = slot.copied = false;
     slot.planned = now;
     slot.first_byte = slot.received = {};
     for (uint32_t row = 0; row < batch.count; ++row) {
@@ -429,15 +433,12 @@ void DataStream::ReadDone(Read* read) {
 void DataStream::SlotFilled(uint32_t index) {
   Slot& slot = slots_[index];
   if (slot.received == Time{}) slot.received = Clock::now();
-  if (const absl::Status finished = FinishSlot(slot, index); !finished.ok()) return Fail(finished);
-  slot.ready = Clock::now();
-  slot.filled = true;
-  counters_.batch.Observe(slot.ready - slot.planned);
+  CutOut(index);
 }
 
-// Cuts out bad rows and casts.
-absl::Status DataStream::FinishSlot(Slot& slot, uint32_t index) {
-  std::vector<OutputTensor>& tensors = setup_.layout.tensors;
+void DataStream::CutOut(uint32_t index) {
+  Slot& slot = slots_[index];
+  const std::vector<OutputTensor>& tensors = setup_.layout.tensors;
   if (!slot.bad.empty()) {
     // A row may be bad in several tensors; its first error speaks for it.
     std::stable_sort(slot.bad.begin(), slot.bad.end(), [](const BadRow& a, const BadRow& b) { return a.row < b.row; });
@@ -464,8 +465,10 @@ absl::Status DataStream::FinishSlot(Slot& slot, uint32_t index) {
                            .destination = base + row * tensor.stored_bytes,
                            .bytes = tensor.stored_bytes});
       }
-      DEVMEM_ASSIGN_OR_RETURN(const Event moved, setup_.device->Gather(memory, memory, moves));
-      DEVMEM_RETURN_IF_ERROR(moved.Wait(Clock::now() + kDeviceDeadline));
+      if (moves.empty()) continue;
+      absl::StatusOr<Event> moved = setup_.device->Gather(memory, memory, moves);
+      if (!moved.ok()) return Await(index, &DataStream::Cast, moved.status());
+      works_.push_back(*std::move(moved));
     }
     for (uint32_t row = 0; row < good.size(); ++row) slot.samples[row] = slot.samples[good[row]];
     // Padding lies at the end, so what is left of it still does.
@@ -474,20 +477,92 @@ absl::Status DataStream::FinishSlot(Slot& slot, uint32_t index) {
     slot.rows = static_cast<uint32_t>(good.size());
     slot.samples.resize(slot.rows);
   }
-  for (const OutputTensor& tensor : tensors) {
+  Await(index, &DataStream::Cast);
+}
+
+void DataStream::Cast(uint32_t index) {
+  const Slot& slot = slots_[index];
+  for (const OutputTensor& tensor : setup_.layout.tensors) {
     if (!tensor.cast || slot.rows == 0) continue;
     const DeviceSpan source{setup_.staging.get(), index * setup_.layout.staging_slot_bytes + tensor.staging_offset,
                             slot.rows * tensor.stored_bytes};
     const DeviceSpan destination{setup_.slab.get(), index * setup_.layout.slot_bytes + tensor.slot_offset,
                                  slot.rows * tensor.delivered_bytes};
-    DEVMEM_ASSIGN_OR_RETURN(
-        const Event done,
-        setup_.device->Cast(
-            destination, source,
-            {.from = tensor.stored, .to = tensor.delivered, .scale = tensor.scale, .count = slot.rows * tensor.elements}));
-    DEVMEM_RETURN_IF_ERROR(done.Wait(Clock::now() + kDeviceDeadline));
+    absl::StatusOr<Event> done = setup_.device->Cast(
+        destination, source,
+        {.from = tensor.stored, .to = tensor.delivered, .scale = tensor.scale, .count = slot.rows * tensor.elements});
+    if (!done.ok()) return Await(index, &DataStream::SlotReady, done.status());
+    works_.push_back(*std::move(done));
   }
-  return absl::OkStatus();
+  Await(index, &DataStream::SlotReady);
+}
+
+void DataStream::SlotReady(uint32_t index) {
+  Slot& slot = slots_[index];
+  slot.ready = Clock::now();
+  slot.filled = true;
+  counters_.batch.Observe(slot.ready - slot.planned);
+}
+
+void DataStream::Await(uint32_t index, void (DataStream::*next)(uint32_t), absl::Status status) {
+  Slot& slot = slots_[index];
+  std::erase_if(works_, [&status](const Event& work) {
+    if (!work.Done()) return false;
+    if (absl::Status result = work.Wait(Time::min()); !result.ok()) status = std::move(result);
+    return true;
+  });
+  if (works_.empty() && status.ok()) return (this->*next)(index);
+  if (!works_.empty()) {
+    slot.device_due = Clock::now() + setup_.device_deadline;
+    if (working_ == 0) device_late_.Set(slot.device_due);
+    slot.working = works_.size();
+    working_ += works_.size();
+    for (const Event& work : works_) {
+      // This is there until all of them have come: closing waits.
+      work.WhenDone([this, reactor = &reactor_, index, next](absl::Status result) {
+        reactor->Post([this, index, next, result = std::move(result)] { WorkDone(index, next, result); });
+      });
+    }
+    works_.clear();
+  }
+  if (status.ok()) return;
+  slot.failed = true;
+  Fail(std::move(status));
+}
+
+void DataStream::WorkDone(uint32_t index, void (DataStream::*next)(uint32_t), const absl::Status& status) {
+  const std::shared_ptr<DataStream> self = self_;
+  Slot& slot = slots_[index];
+  --slot.working;
+  if (--working_ == 0) device_late_.Clear();
+  if (closing_) return MaybeFinishClose();
+  if (!status.ok()) {
+    slot.failed = true;
+    Fail(status);
+  }
+  if (slot.failed || slot.working > 0) return;
+  (this->*next)(index);
+  if (!slot.filled) return;
+  Advance();
+  MaybeAllReleased();
+}
+
+void DataStream::DeviceIsLate() {
+  const Time now = Clock::now();
+  Time next = Time::max();
+  for (const Slot& slot : slots_) {
+    if (slot.working == 0) continue;
+    if (slot.device_due <= now) {
+      return Fail(MakeError(absl::StatusCode::kDeadlineExceeded,
+                            absl::StrCat("the device ", std::string(setup_.device->name()), " has not finished a batch within ",
+                                         std::chrono::duration<double>(setup_.device_deadline).count(), " s"),
+                            {.object = setup_.id,
+                             .cause = "device deadline",
+                             .action = "see the kernel's log for the device's errors, and what else keeps it busy"}));
+    }
+    next = std::min(next, slot.device_due);
+  }
+  if (next != Time::max()) device_late_.Set(next);
 }
 
 // --- delivery ---------------------------------------------------------------------------------------------------
@@ -620,7 +695,7 @@ void DataStream::DescribeSkipped(const BadRow& bad, v1::SkippedSample* skipped) 
 }
 
 void DataStream::MaybeFinishClose() {
-  if (!closing_ || closed_ || !reading_.empty()) return;
+  if (!closing_ || closed_ || !reading_.empty() || working_ > 0) return;
   closed_ = true;
   counters_.credits_back.Add(held_);
   const bool keep = held_ > 0 && !trainer_left_;

@@ -50,6 +50,7 @@ struct StreamSetup {
   std::shared_ptr<DeviceMemory> staging;  // slots * layout.staging_slot_bytes; null without casts
   uint32_t slots = 0;
   uint32_t wave_slots = 0;  // most that are planned at once: half of them, or all where the whole stream fits
+  Duration device_deadline = std::chrono::seconds(30);  // for one step of a batch
   MemoryBudget::Reservation reservation;
   StreamCounters* counters = nullptr;  // of the home worker, outlives the stream; null: its own, which nobody reads
   SayFailed say_failed;                // of ranges that failed for good; may be empty
@@ -120,7 +121,14 @@ class DataStream : public std::enable_shared_from_this<DataStream> {
   void Issue(const PlannedRange& range, const ReadPlan& plan, Time planned);
   void ReadDone(Read* read);
   void SlotFilled(uint32_t slot);
-  [[nodiscard]] absl::Status FinishSlot(Slot& slot, uint32_t index);
+  // What the device has to do for a slot, one step after the other; each comes back at once where the device is done at once.
+  void CutOut(uint32_t slot);
+  void Cast(uint32_t slot);
+  void SlotReady(uint32_t slot);
+  // Goes on with `next` when all of a slot's `works_` are done, unless one failed, or asking for it did with `status`.
+  void Await(uint32_t slot, void (DataStream::*next)(uint32_t), absl::Status status = absl::OkStatus());
+  void WorkDone(uint32_t slot, void (DataStream::*next)(uint32_t), const absl::Status& status);
+  void DeviceIsLate();
   void Deliver();
   void DescribeBatch(Slot& slot, uint32_t index, devmem_loader::v1::Batch* batch);
   void Attribute(const Slot& slot, Time now, devmem_loader::v1::Stall* stall);
@@ -160,6 +168,8 @@ class DataStream : public std::enable_shared_from_this<DataStream> {
   uint64_t reads_issued_ = 0;
   std::vector<std::unique_ptr<Read>> spare_;
   std::vector<Read*> reading_;
+  std::vector<Event> works_;  // what was asked of the device in the step under way
+  size_t working_ = 0;        // events of the device to come
   size_t next_worker_;
   Time last_delivery_{};
   Time slots_ran_out_{};
@@ -169,6 +179,7 @@ class DataStream : public std::enable_shared_from_this<DataStream> {
   devmem_loader::v1::StreamStatistics statistics_;
   bool trainer_waits_ = false;  // and has got nothing since
   Reactor::Timer patience_;     // for a trainer that does not say when it waits
+  Reactor::Timer device_late_;  // while working_
   bool started_ = false;
   bool ended_ = false;  // stream_end delivered
   bool closing_ = false;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// DataStream against real files and the real transport; the sink plays the trainer. Sample i of the data set is
+// DataStream against real files and the real transport, on the CPU and on a device that hides its memory and works later; the
+// sink plays the trainer. Sample i of the data set is
 // kRow bytes of the pattern Pattern(i), so that a byte out of place shows.
 #include "service/stream.h"
 
@@ -7,14 +8,17 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <mutex>
 #include <random>
 #include <set>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "gmock/gmock.h"
 #include "gpu/cpu_device.h"
+#include "gpu/testing/late_device.h"
 #include "gtest/gtest.h"
 #include "net/copy_transport.h"
 #include "service/dataset_builder.h"
@@ -91,6 +95,10 @@ class Trainer final : public StreamSink {
     std::unique_lock lock(mutex_);
     return changed_.wait_for(lock, kPatience, [this] { return all_released_; });
   }
+  bool closed() {
+    std::lock_guard lock(mutex_);
+    return closed_;
+  }
   std::optional<KeptSlab> kept() {
     std::lock_guard lock(mutex_);
     return kept_;
@@ -155,12 +163,16 @@ class StuckTransport final : public Transport {
   std::vector<std::pair<size_t, RangeRead*>> stuck_;
 };
 
-class StreamTest : public testing::Test {
+class StreamTest : public testing::TestWithParam<bool> {
  protected:
   void SetUp() override {
     char folder[] = "/tmp/devmem-stream-XXXXXX";
     root_ = mkdtemp(folder);
-    auto transport = MakeCopyTransport({.workers = 2}, "a test");
+    if (GetParam()) {
+      late_ = std::make_shared<LateDevice>();
+      device_ = late_;
+    }
+    auto transport = MakeCopyTransport({.workers = 2, .device = device_}, "a test");
     ASSERT_TRUE(transport.ok()) << transport.status();
     transport_ = *std::move(transport);
     spec_.set_bucket("file://" + root_.string());
@@ -205,6 +217,7 @@ class StreamTest : public testing::Test {
       said_.push_back(absl::StrCat(std::string(read.stream_id), "/", read.number, " ", GetErrorInfo(status).object));
     };
     opened->setup.id = "it";
+    opened->setup.device_deadline = device_deadline_;
     trainer_ = std::make_shared<Trainer>();
     stream_ = std::make_shared<DataStream>(std::move(opened->setup), stuck_ != nullptr ? *stuck_ : *transport_, 0, trainer_,
                                            [](const std::function<void()>& task) { task(); });
@@ -214,13 +227,15 @@ class StreamTest : public testing::Test {
   std::string Row(const v1::Batch& batch, int row, int tensor = 0) {
     const v1::Tensor& t = batch.tensors(tensor);
     const uint64_t bytes = t.bytes() / static_cast<uint64_t>(std::max<int64_t>(1, t.shape(0)));
-    const auto span = *slab_->HostSpan(t.offset() + static_cast<uint64_t>(row) * bytes, bytes);
+    const auto span = LateDevice::Look(*slab_, t.offset() + static_cast<uint64_t>(row) * bytes, bytes);
     return {reinterpret_cast<const char*>(span.data()), span.size()};
   }
 
   std::filesystem::path root_;
   std::shared_ptr<Device> device_ = MakeCpuDevice();
+  std::shared_ptr<LateDevice> late_;  // device_, where that is it
   ReadOptions reads_;
+  Duration device_deadline_ = kPatience;
   MemoryBudget budget_{uint64_t{64} << 20};
   NodeCounters node_;
   std::vector<std::string> said_;  // the loop's, until the stream is closed
@@ -233,7 +248,7 @@ class StreamTest : public testing::Test {
 };
 
 // Every mode, odd sizes, more batches than slots, releases in random order: each sample once an epoch, in its place.
-TEST_F(StreamTest, DeliversEverySampleOnceAnEpochWhateverTheOrder) {
+TEST_P(StreamTest, DeliversEverySampleOnceAnEpochWhateverTheOrder) {
   WriteShards({100, 1, 777, 322});
   for (const auto mode : {v1::Shuffle::NONE, v1::Shuffle::BLOCK, v1::Shuffle::WINDOW, v1::Shuffle::GLOBAL}) {
     SCOPED_TRACE(v1::Shuffle::Mode_Name(mode));
@@ -286,7 +301,7 @@ TEST_F(StreamTest, DeliversEverySampleOnceAnEpochWhateverTheOrder) {
   }
 }
 
-TEST_F(StreamTest, StopsWithAllSlotsHeldAndGoesOnWithOne) {
+TEST_P(StreamTest, StopsWithAllSlotsHeldAndGoesOnWithOne) {
   WriteShards({100});
   spec_.set_batch_size(1);
   spec_.set_prefetch_bytes(1024);
@@ -309,7 +324,7 @@ TEST_F(StreamTest, StopsWithAllSlotsHeldAndGoesOnWithOne) {
   }
 }
 
-TEST_F(StreamTest, CountsWhatItDoes) {
+TEST_P(StreamTest, CountsWhatItDoes) {
   WriteShards({20});
   spec_.set_batch_size(5);
   ASSERT_TRUE(Open().ok());
@@ -332,7 +347,7 @@ TEST_F(StreamTest, CountsWhatItDoes) {
   EXPECT_THAT(said_, testing::IsEmpty());
 }
 
-TEST_F(StreamTest, CountsAndSaysWhatFailed) {
+TEST_P(StreamTest, CountsAndSaysWhatFailed) {
   WriteShards({20});
   ASSERT_TRUE(Open().ok());
   for (const auto& entry : std::filesystem::directory_iterator(root_)) std::filesystem::remove(entry);
@@ -344,7 +359,7 @@ TEST_F(StreamTest, CountsAndSaysWhatFailed) {
   EXPECT_THAT(said_[0], testing::StartsWith("it/0 "));
 }
 
-TEST_F(StreamTest, WhatATrainerSaysBeforeTheStartChangesNothing) {
+TEST_P(StreamTest, WhatATrainerSaysBeforeTheStartChangesNothing) {
   WriteShards({20});
   spec_.set_batch_size(5);
   ASSERT_TRUE(Open().ok());
@@ -359,7 +374,7 @@ TEST_F(StreamTest, WhatATrainerSaysBeforeTheStartChangesNothing) {
 }
 
 // A slow trainer's slots come back one by one. Reading them one by one would tear shuffle groups apart.
-TEST_F(StreamTest, ASlowTrainersGroupsAreReadWhole) {
+TEST_P(StreamTest, ASlowTrainersGroupsAreReadWhole) {
   WriteShards({1024});
   reads_.max_gap = 0;
   spec_.set_signals_waiting(true);
@@ -382,7 +397,7 @@ TEST_F(StreamTest, ASlowTrainersGroupsAreReadWhole) {
   EXPECT_EQ(end->stream_end().statistics().bytes_received(), end->stream_end().statistics().bytes());
 }
 
-TEST_F(StreamTest, SkipsWhatIsBadAndKeepsTheOrderOfTheRest) {
+TEST_P(StreamTest, SkipsWhatIsBadAndKeepsTheOrderOfTheRest) {
   WriteShards({10, 10, 10});
   spec_.set_batch_size(6);
   spec_.mutable_shuffle()->set_mode(v1::Shuffle::NONE);
@@ -417,7 +432,7 @@ TEST_F(StreamTest, SkipsWhatIsBadAndKeepsTheOrderOfTheRest) {
   EXPECT_THAT(skipped, ElementsAre(10, 11, 12, 13, 14, 15, 16, 17, 18, 19));
 }
 
-TEST_F(StreamTest, FailsByNameWithoutSkip) {
+TEST_P(StreamTest, FailsByNameWithoutSkip) {
   WriteShards({10, 10});
   spec_.set_batch_size(5);
   spec_.mutable_shuffle()->set_mode(v1::Shuffle::NONE);
@@ -429,7 +444,7 @@ TEST_F(StreamTest, FailsByNameWithoutSkip) {
   EXPECT_EQ(GetErrorInfo(failure).object, "shard-1.bin");
 }
 
-TEST_F(StreamTest, CastsAndScales) {
+TEST_P(StreamTest, CastsAndScales) {
   WriteShards({9});
   spec_.set_batch_size(4);
   spec_.mutable_shuffle()->set_mode(v1::Shuffle::NONE);
@@ -456,7 +471,7 @@ TEST_F(StreamTest, CastsAndScales) {
   }
 }
 
-TEST_F(StreamTest, PadsFromTheStartAndFlagsIt) {
+TEST_P(StreamTest, PadsFromTheStartAndFlagsIt) {
   WriteShards({5});
   spec_.set_batch_size(2);
   spec_.set_world_size(2);
@@ -476,7 +491,7 @@ TEST_F(StreamTest, PadsFromTheStartAndFlagsIt) {
   EXPECT_EQ(Row(padded, 0), Pattern(1));
 }
 
-TEST_F(StreamTest, ResumesAfterABatchUnderAnotherWorldSize) {
+TEST_P(StreamTest, ResumesAfterABatchUnderAnotherWorldSize) {
   WriteShards({64});
   spec_.set_batch_size(4);
   spec_.set_world_size(2);
@@ -511,7 +526,7 @@ TEST_F(StreamTest, ResumesAfterABatchUnderAnotherWorldSize) {
   EXPECT_EQ(GetErrorInfo(changed).cause, "listing changed");
 }
 
-TEST_F(StreamTest, ABatchLargerThanTheCapIsRefused) {
+TEST_P(StreamTest, ABatchLargerThanTheCapIsRefused) {
   WriteShards({10});
   spec_.set_batch_size(1 << 20);
   EXPECT_TRUE(Open().ok()) << "ten rows fit, whatever the batch size";
@@ -523,7 +538,7 @@ TEST_F(StreamTest, ABatchLargerThanTheCapIsRefused) {
   EXPECT_THAT(std::string(refused.message()), HasSubstr("--memory-limit"));
 }
 
-TEST_F(StreamTest, ReleasingWhatIsNotHeldFailsTheStreamAlone) {
+TEST_P(StreamTest, ReleasingWhatIsNotHeldFailsTheStreamAlone) {
   WriteShards({10});
   ASSERT_TRUE(Open().ok());
   stream_->Start();
@@ -537,7 +552,7 @@ TEST_F(StreamTest, ReleasingWhatIsNotHeldFailsTheStreamAlone) {
 }
 
 // The daemon ends a stream, and its call is over before its last reads are: what the trainer was sent it may still be reading.
-TEST_F(StreamTest, ACallThatEndsFirstTakesNoSlabFromUnderATrainer) {
+TEST_P(StreamTest, ACallThatEndsFirstTakesNoSlabFromUnderATrainer) {
   WriteShards({200});
   spec_.mutable_shuffle()->set_mode(v1::Shuffle::NONE);
   spec_.set_batch_size(4);
@@ -557,7 +572,7 @@ TEST_F(StreamTest, ACallThatEndsFirstTakesNoSlabFromUnderATrainer) {
   EXPECT_EQ(Row(event->batches().batches(0), 0), Pattern(0));
 }
 
-TEST_F(StreamTest, AnEmptyEpochStillEnds) {
+TEST_P(StreamTest, AnEmptyEpochStillEnds) {
   WriteShards({3});
   spec_.set_batch_size(4);
   spec_.set_tail(v1::TAIL_DROP);
@@ -569,7 +584,7 @@ TEST_F(StreamTest, AnEmptyEpochStillEnds) {
   EXPECT_TRUE(trainer_->WaitAllReleased());
 }
 
-TEST_F(StreamTest, ClosingAtAnyMomentGivesTheMemoryBack) {
+TEST_P(StreamTest, ClosingAtAnyMomentGivesTheMemoryBack) {
   WriteShards({5000});
   for (int moment = 0; moment < 30; ++moment) {
     spec_.set_batch_size(3);
@@ -583,6 +598,122 @@ TEST_F(StreamTest, ClosingAtAnyMomentGivesTheMemoryBack) {
     ASSERT_EQ(budget_.used(), 0u);
   }
 }
+
+// Rows are cut out in place before what is left of the batch is cast, and many batches are at it at once.
+TEST_P(StreamTest, CastsWhatIsLeftInOrder) {
+  WriteShards({100, 3, 100, 1, 100});
+  spec_.set_batch_size(7);
+  spec_.mutable_shuffle()->set_mode(v1::Shuffle::GLOBAL);
+  spec_.set_on_error(v1::ON_ERROR_SKIP);
+  spec_.mutable_tensors(0)->set_cast(v1::DTYPE_UINT16);
+  ASSERT_FALSE(Open().ok()) << "no cast of these two";
+  spec_.mutable_tensors(0)->set_cast(v1::DTYPE_FLOAT32);
+  spec_.set_epochs(3);
+  ASSERT_TRUE(Open().ok());
+  std::filesystem::remove(root_ / "shard-1.bin");
+  std::filesystem::remove(root_ / "shard-3.bin");
+  stream_->Start();
+  uint64_t sequence = 0, samples = 0, skipped = 0;
+  while (true) {
+    const auto event = trainer_->Next();
+    ASSERT_TRUE(event.has_value()) << trainer_->Failure();
+    if (event->has_stream_end()) break;
+    if (event->has_epoch_end()) continue;
+    const v1::Batch& batch = event->batches().batches(0);
+    EXPECT_EQ(batch.sequence(), sequence++);
+    skipped += static_cast<uint64_t>(batch.skipped_size());
+    for (int row = 0; row < batch.sample_ids_size(); ++row, ++samples) {
+      const std::string bytes = Row(batch, row);
+      const std::string stored = Pattern(batch.sample_ids(row));
+      for (uint64_t i = 0; i < kRow; ++i) {
+        float value = 0;
+        std::memcpy(&value, bytes.data() + i * 4, 4);
+        ASSERT_EQ(value, static_cast<float>(static_cast<uint8_t>(stored[i]))) << "sample " << batch.sample_ids(row);
+      }
+    }
+    stream_->Release({batch.sequence()});
+  }
+  EXPECT_EQ(samples, 900u);
+  EXPECT_EQ(skipped, 12u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, StreamTest, testing::Bool(),
+                         [](const auto& param) { return std::string(param.param ? "Late" : "Cpu"); });
+
+// While the device is busy with a batch.
+class BusyDeviceTest : public StreamTest {
+ protected:
+  // Opens a stream whose first casts are asked for and not done.
+  void StartWithCastsHeld() {
+    WriteShards({40});
+    spec_.set_batch_size(4);
+    spec_.mutable_shuffle()->set_mode(v1::Shuffle::NONE);
+    spec_.mutable_tensors(0)->set_cast(v1::DTYPE_FLOAT32);
+    late_->Hold(LateDevice::Holds::kAllButCopies);
+    ASSERT_TRUE(Open().ok());
+    stream_->Start();
+    const Time until = Clock::now() + kPatience;
+    while (late_->computing() < 2) {
+      ASSERT_LT(Clock::now(), until);
+      std::this_thread::yield();
+    }
+  }
+  // What the stream says of itself; a worker that waited for the device would not answer.
+  std::optional<DataStream::State> Ask() {
+    auto promise = std::make_shared<std::promise<DataStream::State>>();
+    auto answer = promise->get_future();
+    stream_->Snapshot([promise](DataStream::State state) { promise->set_value(std::move(state)); });
+    if (answer.wait_for(kPatience) != std::future_status::ready) return std::nullopt;
+    return answer.get();
+  }
+};
+
+TEST_P(BusyDeviceTest, TheWorkerGoesOnAndBatchesComeWhenTheirWorkIsDone) {
+  ASSERT_NO_FATAL_FAILURE(StartWithCastsHeld());
+  const auto state = Ask();
+  ASSERT_TRUE(state.has_value());
+  EXPECT_EQ(state->statistics.batches(), 0u);
+  late_->Hold(LateDevice::Holds::kNothing);
+  for (uint64_t sequence = 0; sequence < 10; ++sequence) {
+    const auto event = trainer_->Next();
+    ASSERT_TRUE(event.has_value()) << trainer_->Failure();
+    EXPECT_EQ(event->batches().batches(0).sequence(), sequence);
+    stream_->Release({sequence});
+  }
+}
+
+TEST_P(BusyDeviceTest, ClosingWaitsForTheDevice) {
+  ASSERT_NO_FATAL_FAILURE(StartWithCastsHeld());
+  stream_->Close();
+  ASSERT_TRUE(Ask().has_value());
+  EXPECT_FALSE(trainer_->closed()) << "the slab would go while the device writes to it";
+  late_->Hold(LateDevice::Holds::kNothing);
+  ASSERT_TRUE(trainer_->WaitClosed());
+  EXPECT_EQ(late_->computing(), 0u);
+}
+
+TEST_P(BusyDeviceTest, ADeviceThatDoesNotFinishFailsTheStream) {
+  device_deadline_ = std::chrono::milliseconds(1);
+  ASSERT_NO_FATAL_FAILURE(StartWithCastsHeld());
+  const absl::Status failure = trainer_->Failure();
+  EXPECT_EQ(failure.code(), absl::StatusCode::kDeadlineExceeded) << failure;
+  EXPECT_EQ(GetErrorInfo(failure).cause, "device deadline");
+  EXPECT_THAT(std::string(failure.message()), HasSubstr("late:0"));
+  EXPECT_FALSE(trainer_->closed());
+  late_->Hold(LateDevice::Holds::kNothing);
+  EXPECT_TRUE(trainer_->WaitClosed());
+}
+
+TEST_P(BusyDeviceTest, AnErrorOfTheDeviceFailsTheStreamAndDeliversNothing) {
+  ASSERT_NO_FATAL_FAILURE(StartWithCastsHeld());
+  late_->FailWith(absl::InternalError("the device is lost"));
+  late_->Hold(LateDevice::Holds::kNothing);
+  EXPECT_EQ(trainer_->Failure().message(), "the device is lost");
+  EXPECT_TRUE(trainer_->WaitClosed());
+  EXPECT_FALSE(trainer_->Next().has_value());
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, BusyDeviceTest, testing::Values(true), [](const auto&) { return std::string("Late"); });
 
 }  // namespace
 }  // namespace devmem

@@ -17,21 +17,85 @@
 #include <random>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "client/cpp/rpc_error.h"
 #include "client/cpp/session.h"
 #include "client/cpp/stream_call.h"
+#include "gpu/device.h"
+#include "gpu/make_device.h"
 
-namespace devmem {
-inline namespace client {
+namespace devmem::client {
 
 namespace v1 = devmem_loader::v1;
+
+std::byte* TensorView::address() const { return memory_->address() + tensor_->offset(); }
+
+std::span<std::byte> TensorView::bytes() const {
+  return memory_->HostSpan(tensor_->offset(), tensor_->bytes()).value_or(std::span<std::byte>());
+}
+
+bool TensorView::host_visible() const { return memory_->HostSpan(tensor_->offset(), tensor_->bytes()).has_value(); }
+
+absl::Status TensorView::CopyTo(std::span<std::byte> to) const {
+  DEVMEM_ASSIGN_OR_RETURN(
+      const devmem::Event copied,
+      device_->Peek(to, DeviceSpan{.memory = memory_, .offset = tensor_->offset(), .bytes = tensor_->bytes()}));
+  return copied.Wait(Time::max());  // not before it is done with `to`
+}
 
 struct Batch::State {
   std::shared_ptr<StreamCall> call;    // and with it the mapped memory
   std::shared_ptr<Response> response;  // `batch` lies in it
   const v1::Batch* batch;
+  std::weak_ptr<Parked> parked;  // of its Stream
+
+  void Release() const { call->Release(batch->sequence()); }
+};
+
+// Batches that were given back and that a stream of the device's still reads. Each is released from the device's thread, as
+// soon as its event is complete; but what it held (the call, the memory) goes on a thread of the trainer's, which may take its
+// time.
+class Batch::Parked {
+ public:
+  // Takes the state, unless it is too late for that.
+  static void Park(const std::shared_ptr<Parked>& self, const devmem::Event& event, std::unique_ptr<State>& state) {
+    {
+      std::lock_guard lock(self->mutex_);
+      if (self->closed_) return;
+      ++self->waiting_;
+    }
+    // Also if the work failed: then nothing reads it either.
+    event.WhenDone([self, parked = state.release()](const absl::Status&) {
+      parked->Release();
+      std::lock_guard lock(self->mutex_);
+      self->released_.emplace_back(parked);
+      --self->waiting_;
+      self->changed_.notify_all();
+    });
+  }
+
+  void Reap() {
+    std::vector<std::unique_ptr<State>> released;
+    std::lock_guard lock(mutex_);
+    released.swap(released_);  // they go after the lock
+  }
+
+  void Close() {
+    std::vector<std::unique_ptr<State>> released;
+    std::unique_lock lock(mutex_);
+    closed_ = true;
+    changed_.wait(lock, [this] { return waiting_ == 0; });
+    released.swap(released_);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  size_t waiting_ = 0;
+  bool closed_ = false;
+  std::vector<std::unique_ptr<State>> released_;
 };
 
 Batch::Batch() = default;
@@ -49,14 +113,25 @@ Batch::~Batch() { Release(); }
 void Batch::Release() {
   if (state_ == nullptr) return;
   const std::unique_ptr<State> state = std::move(state_);
-  state->call->Release(state->batch->sequence());
+  state->Release();
+}
+
+absl::Status Batch::ReleaseAfter(void* cuda_stream) {
+  if (state_ == nullptr) return absl::OkStatus();
+  DEVMEM_ASSIGN_OR_RETURN(const devmem::Event event, state_->call->device().After(cuda_stream));
+  if (!event.Done()) {
+    if (const std::shared_ptr<Parked> parked = state_->parked.lock(); parked != nullptr) Parked::Park(parked, event, state_);
+    if (state_ != nullptr) (void)event.Wait(Time::max());
+  }
+  Release();
+  return absl::OkStatus();
 }
 
 const v1::Batch& Batch::info() const { return state_ == nullptr ? v1::Batch::default_instance() : *state_->batch; }
 
 TensorView Batch::tensor(size_t index) const {
   const v1::Tensor& tensor = info().tensors(static_cast<int>(index));
-  return {&tensor, state_->call->Data(tensor)};
+  return {&tensor, &state_->call->device(), &state_->call->MemoryOf(tensor)};
 }
 
 namespace {
@@ -69,7 +144,10 @@ constexpr Duration kGlance = std::chrono::milliseconds(100);  // longest wait fo
 // What all streams of a client share, and what outlives the client where a stream does.
 class Connector {
  public:
-  Connector(std::string path, Duration timeout) : path_(std::move(path)), timeout_(timeout) {}
+  Connector(std::string path, Duration timeout, std::shared_ptr<Device> device)
+      : path_(std::move(path)), timeout_(timeout), device_(std::move(device)) {}
+
+  [[nodiscard]] const std::shared_ptr<Device>& device() const { return device_; }
 
   // The present daemon's session, a new one if that is over. nullptr if `deadline` comes first: a connection under way stays
   // so, and the next call goes on with it, so that one who asks in small steps gets there too.
@@ -111,6 +189,7 @@ class Connector {
 
   const std::string path_;
   const Duration timeout_;
+  const std::shared_ptr<Device> device_;
   std::mutex mutex_;
   std::condition_variable changed_;
   bool connecting_ = false;
@@ -124,15 +203,28 @@ std::pair<uint64_t, uint64_t> PlaceOf(const Cursor& cursor) { return {cursor.epo
 
 absl::Status Cancelled() { return absl::CancelledError("the stream was cancelled"); }
 
+// Says which device is meant, where this process knows it.
+StreamSpec OnDevice(StreamSpec spec, const Device& device) {
+  if (spec.device().empty() && device.name() != "cpu") spec.set_device(std::string(device.name()));
+  if (spec.device() == device.name() && spec.device_uuid().empty()) spec.set_device_uuid(std::string(device.uuid()));
+  return spec;
+}
+
 }  // namespace
 
 class StreamImpl final : public Stream {
  public:
   StreamImpl(std::shared_ptr<Connector> connector, const StreamSpec& spec, StreamOptions options)
-      : connector_(std::move(connector)), options_(std::move(options)), spec_(spec), cursor_(spec.resume()) {
+      : connector_(std::move(connector)),
+        options_(std::move(options)),
+        spec_(OnDevice(spec, *connector_->device())),
+        cursor_(spec.resume()) {
     has_cursor_ = spec.has_resume();
   }
-  ~StreamImpl() override { EndOpen(); }
+  ~StreamImpl() override {
+    EndOpen();
+    parked_->Close();
+  }
 
   absl::Status Open() {
     const Time deadline = Clock::now() + options_.open_timeout;
@@ -164,6 +256,7 @@ class StreamImpl final : public Stream {
   }
 
   absl::StatusOr<Event> Next(Time deadline) override {
+    parked_->Reap();
     while (true) {
       if (!final_.ok()) return final_;
       if (cancelled_.load(std::memory_order_relaxed)) return Fail(Cancelled());
@@ -305,7 +398,7 @@ class StreamImpl final : public Stream {
     opening_ = true;
     resumed_ = give_up_.has_value() && has_cursor_;
     open_deadline_ = Clock::now() + options_.open_timeout;
-    SetCall(std::make_shared<StreamCall>(std::move(session), spec_));
+    SetCall(std::make_shared<StreamCall>(std::move(session), spec_, connector_->device()));
     return true;
   }
 
@@ -342,7 +435,7 @@ class StreamImpl final : public Stream {
           ++next_in_list_;
           call_->Delivered(1);
           Progress(batch.cursor());
-          auto state = std::make_unique<Batch::State>(Batch::State{call_, front, &batch});
+          auto state = std::make_unique<Batch::State>(Batch::State{call_, front, &batch, parked_});
           event.emplace().kind = Event::kBatch;
           event->batch = Batch(std::move(state));
         }
@@ -421,6 +514,7 @@ class StreamImpl final : public Stream {
 
   const std::shared_ptr<Connector> connector_;
   const StreamOptions options_;
+  const std::shared_ptr<Batch::Parked> parked_ = std::make_shared<Batch::Parked>();
   std::minstd_rand random_{std::random_device{}()};
 
   // Of the thread in Next (or Open).
@@ -493,11 +587,16 @@ absl::StatusOr<std::string> ServicePath(std::string_view service) {
 }
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(std::string_view service, const ConnectOptions& options) {
+  DEVMEM_ASSIGN_OR_RETURN(std::shared_ptr<Device> device, MakeDevice(options.device));
+  return Connect(service, options, std::move(device));
+}
+
+absl::StatusOr<std::unique_ptr<Client>> Client::Connect(std::string_view service, const ConnectOptions& options,
+                                                        std::shared_ptr<Device> device) {
   DEVMEM_ASSIGN_OR_RETURN(const std::string path, ServicePath(service));
-  auto connector = std::make_shared<Connector>(path, options.timeout);
+  auto connector = std::make_shared<Connector>(path, options.timeout, std::move(device));
   DEVMEM_RETURN_IF_ERROR(connector->Get(Clock::now() + 2 * options.timeout).status());  // its own timeout comes first
   return std::make_unique<ClientImpl>(std::move(connector));
 }
 
-}  // namespace client
-}  // namespace devmem
+}  // namespace devmem::client

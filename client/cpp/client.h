@@ -6,11 +6,17 @@
 //   DEVMEM_ASSIGN_OR_RETURN(auto client, devmem::Client::Connect("unix:/run/devmem-loader/loader.sock", {}));
 //   DEVMEM_ASSIGN_OR_RETURN(auto stream, client->OpenStream(spec, {}));
 //   while (true) {
-//     DEVMEM_ASSIGN_OR_RETURN(devmem::Event event, stream->Next(deadline));
-//     if (event.kind == devmem::Event::kStreamEnd) break;
-//     if (event.kind == devmem::Event::kEpochEnd) continue;
-//     Use(event.batch.tensor(0).data());           // released when event.batch is destroyed
+//     DEVMEM_ASSIGN_OR_RETURN(devmem::client::Event event, stream->Next(deadline));
+//     if (event.kind == devmem::client::Event::kStreamEnd) break;
+//     if (event.kind == devmem::client::Event::kEpochEnd) continue;
+//     Use(event.batch.tensor(0).bytes());          // released when event.batch is destroyed
 //   }
+//
+// On a GPU, with ConnectOptions{.device = "cuda:0"}, a tensor has an address() for kernels and no bytes() for the CPU, and a
+// batch is given back when the stream its kernels run on is done with it:
+//
+//   Train<<<grid, block, 0, cuda_stream>>>(event.batch.tensor(0).address(), ...);
+//   DEVMEM_RETURN_IF_ERROR(event.batch.ReleaseAfter(cuda_stream));
 //
 // Delivered means returned by Next(): each batch exactly once, also when the daemon dies in between and the stream
 // resumes on a new one (StreamOptions::reconnect). Batches in hand stay mapped and readable after that.
@@ -33,10 +39,13 @@
 #include "base/clock.h"
 #include "devmem_loader/v1/loader.pb.h"
 
-// Names live in devmem::client, inline: devmem::Stream is enough, and devmem::client::Event tells ours from the device's
-// where a program (the CLI) includes both.
 namespace devmem {
-inline namespace client {
+class Device;  // gpu/device.h
+class DeviceMemory;
+}  // namespace devmem
+
+// Names live in devmem::client, and all but one are devmem's too: devmem::Event is the device's (gpu/device.h).
+namespace devmem::client {
 
 using StreamSpec = devmem_loader::v1::StreamSpec;
 using Cursor = devmem_loader::v1::Cursor;
@@ -44,17 +53,27 @@ using Cursor = devmem_loader::v1::Cursor;
 // A tensor of a batch, in mapped slab memory. Valid while its Batch lives.
 class TensorView {
  public:
-  TensorView(const devmem_loader::v1::Tensor* tensor, std::byte* data) : tensor_(tensor), data_(data) {}
+  TensorView(const devmem_loader::v1::Tensor* tensor, Device* device, DeviceMemory* memory)
+      : tensor_(tensor), device_(device), memory_(memory) {}
   [[nodiscard]] const std::string& name() const { return tensor_->name(); }
   [[nodiscard]] devmem_loader::v1::DType dtype() const { return tensor_->dtype(); }
   [[nodiscard]] std::span<const int64_t> shape() const {
     return {tensor_->shape().data(), static_cast<size_t>(tensor_->shape_size())};
   }
-  [[nodiscard]] std::span<std::byte> bytes() const { return {data_, tensor_->bytes()}; }
+  [[nodiscard]] uint64_t size_bytes() const { return tensor_->bytes(); }
+  // For code of the device: on a GPU a device pointer, which the CPU must not follow.
+  [[nodiscard]] std::byte* address() const;
+  // For the CPU. Empty where it cannot read them, on a GPU: host_visible() tells that from a tensor of no bytes.
+  [[nodiscard]] std::span<std::byte> bytes() const;
+  [[nodiscard]] bool host_visible() const;
+  // Copies all of it to the host, wherever it lies, and waits for that: for looking at it, not for speed. kInvalidArgument if
+  // `to` is not size_bytes() long.
+  [[nodiscard]] absl::Status CopyTo(std::span<std::byte> to) const;
 
  private:
   const devmem_loader::v1::Tensor* tensor_;
-  std::byte* data_;
+  Device* device_;
+  DeviceMemory* memory_;
 };
 
 // One batch; destroying it (or calling Release) gives its slot back to the daemon.
@@ -64,7 +83,11 @@ class Batch {
   Batch(Batch&&) noexcept;
   Batch& operator=(Batch&&) noexcept;
   ~Batch();
-  void Release();
+  void Release();  // at once: nothing may read it any more
+  // Gives it back when all that was put on `cuda_stream` before is done: a cudaStream_t, null for the default stream. Comes
+  // back at once, and the Batch is empty; after its Stream was destroyed, and there is nobody to see to it, it waits. On error
+  // the batch is still held. On the CPU, which has no streams, the same as Release().
+  [[nodiscard]] absl::Status ReleaseAfter(void* cuda_stream);
 
   [[nodiscard]] const devmem_loader::v1::Batch& info() const;  // sequence, epoch, sample ids, padding, stall, sources
   [[nodiscard]] const Cursor& cursor() const { return info().cursor(); }
@@ -74,6 +97,7 @@ class Batch {
  private:
   friend class StreamImpl;
   struct State;
+  class Parked;
   explicit Batch(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
@@ -88,6 +112,9 @@ struct Event {
 
 struct ConnectOptions {
   Duration timeout = std::chrono::seconds(5);
+  // Where this process maps slabs: "cpu", or "cuda:N" as this process counts (CUDA_VISIBLE_DEVICES). The daemon must serve
+  // the same device; a StreamSpec that names none asks for this one, unless it is the CPU.
+  std::string device = "cpu";
 };
 
 struct StreamOptions {
@@ -100,7 +127,8 @@ struct StreamOptions {
 
 class Stream {
  public:
-  virtual ~Stream() = default;  // cancels what is left; batches in hand stay valid
+  // Cancels what is left; batches in hand stay valid. Waits for those that were given back with ReleaseAfter().
+  virtual ~Stream() = default;
   [[nodiscard]] virtual const devmem_loader::v1::StreamOpened& opened() const = 0;
   // The next event. kDeadlineExceeded loses nothing: call again. Any other error is final, and after
   // kStreamEnd every call is kOutOfRange.
@@ -116,13 +144,27 @@ class Stream {
 
 class Client {
  public:
-  // `service` is "unix:/path" or "/path". kUnavailable if no daemon listens, kPermissionDenied if the socket may not be opened.
+  // `service` is "unix:/path" or "/path". kUnavailable if no daemon listens, kPermissionDenied if the socket may not be opened,
+  // kFailedPrecondition if options.device is not to be had here.
   static absl::StatusOr<std::unique_ptr<Client>> Connect(std::string_view service, const ConnectOptions& options);
+  // On a device that the program has already, whatever options.device says.
+  static absl::StatusOr<std::unique_ptr<Client>> Connect(std::string_view service, const ConnectOptions& options,
+                                                         std::shared_ptr<Device> device);
   virtual ~Client() = default;
   [[nodiscard]] virtual absl::StatusOr<std::unique_ptr<Stream>> OpenStream(const StreamSpec& spec,
                                                                            const StreamOptions& options) = 0;
   [[nodiscard]] virtual absl::StatusOr<devmem_loader::v1::GetNodeStatusResponse> GetNodeStatus(Time deadline) = 0;
 };
 
-}  // namespace client
+}  // namespace devmem::client
+
+namespace devmem {
+using client::Batch;
+using client::Client;
+using client::ConnectOptions;
+using client::Cursor;
+using client::Stream;
+using client::StreamOptions;
+using client::StreamSpec;
+using client::TensorView;
 }  // namespace devmem

@@ -90,19 +90,19 @@ void ExpectAll(Stream& stream, uint64_t epochs, uint64_t batches, uint64_t epoch
     for (; k < batches; ++k) {
       auto event = stream.Next(Soon());
       ASSERT_TRUE(event.ok()) << event.status();
-      ASSERT_EQ(event->kind, Event::kBatch);
+      ASSERT_EQ(event->kind, client::Event::kBatch);
       ASSERT_NO_FATAL_FAILURE(ExpectBatch(event->batch, epoch, k));
       ASSERT_EQ(stream.cursor().position(), k + 1);
     }
     auto event = stream.Next(Soon());
     ASSERT_TRUE(event.ok()) << event.status();
-    ASSERT_EQ(event->kind, Event::kEpochEnd);
+    ASSERT_EQ(event->kind, client::Event::kEpochEnd);
     ASSERT_EQ(event->epoch_end.epoch(), epoch);
     ASSERT_EQ(stream.cursor().epoch(), epoch + 1);
   }
   auto event = stream.Next(Soon());
   ASSERT_TRUE(event.ok()) << event.status();
-  ASSERT_EQ(event->kind, Event::kStreamEnd);
+  ASSERT_EQ(event->kind, client::Event::kStreamEnd);
   EXPECT_EQ(stream.Next(Soon()).status().code(), absl::StatusCode::kOutOfRange);
 }
 
@@ -211,8 +211,8 @@ TEST_F(ClientTest, BatchesOutliveStreamClientAndEnd) {
   client = Connect();
   stream = Open(*client);
   for (int i = 0; i < 4; ++i) held.push_back(std::move(stream->Next(Soon())->batch));
-  EXPECT_EQ(stream->Next(Soon())->kind, Event::kEpochEnd);
-  EXPECT_EQ(stream->Next(Soon())->kind, Event::kStreamEnd);
+  EXPECT_EQ(stream->Next(Soon())->kind, client::Event::kEpochEnd);
+  EXPECT_EQ(stream->Next(Soon())->kind, client::Event::kStreamEnd);
   stream.reset();
   client.reset();
   for (uint64_t k = 0; k < 4; ++k) ASSERT_NO_FATAL_FAILURE(ExpectBatch(held[k], 0, k));
@@ -306,7 +306,7 @@ TEST_F(ClientTest, SlabsThatCannotBeTrustedAreRefused) {
   FakeDaemonOptions unsealed;
   unsealed.seal = false;
   for (const Row& row : std::vector<Row>{
-           {"not sealed", unsealed, "not sealed against shrinking"},
+           {"not sealed", unsealed, "no sealed memfd"},
            {"version", handle([](v1::SlabHandle& slab) { slab.set_version(2); }), "version 2, this client knows 1"},
            {"kind", handle([](v1::SlabHandle& slab) { slab.set_kind("cuda_vmm"); }), "kind 'cuda_vmm'"},
            {"device", handle([](v1::SlabHandle& slab) { slab.set_device_uuid("GPU-1"); }), "device 'GPU-1'"},

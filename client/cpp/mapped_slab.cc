@@ -1,11 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "client/cpp/mapped_slab.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-
-#include <cerrno>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -14,65 +10,50 @@
 namespace devmem {
 namespace {
 
-constexpr char kKind[] = "memfd";
-constexpr uint32_t kVersion = 1;
-constexpr char kHostDevice[] = "cpu";
-
-absl::Status Mismatch(uint32_t slab, const std::string& what) {
+absl::Status Mismatch(uint32_t slab, const std::string& what,
+                      const std::string& action = "use a client and a daemon of the same release") {
   return MakeError(absl::StatusCode::kFailedPrecondition, "cannot map slab " + std::to_string(slab) + ": " + what,
-                   {.cause = "handle mismatch", .action = "use a client and a daemon of the same release"});
+                   {.cause = "handle mismatch", .action = action});
+}
+
+std::optional<ExportedHandle::Kind> KindOf(const std::string& name) {
+  if (name == "memfd") return ExportedHandle::Kind::kMemfd;
+  if (name == "cuda-vmm") return ExportedHandle::Kind::kCudaVmm;
+  return std::nullopt;
 }
 
 }  // namespace
 
 absl::StatusOr<MappedSlab> MappedSlab::Create(const devmem_loader::v1::Slab& announced,
-                                              const devmem_loader::v1::SlabHandle& handle, UniqueFd fd) {
-  if (handle.kind() != kKind)
-    return Mismatch(announced.id(), "kind '" + handle.kind() + "', this client knows '" + kKind + "'");
-  if (handle.version() != kVersion) {
-    return Mismatch(announced.id(),
-                    "version " + std::to_string(handle.version()) + ", this client knows " + std::to_string(kVersion));
+                                              const devmem_loader::v1::SlabHandle& handle, UniqueFd fd, Device& device) {
+  const auto kind = KindOf(handle.kind());
+  if (!kind.has_value()) {
+    return Mismatch(announced.id(), "kind '" + handle.kind() + "', this client knows 'memfd' and 'cuda-vmm'");
   }
-  if (handle.device_uuid() != kHostDevice) {
-    return Mismatch(announced.id(), "it lies on device '" + handle.device_uuid() + "', this client maps host memory ('cpu')");
+  if (handle.version() != ExportedHandle::kVersion) {
+    return Mismatch(announced.id(), "version " + std::to_string(handle.version()) + ", this client knows " +
+                                        std::to_string(ExportedHandle::kVersion));
+  }
+  if (handle.device_uuid() != device.uuid()) {
+    return Mismatch(announced.id(),
+                    "it lies on device '" + handle.device_uuid() + "', this client is on '" + std::string(device.uuid()) +
+                        "' (" + std::string(device.name()) + ")",
+                    "connect with that device (ConnectOptions::device), or ask a daemon of this one");
   }
   if (handle.bytes() != announced.bytes() || handle.kind() != announced.kind() || handle.version() != announced.version() ||
       handle.device_uuid() != announced.device_uuid()) {
     return Mismatch(announced.id(), "the handle is not the one announced");
   }
   if (!fd.valid()) return Mismatch(announced.id(), "it came without a file descriptor");
-  struct stat file {};
-  if (::fstat(fd.get(), &file) != 0) return ErrnoError(errno, "fstat of slab " + std::to_string(announced.id()));
-  if (announced.bytes() == 0 || static_cast<uint64_t>(file.st_size) != announced.bytes()) {
-    return Mismatch(announced.id(),
-                    "it has " + std::to_string(file.st_size) + " bytes, announced were " + std::to_string(announced.bytes()));
-  }
-  const int seals = ::fcntl(fd.get(), F_GET_SEALS);
-  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) return Mismatch(announced.id(), "it is not sealed against shrinking");
-  MappedSlab slab;
-  slab.id_ = announced.id();
-  slab.bytes_ = announced.bytes();
-  slab.fd_ = std::move(fd);
-  return slab;
-}
-
-MappedSlab::MappedSlab(MappedSlab&& other) noexcept
-    : id_(other.id_), bytes_(other.bytes_), fd_(std::move(other.fd_)), data_(std::exchange(other.data_, nullptr)) {}
-
-MappedSlab::~MappedSlab() {
-  if (data_ != nullptr) (void)::munmap(data_, bytes_);
-}
-
-absl::Status MappedSlab::Map() {
-  if (data_ != nullptr) return absl::OkStatus();
-  void* address = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0);
-  if (address == MAP_FAILED) {
-    return ErrnoError(errno, "cannot map slab " + std::to_string(id_) + " of " + std::to_string(bytes_) + " bytes",
-                      {.action = "raise this process's limit of address space"});
-  }
-  data_ = static_cast<std::byte*>(address);
-  fd_.Reset();
-  return absl::OkStatus();
+  auto memory = device.Import({.kind = *kind,
+                               .version = handle.version(),
+                               .bytes = handle.bytes(),
+                               .device_uuid = handle.device_uuid(),
+                               .fd = std::move(fd)},
+                              "slab " + std::to_string(announced.id()));
+  if (absl::IsInvalidArgument(memory.status())) return Mismatch(announced.id(), Text(memory.status()));
+  if (!memory.ok()) return memory.status();
+  return MappedSlab(announced.id(), *std::move(memory));
 }
 
 }  // namespace devmem

@@ -39,7 +39,8 @@ google::protobuf::ArenaOptions ResponseArena() {
 Response::Response()
     : arena(ResponseArena()), message(google::protobuf::Arena::CreateMessage<v1::OpenStreamResponse>(&arena)) {}
 
-StreamCall::StreamCall(std::shared_ptr<Session> session, const v1::StreamSpec& spec) : session_(std::move(session)) {
+StreamCall::StreamCall(std::shared_ptr<Session> session, const v1::StreamSpec& spec, std::shared_ptr<Device> device)
+    : session_(std::move(session)), device_(std::move(device)) {
   session_->Authorize(context_);
   context_.set_initial_metadata_corked(true);  // sent with the spec
   stream_ = session_->stub().PrepareAsyncOpenStream(&context_, &completions_);
@@ -190,7 +191,7 @@ absl::Status StreamCall::status() const {
 absl::Status StreamCall::AdoptSlabs(const v1::StreamOpened& opened, Time deadline) {
   for (const v1::Slab& slab : opened.slabs()) {
     DEVMEM_ASSIGN_OR_RETURN(auto received, session_->handles().TakeSlab(opened.stream_id(), slab.id(), deadline));
-    DEVMEM_ASSIGN_OR_RETURN(MappedSlab mapped, MappedSlab::Create(slab, received.handle, std::move(received.fd)));
+    DEVMEM_ASSIGN_OR_RETURN(MappedSlab mapped, MappedSlab::Create(slab, received.handle, std::move(received.fd), *device_));
     if (FindSlab(slab.id()) != nullptr) {
       return MakeError(absl::StatusCode::kInternal, "slab " + std::to_string(slab.id()) + " was announced twice", {});
     }
@@ -201,7 +202,7 @@ absl::Status StreamCall::AdoptSlabs(const v1::StreamOpened& opened, Time deadlin
   return absl::OkStatus();
 }
 
-MappedSlab* StreamCall::FindSlab(uint32_t id) const {
+const MappedSlab* StreamCall::FindSlab(uint32_t id) const {
   if (id < slabs_.size() && slabs_[id]->id() == id) return slabs_[id].get();  // they are numbered from 0
   for (const auto& slab : slabs_) {
     if (slab->id() == id) return slab.get();
@@ -209,8 +210,8 @@ MappedSlab* StreamCall::FindSlab(uint32_t id) const {
   return nullptr;
 }
 
-absl::Status StreamCall::Validate(const v1::Tensor& tensor) {
-  MappedSlab* slab = FindSlab(tensor.slab());
+absl::Status StreamCall::Validate(const v1::Tensor& tensor) const {
+  const MappedSlab* const slab = FindSlab(tensor.slab());
   const auto wrong = [&](const std::string& what) {
     return MakeError(absl::StatusCode::kInternal, "the daemon sent a tensor that cannot be: " + what,
                      {.object = tensor.name(), .offset = tensor.offset(), .length = tensor.bytes(), .action = "report this"});
@@ -228,9 +229,7 @@ absl::Status StreamCall::Validate(const v1::Tensor& tensor) {
       return wrong("impossible shape");
   }
   if (bytes != tensor.bytes()) return wrong("its shape means " + std::to_string(bytes) + " bytes");
-  return slab->Map();
+  return absl::OkStatus();
 }
-
-std::byte* StreamCall::Data(const v1::Tensor& tensor) const { return FindSlab(tensor.slab())->data() + tensor.offset(); }
 
 }  // namespace devmem

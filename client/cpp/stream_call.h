@@ -25,6 +25,7 @@
 #include "client/cpp/mapped_slab.h"
 #include "client/cpp/session.h"
 #include "devmem_loader/v1/loader.pb.h"
+#include "gpu/device.h"
 
 namespace devmem {
 
@@ -39,7 +40,8 @@ class StreamCall {
  public:
   enum class Taken { kResponses, kFinished, kTimeout, kInterrupted };
 
-  StreamCall(std::shared_ptr<Session> session, const devmem_loader::v1::StreamSpec& spec);
+  // `device` maps the slabs.
+  StreamCall(std::shared_ptr<Session> session, const devmem_loader::v1::StreamSpec& spec, std::shared_ptr<Device> device);
   StreamCall(const StreamCall&) = delete;
   StreamCall& operator=(const StreamCall&) = delete;
   ~StreamCall();
@@ -57,10 +59,13 @@ class StreamCall {
 
   // Fetches the slabs of `opened` and learns how many slots there are. Once, before batches are delivered.
   [[nodiscard]] absl::Status AdoptSlabs(const devmem_loader::v1::StreamOpened& opened, Time deadline);
-  // Checks that `tensor` lies in its slab, and maps that.
-  [[nodiscard]] absl::Status Validate(const devmem_loader::v1::Tensor& tensor);
+  // Checks that `tensor` lies in its slab.
+  [[nodiscard]] absl::Status Validate(const devmem_loader::v1::Tensor& tensor) const;
   // Memory of a tensor that Validate accepted.
-  [[nodiscard]] std::byte* Data(const devmem_loader::v1::Tensor& tensor) const;
+  [[nodiscard]] DeviceMemory& MemoryOf(const devmem_loader::v1::Tensor& tensor) const {
+    return FindSlab(tensor.slab())->memory();
+  }
+  [[nodiscard]] Device& device() const { return *device_; }
 
   [[nodiscard]] Session& session() { return *session_; }
   // The daemon has sent stream_end: it finishes the call by itself.
@@ -73,9 +78,10 @@ class StreamCall {
   void StartRead();                   // with mutex_
   void MaybeWriteReleases(bool all);  // with mutex_
   void Process(void* tag, bool ok);   // with mutex_
-  [[nodiscard]] MappedSlab* FindSlab(uint32_t id) const;
+  [[nodiscard]] const MappedSlab* FindSlab(uint32_t id) const;
 
   const std::shared_ptr<Session> session_;
+  const std::shared_ptr<Device> device_;
   std::vector<std::unique_ptr<MappedSlab>> slabs_;
   std::atomic<int64_t> undelivered_ = 0;
   std::atomic<bool> ended_ = false;

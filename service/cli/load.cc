@@ -157,7 +157,9 @@ int Load(const LoaderOptions& options, const devmem_loader::v1::StreamSpec& spec
 
   std::unique_ptr<PrivateDaemon> daemon;
   if (options.service.empty()) {
-    auto started = PrivateDaemon::Start(options.daemon);
+    DaemonOptions ours = options.daemon;
+    if (!spec.device().empty()) ours.device = spec.device();
+    auto started = PrivateDaemon::Start(ours);
     if (!started.ok()) return Fail(options, started.status(), progress.get());
     daemon = *std::move(started);
     interrupter.Set(daemon.get());
@@ -168,7 +170,9 @@ int Load(const LoaderOptions& options, const devmem_loader::v1::StreamSpec& spec
     return code;
   };
 
-  auto connected = Client::Connect(daemon != nullptr ? daemon->socket() : options.service, {});
+  ConnectOptions how;
+  if (!spec.device().empty()) how.device = spec.device();
+  auto connected = Client::Connect(daemon != nullptr ? daemon->socket() : options.service, how);
   if (!connected.ok()) return leave(Fail(options, connected.status(), progress.get()));
   std::shared_ptr<Client> client = *std::move(connected);
 

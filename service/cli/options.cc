@@ -362,7 +362,9 @@ FlagTable LoaderTable(LoaderOptions* options) {
   flags.push_back({.name = "--device",
                    .value = "DEVICE",
                    .group = stream,
-                   .help = "where the tensors shall lie: cpu; not given: the daemon's choice",
+                   .help =
+                       "where the tensors shall lie: cpu, or cuda:N as this process counts; not given: the daemon's choice, "
+                       "and cpu in this process",
                    .set = [spec](const std::string& text) {
                      spec->set_device(text);
                      return absl::OkStatus();
@@ -707,6 +709,7 @@ absl::Status ApplyConfig(const v1::Config& config, DaemonCommandOptions* options
   options->daemon.take_over = config.take_over();
   options->drain_timeout = FromProto(config.drain_timeout());
   options->stay_when_succeeded = config.when_succeeded() == v1::Config::WHEN_SUCCEEDED_WAIT;
+  options->daemon.device = config.device();
   options->daemon.metrics_listen = config.metrics_listen();
   if (!config.metrics_listen().empty()) {
     if (const auto address = HttpAddress::Parse(config.metrics_listen()); !address.ok()) {

@@ -76,6 +76,7 @@ TEST(LoaderOptions, DaemonsDefaultsAreTheDaemons) {
   EXPECT_FALSE(options.stay_when_succeeded);
   EXPECT_EQ(options.log_level, "info");
   EXPECT_EQ(options.daemon.socket_mode, daemon.socket_mode);
+  EXPECT_EQ(options.daemon.device, daemon.device);
   EXPECT_EQ(options.daemon.socket, kDefaultSocket);
   EXPECT_EQ(options.drain_timeout, std::chrono::seconds(30));
 }
@@ -356,11 +357,12 @@ TEST(DaemonOptions, Parsed) {
   DaemonCommandOptions options;
   ASSERT_TRUE(DaemonTable(&options)
                   .Parse(Split("--socket unix:/tmp/s --socket-mode 600 --log-level debug --log-file f --default-prefetch 1M "
-                               "--take-over --when-succeeded wait"),
+                               "--take-over --when-succeeded wait --device cuda:1"),
                          NoEnvironment)
                   .ok());
   EXPECT_TRUE(options.daemon.take_over);
   EXPECT_TRUE(options.stay_when_succeeded);
+  EXPECT_EQ(options.daemon.device, "cuda:1");
   EXPECT_EQ(options.daemon.socket, "/tmp/s");
   EXPECT_EQ(options.daemon.socket_mode, 0600u);
   EXPECT_EQ(options.daemon.default_prefetch, uint64_t{1} << 20);
@@ -399,6 +401,7 @@ TEST(DaemonOptions, EverySettingIsHandedOn) {
       {"stall_timeout", {"3ms", [](const auto& o) { return o.daemon.policy.stall_timeout == std::chrono::milliseconds(3); }}},
       {"read_timeout", {"4s", [](const auto& o) { return o.daemon.policy.total_timeout == std::chrono::seconds(4); }}},
       {"max_retries", {"1", [](const auto& o) { return o.daemon.policy.max_retries == 1; }}},
+      {"device", {"cuda:1", [](const auto& o) { return o.daemon.device == "cuda:1"; }}},
       {"metrics_listen", {"127.0.0.1:1", [](const auto& o) { return o.daemon.metrics_listen == "127.0.0.1:1"; }}},
       {"metrics_streams", {"3", [](const auto& o) { return o.daemon.metrics_streams == 3; }}},
       {"log_format", {"json", [](const auto& o) { return o.log_format == LogFormat::kJson; }}},

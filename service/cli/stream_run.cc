@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "service/cli/stream_run.h"
 
+#include <deque>
 #include <optional>
 #include <span>
 #include <thread>
@@ -176,7 +177,17 @@ absl::Status StreamRun::Take(const Batch& batch) {
   }
   if (options_.digest == nullptr) return absl::OkStatus();
   std::vector<std::span<const std::byte>> tensors;
-  for (size_t i = 0; i < batch.tensors(); ++i) tensors.emplace_back(batch.tensor(i).bytes());
+  std::deque<std::vector<std::byte>> copies;  // of what only a device sees
+  for (size_t i = 0; i < batch.tensors(); ++i) {
+    const TensorView tensor = batch.tensor(i);
+    if (tensor.host_visible()) {
+      tensors.emplace_back(tensor.bytes());
+      continue;
+    }
+    std::vector<std::byte>& copy = copies.emplace_back(tensor.size_bytes());
+    DEVMEM_RETURN_IF_ERROR(tensor.CopyTo(copy));
+    tensors.emplace_back(copy);
+  }
   return options_.digest->Add(info, tensors);
 }
 
@@ -184,24 +195,24 @@ absl::Status StreamRun::ReadAll() {
   while (!interrupted_.load(std::memory_order_relaxed)) {
     const Time now = Clock::now();
     if (now >= options_.progress->next_tick()) options_.progress->Tick(now, totals_);
-    absl::StatusOr<Event> event = stream_->Next(now + kPatience);
+    absl::StatusOr<client::Event> event = stream_->Next(now + kPatience);
     if (!event.ok()) {
       if (MerelyLate(event.status(), now + kPatience)) continue;
       return event.status();
     }
     switch (event->kind) {
-      case Event::kBatch:
+      case client::Event::kBatch:
         DEVMEM_RETURN_IF_ERROR(Take(event->batch));
         if (totals_.batches == options_.limit_batches) {
           FetchStatistics();
           return absl::OkStatus();
         }
         break;
-      case Event::kEpochEnd:
+      case client::Event::kEpochEnd:
         ++summary_.epochs;
         options_.progress->EpochEnd(event->epoch_end);
         break;
-      case Event::kStreamEnd:
+      case client::Event::kStreamEnd:
         summary_.statistics = event->stream_end.statistics();
         summary_.data_path = event->stream_end.path();
         summary_.path = summary_.data_path.name();

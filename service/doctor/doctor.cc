@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "gpu/cpu_device.h"
+#include "gpu/make_device.h"
 #include "net/netlink/route.h"
 #include "net/rx/landing_pool.h"
 #include "net/rx/placement.h"
@@ -137,13 +137,6 @@ class Examination {
   }
 
   // Where the bytes shall go. A GPU's device is made here once gpu/ has one.
-  [[nodiscard]] absl::StatusOr<std::shared_ptr<Device>> OpenDevice() const {
-    if (options_.device == "cpu") return std::shared_ptr<Device>(MakeCpuDevice());
-    return MakeError(
-        absl::StatusCode::kUnimplemented, absl::StrCat("this build has no device ", options_.device),
-        {.object = options_.device, .cause = "no such device", .action = "--device cpu tries NIC and kernel without the GPU"});
-  }
-
   Rows CanaryRows(const std::optional<StoreFacts>& store) {
     if (!options_.canary) {
       Rows rows;
@@ -156,7 +149,7 @@ class Examination {
     if (!store || store->store == nullptr || store->largest.empty()) {
       return NoCanaryRows("", "there is no object to read", "see row store");
     }
-    const absl::StatusOr<std::shared_ptr<Device>> device = OpenDevice();
+    const absl::StatusOr<std::shared_ptr<Device>> device = MakeDevice(options_.device);
     if (!device.ok()) return NoCanaryRows("", Words(device.status()), FixOf(device.status()));
     Rows rows;
     for (const NicFacts& nic : nics_) Append(rows, CanaryOn(nic, *store, *device));

@@ -24,7 +24,7 @@ absl::Status Drain(devmem::Client& client, const v1::StreamSpec& spec, std::atom
   while (true) {
     DEVMEM_ASSIGN_OR_RETURN(const devmem::client::Event event, stream->Next(devmem::Clock::now() + std::chrono::minutes(2)));
     if (event.kind == devmem::client::Event::kStreamEnd) return absl::OkStatus();
-    if (event.kind == devmem::client::Event::kBatch) bytes += event.batch.tensor(0).bytes().size();
+    if (event.kind == devmem::client::Event::kBatch) bytes += event.batch.tensor(0).size_bytes();
   }
 }
 
