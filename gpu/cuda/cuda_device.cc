@@ -59,6 +59,34 @@ struct WorkStream {
   cuda::Completer completer;  // its end waits for the stream's work
 };
 
+// What one call puts on a stream, and the buffers that the GPU uses for it: kept until it is done, also where a later step of
+// the call fails, and then by waiting here.
+class Enqueued {
+ public:
+  explicit Enqueued(WorkStream& work) : work_(work) {}
+  Enqueued(const Enqueued&) = delete;
+  Enqueued& operator=(const Enqueued&) = delete;
+  ~Enqueued() {
+    if (!watched_) (void)cudaStreamSynchronize(work_.stream);
+  }
+  void Keep(std::shared_ptr<Scratch> scratch) { kept_.push_back(std::move(scratch)); }
+
+  // The end of the call. `finish` as for the completer.
+  absl::StatusOr<Event> Watch(std::function<void(const absl::Status&)> finish = nullptr) {
+    absl::StatusOr<Event> event =
+        work_.completer.Watch(work_.stream, [kept = kept_, finish = std::move(finish)](const absl::Status& status) {
+          if (finish != nullptr) finish(status);
+        });
+    watched_ = event.ok();
+    return event;
+  }
+
+ private:
+  WorkStream& work_;
+  std::vector<std::shared_ptr<Scratch>> kept_;
+  bool watched_ = false;
+};
+
 std::byte* AddressOf(const DeviceSpan& span) { return span.memory->address() + span.offset; }
 uint64_t Number(const std::byte* address) { return reinterpret_cast<uint64_t>(address); }
 
@@ -110,9 +138,9 @@ class CudaDevice final : public Device {
     std::lock_guard lock(work->mutex);
     if (&destination == &source) return Compact(*work, destination, fragments);
     PlanGather(Number(source.address()), Number(destination.address()), fragments, {.most_tiles = MostTiles()}, &work->plan);
-    std::shared_ptr<Scratch> scratch;
-    DEVMEM_RETURN_IF_ERROR(LaunchPlan(*work, &scratch));
-    return work->completer.Watch(work->stream, Keep(std::move(scratch)));
+    Enqueued enqueued(*work);
+    DEVMEM_RETURN_IF_ERROR(LaunchPlan(*work, &enqueued));
+    return enqueued.Watch();
   }
 
   absl::StatusOr<Event> GatherCast(DeviceSpan destination, DeviceMemory& source, std::span<const Fragment> fragments,
@@ -127,11 +155,12 @@ class CudaDevice final : public Device {
     std::lock_guard lock(work->mutex);
     CastTask task;
     PlanCast(spec, path, Number(source.address()), Number(AddressOf(destination)), fragments, MostTiles(), &work->plan, &task);
-    DEVMEM_ASSIGN_OR_RETURN(const Uploaded there, Upload(*work, 0));
+    Enqueued enqueued(*work);
+    DEVMEM_ASSIGN_OR_RETURN(const Uploaded there, Upload(*work, 0, &enqueued));
     task.runs = there.runs;
     task.tiles = there.tiles;
     DEVMEM_RETURN_IF_ERROR(ToStatus(cuda::LaunchCast(path, task, work->stream), "launching a cast"));
-    return work->completer.Watch(work->stream, Keep(there.scratch));
+    return enqueued.Watch();
   }
 
   absl::StatusOr<Event> GatherChecksum(DeviceMemory& destination, DeviceMemory& source, std::span<const Fragment> fragments,
@@ -150,7 +179,8 @@ class CudaDevice final : public Device {
     // Behind the plan on the device: the sums, then the pieces' CRCs.
     const uint64_t sum_bytes = fragments.size() * sizeof(uint64_t);
     const uint64_t piece_bytes = (work->plan.runs.size() + work->plan.tiles.size()) * sizeof(uint64_t);
-    DEVMEM_ASSIGN_OR_RETURN(const Uploaded there, Upload(*work, sum_bytes + piece_bytes));
+    Enqueued enqueued(*work);
+    DEVMEM_ASSIGN_OR_RETURN(const Uploaded there, Upload(*work, sum_bytes + piece_bytes, &enqueued));
     auto* const device_sums = reinterpret_cast<uint64_t*>(there.scratch->device + there.bytes);
     void* const pieces = there.scratch->device + there.bytes + sum_bytes;
     const uint32_t tiles = work->plan.tile_count();
@@ -165,7 +195,7 @@ class CudaDevice final : public Device {
     std::byte* const host_sums = there.scratch->host + there.bytes;
     DEVMEM_RETURN_IF_ERROR(ToStatus(cudaMemcpyAsync(host_sums, device_sums, sum_bytes, cudaMemcpyDeviceToHost, work->stream),
                                     "fetching checksums"));
-    return work->completer.Watch(work->stream, [scratch = there.scratch, host_sums, sums](const absl::Status& status) {
+    return enqueued.Watch([host_sums, sums](const absl::Status& status) {
       if (status.ok()) std::memcpy(sums.data(), host_sums, sums.size_bytes());
     });
   }
@@ -208,16 +238,18 @@ class CudaDevice final : public Device {
     if (total == 0) return Event();
     DEVMEM_ASSIGN_OR_RETURN(WorkStream* const work, Begin());
     std::lock_guard lock(work->mutex);
+    Enqueued enqueued(*work);
     if (total > kBounceMost) {
       for (const PeekPiece& piece : pieces) {
         DEVMEM_RETURN_IF_ERROR(ToStatus(
             cudaMemcpyAsync(piece.to.data(), AddressOf(piece.from), piece.to.size(), cudaMemcpyDeviceToHost, work->stream),
             "copying from the GPU"));
       }
-      return work->completer.Watch(work->stream, nullptr);
+      return enqueued.Watch();
     }
     // The GPU writes all of them, one behind the other, into pinned memory; the completer puts them where they belong.
-    DEVMEM_ASSIGN_OR_RETURN(std::shared_ptr<Scratch> bounce, scratch_.Take(total));
+    DEVMEM_ASSIGN_OR_RETURN(const std::shared_ptr<Scratch> bounce, scratch_.Take(total));
+    enqueued.Keep(bounce);
     std::vector<Fragment> fragments;
     std::vector<std::span<std::byte>> places;
     uint64_t at = 0;
@@ -227,11 +259,10 @@ class CudaDevice final : public Device {
       at += piece.to.size();
     }
     PlanGather(0, Number(bounce->host), fragments, {.most_tiles = MostTiles()}, &work->plan);
-    std::shared_ptr<Scratch> descriptors;
-    DEVMEM_RETURN_IF_ERROR(LaunchPlan(*work, &descriptors));
-    return work->completer.Watch(work->stream, [bounce, descriptors, places = std::move(places)](const absl::Status& status) {
+    DEVMEM_RETURN_IF_ERROR(LaunchPlan(*work, &enqueued));
+    return enqueued.Watch([host = bounce->host, places = std::move(places)](const absl::Status& status) {
       if (!status.ok()) return;
-      const std::byte* from = bounce->host;
+      const std::byte* from = host;
       for (const std::span<std::byte> place : places) {
         if (!place.empty()) std::memcpy(place.data(), from, place.size());
         from += place.size();
@@ -250,6 +281,7 @@ class CudaDevice final : public Device {
     if (total == 0) return Event();
     DEVMEM_ASSIGN_OR_RETURN(WorkStream* const work, Begin());
     std::lock_guard lock(work->mutex);
+    Enqueued enqueued(*work);
     if (total > kBounceMost) {
       // Payload from staging memory: the copy engine's. From other memory the driver stages it first, inside the call.
       for (const PokePiece& piece : pieces) {
@@ -257,9 +289,10 @@ class CudaDevice final : public Device {
             cudaMemcpyAsync(AddressOf(piece.to), piece.from.data(), piece.from.size(), cudaMemcpyHostToDevice, work->stream),
             "copying to the GPU"));
       }
-      return work->completer.Watch(work->stream, nullptr);
+      return enqueued.Watch();
     }
-    DEVMEM_ASSIGN_OR_RETURN(std::shared_ptr<Scratch> bounce, scratch_.Take(total));
+    DEVMEM_ASSIGN_OR_RETURN(const std::shared_ptr<Scratch> bounce, scratch_.Take(total));
+    enqueued.Keep(bounce);
     std::vector<Fragment> fragments;
     uint64_t at = 0;
     for (const PokePiece& piece : pieces) {
@@ -268,9 +301,8 @@ class CudaDevice final : public Device {
       at += piece.from.size();
     }
     PlanGather(Number(bounce->host), 0, fragments, {.most_tiles = MostTiles()}, &work->plan);
-    std::shared_ptr<Scratch> descriptors;
-    DEVMEM_RETURN_IF_ERROR(LaunchPlan(*work, &descriptors));
-    return work->completer.Watch(work->stream, [bounce, descriptors](const absl::Status&) {});
+    DEVMEM_RETURN_IF_ERROR(LaunchPlan(*work, &enqueued));
+    return enqueued.Watch();
   }
 
   absl::StatusOr<Event> After(void* stream) override {
@@ -302,11 +334,6 @@ class CudaDevice final : public Device {
     if (ours != nullptr && ours->ordinal() == facts_.ordinal) return absl::OkStatus();
     return MakeError(absl::StatusCode::kInvalidArgument, std::string(what) + " is memory of another device than " + name_,
                      {.cause = "memory of another device", .action = "report a bug with this message"});
-  }
-
-  static std::function<void(const absl::Status&)> Keep(std::shared_ptr<Scratch> scratch) {
-    if (scratch == nullptr) return nullptr;
-    return [scratch = std::move(scratch)](const absl::Status&) {};
   }
 
   [[nodiscard]] uint32_t MostTiles() const {
@@ -342,12 +369,14 @@ class CudaDevice final : public Device {
     return mine.get();
   }
 
-  absl::StatusOr<Uploaded> Upload(WorkStream& work, uint64_t more) {
+  // With room for `more` bytes behind the plan.
+  absl::StatusOr<Uploaded> Upload(WorkStream& work, uint64_t more, Enqueued* enqueued) {
     const WorkPlan& plan = work.plan;
     const uint64_t run_bytes = plan.runs.size() * sizeof(Run), tile_bytes = plan.tiles.size() * sizeof(Tile);
     static_assert(sizeof(Tile) == 16 && sizeof(Run) == 24);
     Uploaded there{.bytes = (tile_bytes + run_bytes + 15) / 16 * 16};
     DEVMEM_ASSIGN_OR_RETURN(there.scratch, scratch_.Take(there.bytes + more));
+    enqueued->Keep(there.scratch);
     std::memcpy(there.scratch->host, plan.tiles.data(), tile_bytes);
     if (run_bytes > 0) std::memcpy(there.scratch->host + tile_bytes, plan.runs.data(), run_bytes);
     DEVMEM_RETURN_IF_ERROR(ToStatus(cudaMemcpyAsync(there.scratch->device, there.scratch->host, tile_bytes + run_bytes,
@@ -358,8 +387,7 @@ class CudaDevice final : public Device {
     return there;
   }
 
-  // work.plan; *scratch must be kept until the launch is done.
-  absl::Status LaunchPlan(WorkStream& work, std::shared_ptr<Scratch>* scratch) {
+  absl::Status LaunchPlan(WorkStream& work, Enqueued* enqueued) {
     const std::string what = "launching a gather";
     if (work.plan.tile_count() == 0) return absl::OkStatus();
     if (FitsInline(work.plan)) {
@@ -367,8 +395,7 @@ class CudaDevice final : public Device {
       FillInline(work.plan, &task);
       return ToStatus(cuda::LaunchGather(task, work.stream), what);
     }
-    DEVMEM_ASSIGN_OR_RETURN(const Uploaded there, Upload(work, 0));
-    *scratch = there.scratch;
+    DEVMEM_ASSIGN_OR_RETURN(const Uploaded there, Upload(work, 0, enqueued));
     return ToStatus(cuda::LaunchGather({there.runs, there.tiles, work.plan.tile_count()}, work.stream), what);
   }
 
@@ -389,7 +416,7 @@ class CudaDevice final : public Device {
     void* buffer = nullptr;
     DEVMEM_CUDA_RETURN(cudaMallocAsync(&buffer, buffer_bytes, work.stream), "allocating a buffer to compact by");
     const uint64_t base = Number(memory.address());
-    std::vector<std::shared_ptr<Scratch>> kept;
+    Enqueued enqueued(work);
     const auto run = [&]() -> absl::Status {
       std::vector<Fragment> out, back;
       for (size_t first = 0; first < pieces.size();) {
@@ -405,7 +432,7 @@ class CudaDevice final : public Device {
         for (const bool leaving : {true, false}) {
           const auto at = reinterpret_cast<uint64_t>(buffer);
           PlanGather(leaving ? base : at, leaving ? at : base, leaving ? out : back, {.most_tiles = MostTiles()}, &work.plan);
-          DEVMEM_RETURN_IF_ERROR(LaunchPlan(work, &kept.emplace_back()));
+          DEVMEM_RETURN_IF_ERROR(LaunchPlan(work, &enqueued));
         }
         first = next;
       }
@@ -414,7 +441,7 @@ class CudaDevice final : public Device {
     const absl::Status launched = run();
     (void)cudaFreeAsync(buffer, work.stream);
     if (!launched.ok()) return launched;
-    return work.completer.Watch(work.stream, [kept = std::move(kept)](const absl::Status&) {});
+    return enqueued.Watch();
   }
 
   // What there is to prove about a spec is proved once.

@@ -19,6 +19,8 @@
 namespace devmem {
 namespace {
 
+std::byte* AddressOf(const DeviceSpan& span) { return span.memory == nullptr ? nullptr : span.memory->address() + span.offset; }
+
 // NCCL tells nobody when it is through or has failed; it must be asked. Small collectives take tens of microseconds.
 constexpr Duration kFirstPause = std::chrono::microseconds(20);
 constexpr Duration kLongestPause = std::chrono::milliseconds(1);
@@ -49,11 +51,8 @@ class NcclFanout final : public FanoutSteps {
  protected:
   absl::Status Move(const Collective& collective, const std::vector<FanoutCard>& /*cards*/, Time deadline) override {
     DEVMEM_RETURN_IF_ERROR(Cuda(cuda_->SetDevice(options_.device), "cudaSetDevice"));
-    DEVMEM_ASSIGN_OR_RETURN(void* const to, options_.address(collective.destination));
-    void* from = to;
-    if (!collective.broadcast) {
-      DEVMEM_ASSIGN_OR_RETURN(from, options_.address(collective.source));
-    }
+    std::byte* const to = AddressOf(collective.destination);
+    const std::byte* const from = collective.broadcast ? to : AddressOf(collective.source);
     if (options_.after != nullptr) {
       DEVMEM_RETURN_IF_ERROR(Cuda(cuda_->EventRecord(event_, options_.after), "cudaEventRecord"));
       DEVMEM_RETURN_IF_ERROR(Cuda(cuda_->StreamWaitEvent(stream_, event_, 0), "cudaStreamWaitEvent"));

@@ -3,7 +3,7 @@
 //
 //   DEVMEM_ASSIGN_OR_RETURN(auto fanout,
 //                           MakeNcclFanout(rendezvous, {.group = {"weights", 8}, .rank = r},
-//                                          {.device = r, .after = reads, .address = address_of}, Clock::now() + 30s));
+//                                          {.device = r, .after = reads}, Clock::now() + 30s));
 //   DEVMEM_RETURN_IF_ERROR(fanout->Broadcast({&slab, 0, n}, 0, Clock::now() + 30s));  // then as gpu/fanout.h says
 //
 // Every call is on a stream of the Fanout's own, and waits on the host, as no one else could abort it at its deadline. A call
@@ -23,10 +23,8 @@
 namespace devmem {
 
 struct NcclFanoutOptions {
-  int device = 0;                // CUDA's number of the GPU that holds this rank's memory; no other rank's
-  cudaStream_t after = nullptr;  // if any: collectives begin when what is on it is done
-  // Where a span lies in the device's address space.
-  std::function<absl::StatusOr<void*>(const DeviceSpan&)> address;
+  int device = 0;                 // CUDA's number of the GPU that holds this rank's memory; no other rank's
+  cudaStream_t after = nullptr;   // if any: collectives begin when what is on it is done
   const NcclApi* nccl = nullptr;  // if not LoadNccl()'s
   const CudaApi* cuda = nullptr;  // if not StaticCuda()'s
 };

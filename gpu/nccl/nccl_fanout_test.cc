@@ -217,9 +217,6 @@ class NcclFanoutTest : public testing::Test {
     auto fanout = MakeNcclFanout(*rendezvous_, {.group = {"weights", kSize}, .rank = rank},
                                  {.device = static_cast<int>(rank),
                                   .after = reinterpret_cast<cudaStream_t>(&after),
-                                  .address = [](const DeviceSpan& span) -> absl::StatusOr<void*> {
-                                    return span.memory->HostSpan(span.offset, span.bytes)->data();
-                                  },
                                   .nccl = &kFakeNccl,
                                   .cuda = &kFakeCuda},
                                  deadline);
@@ -310,6 +307,7 @@ class OneGpuTest : public testing::Test {
     Memory() { EXPECT_EQ(cudaMalloc(&data, kBytes), cudaSuccess); }
     ~Memory() override { (void)cudaFree(data); }
     uint64_t bytes() const override { return kBytes; }
+    std::byte* address() const override { return static_cast<std::byte*>(data); }
     std::optional<std::span<std::byte>> HostSpan(uint64_t, uint64_t) override { return std::nullopt; }
     absl::StatusOr<ExportedHandle> ExportHandle() override { return absl::UnimplementedError("a test's"); }
     absl::StatusOr<UniqueFd> ExportDmaBuf() override { return absl::UnimplementedError("a test's"); }
@@ -327,10 +325,7 @@ class OneGpuTest : public testing::Test {
     if (after_ != nullptr) (void)cudaStreamDestroy(after_);
   }
 
-  absl::StatusOr<std::unique_ptr<Fanout>> Make(NcclFanoutOptions options) {
-    options.address = [](const DeviceSpan& span) -> absl::StatusOr<void*> {
-      return static_cast<char*>(dynamic_cast<Memory&>(*span.memory).data) + span.offset;
-    };
+  absl::StatusOr<std::unique_ptr<Fanout>> Make(const NcclFanoutOptions& options) {
     return MakeNcclFanout(*rendezvous_, {.group = {"one", 1}, .rank = 0}, options, Far());
   }
   // Holds up `after_` until the gate opens.

@@ -576,6 +576,21 @@ FlagTable BindingsTable(BindingsOptions* options) {
       std::move(flags));
 }
 
+namespace {
+
+// A comma-separated list of names, each of them something.
+Flag::Set SetNames(std::vector<std::string>* target) {
+  return [target](const std::string& text) {
+    *target = absl::StrSplit(text, ',');
+    for (const std::string& name : *target) {
+      if (name.empty()) return absl::InvalidArgumentError("expected names separated by commas");
+    }
+    return absl::OkStatus();
+  };
+}
+
+}  // namespace
+
 FlagTable DoctorTable(DoctorCommandOptions* options) {
   doctor::DoctorOptions* const doctor = &options->doctor;
   const doctor::DoctorOptions defaults;

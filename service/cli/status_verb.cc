@@ -24,7 +24,7 @@ using devmem_loader::v1::GetNodeStatusResponse;
 // is whose process last called listen() on the socket, in our namespace, and 0 if it has no number there; a successor calls it
 // as it takes over.
 absl::Status CheckServedBy(const std::string& service, uint32_t pid) {
-  DEVMEM_ASSIGN_OR_RETURN(const std::string path, ServicePath(service));
+  DEVMEM_ASSIGN_OR_RETURN(const std::string path, client::ServicePath(service));
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   std::memcpy(address.sun_path, path.c_str(), path.size() + 1);  // it was connected to: it fits
