@@ -84,12 +84,4 @@ constexpr std::array<std::array<typename Crc::Word, 256>, kCount> CrcTables() {
   return tables;
 }
 
-// The usual value of a checksum (register of ones, inverted) from that of a register of zeros over the same `bytes`.
-template <typename Crc>
-constexpr typename Crc::Word FinishCrc(typename Crc::Word raw, uint64_t bytes) {
-  using Word = typename Crc::Word;
-  const Word ones = static_cast<Word>(~Word{0});
-  return static_cast<Word>(raw ^ MultiplyModulo<Crc>(ones, PowerOfBytes<Crc>(bytes)) ^ ones);
-}
-
 }  // namespace devmem

@@ -317,15 +317,13 @@ void ExpectSums(const Layout& layout, Checksum kind, std::mt19937_64& random, ui
   WorkPlan plan;
   PlanGather(source.address(), got.address(), layout.fragments, {.most_tiles = most_tiles, .merge = false}, &plan);
   static const auto tables = MakeChecksumTables<Crc>();
-  std::vector<typename Crc::Word> pieces(plan.runs.size() + plan.tiles.size(), 0x55);
-  std::vector<uint64_t> sums(layout.fragments.size(), 0x77);
-  const ChecksumTask task{plan.runs.data(), plan.tiles.data(), plan.tile_count(), tables.get(), pieces.data()};
+  std::vector<uint64_t> sums(layout.fragments.size());
+  const ChecksumTask task{plan.runs.data(), plan.tiles.data(), plan.tile_count(), tables.get(), sums.data()};
   auto shared = std::make_unique<lane::ChecksumTables<Crc>>();
   simt::Launch({.blocks = blocks, .seed = random()}, [&] { lane::ChecksumBody<Crc>(task, shared.get()); });
-  const CombineTask combine{plan.runs.data(),  plan.tiles.data(), plan.runs.size(),
-                            plan.tile_count(), pieces.data(),     sums.data()};
+  const SumsTask finish{plan.runs.data(), plan.runs.size(), tables.get(), sums.data()};
   simt::Launch({.blocks = static_cast<uint32_t>((plan.runs.size() / kBlockThreads) + 1), .seed = random()},
-               [&] { lane::CombineBody<Crc>(combine, *tables); });
+               [&] { lane::SumsBody<Crc>(finish); });
   std::vector<uint8_t> expected(layout.destination_bytes, 0xee);
   for (size_t i = 0; i < layout.fragments.size(); ++i) {
     const Fragment& fragment = layout.fragments[i];

@@ -23,6 +23,7 @@
 #include "gpu/cast.h"
 #include "gpu/check.h"
 #include "gpu/cuda/completer.h"
+#include "gpu/cuda/driver.h"
 #include "gpu/cuda/error.h"
 #include "gpu/cuda/launch.h"
 #include "gpu/cuda/memory.h"
@@ -39,11 +40,11 @@ using cuda::Scratch;
 using cuda::ToStatus;
 
 constexpr size_t kMostStreams = 16;
-constexpr uint64_t kBounceMost = 256 << 10;     // bytes of small pieces that one launch copies, through pinned memory
+constexpr uint64_t kBounceMost = 256 << 10;     // bytes of pieces that one launch copies, through pinned memory of ours
+constexpr uint64_t kEngineLeast = 64 << 10;     // bytes of a piece that a copy of its own is worth
 constexpr uint64_t kCompactStep = 64ULL << 20;  // in-place compaction: bytes that leave their place at a time
 constexpr uint32_t kWarpsOfAnSm = 64;           // resident, of every architecture compiled for
 constexpr uint32_t kTilesOfAWarp = 2;           // so that the last ones end together
-constexpr uint32_t kChecksumBlocksOfAnSm = 6;   // what the tables leave room for
 
 // One thread's, mostly.
 struct WorkStream {
@@ -102,6 +103,7 @@ class CudaDevice final : public Device {
 
   absl::StatusOr<std::shared_ptr<DeviceMemory>> Allocate(uint64_t bytes, const AllocateOptions& options) override {
     DEVMEM_RETURN_IF_ERROR(CheckNotEmpty(bytes, options.name));
+    const cuda::KeepCurrent keep;
     DEVMEM_RETURN_IF_ERROR(Use());
     std::shared_ptr<cuda::Memory> memory;
     if (options.exportable || options.dma_buf) {
@@ -121,11 +123,13 @@ class CudaDevice final : public Device {
 
   absl::StatusOr<std::shared_ptr<DeviceMemory>> AllocateStaging(uint64_t bytes, std::string_view name) override {
     DEVMEM_RETURN_IF_ERROR(CheckNotEmpty(bytes, std::string(name)));
+    const cuda::KeepCurrent keep;
     DEVMEM_RETURN_IF_ERROR(Use());
-    return cuda::AllocatePinned(facts_.ordinal, bytes, name);
+    return cuda::AllocatePinned(facts_.ordinal, bytes, name, pinned_);
   }
 
   absl::StatusOr<std::shared_ptr<DeviceMemory>> Import(ExportedHandle handle, std::string_view name) override {
+    const cuda::KeepCurrent keep;
     DEVMEM_RETURN_IF_ERROR(Use());
     return cuda::ImportVmm(facts_, std::move(handle), name);
   }
@@ -134,6 +138,7 @@ class CudaDevice final : public Device {
     DEVMEM_RETURN_IF_ERROR(CheckFragments(destination, source, fragments));
     DEVMEM_RETURN_IF_ERROR(CheckOurs(&destination, "gather's destination"));
     DEVMEM_RETURN_IF_ERROR(CheckOurs(&source, "gather's source"));
+    const cuda::KeepCurrent keep;
     DEVMEM_ASSIGN_OR_RETURN(WorkStream* const work, Begin());
     std::lock_guard lock(work->mutex);
     if (&destination == &source) return Compact(*work, destination, fragments);
@@ -151,6 +156,7 @@ class CudaDevice final : public Device {
     DEVMEM_RETURN_IF_ERROR(CheckOurs(&source, "gather's source"));
     if (spec.cast.count == 0) return Event();
     const CastPath path = PathOf(spec);
+    const cuda::KeepCurrent keep;
     DEVMEM_ASSIGN_OR_RETURN(WorkStream* const work, Begin());
     std::lock_guard lock(work->mutex);
     CastTask task;
@@ -171,28 +177,26 @@ class CudaDevice final : public Device {
     DEVMEM_RETURN_IF_ERROR(CheckOurs(&source, "gather's source"));
     if (fragments.empty()) return Event();
     const CrcKind crc = kind == Checksum::kCrc32c ? CrcKind::kCrc32c : CrcKind::kCrc64Nvme;
+    const cuda::KeepCurrent keep;
     DEVMEM_ASSIGN_OR_RETURN(WorkStream* const work, Begin());
-    DEVMEM_ASSIGN_OR_RETURN(const void* const tables, TablesOf(crc));
+    DEVMEM_ASSIGN_OR_RETURN(const Tables tables, TablesOf(crc));
     std::lock_guard lock(work->mutex);
     PlanGather(Number(source.address()), Number(destination.address()), fragments, {.most_tiles = MostTiles(), .merge = false},
                &work->plan);
-    // Behind the plan on the device: the sums, then the pieces' CRCs.
+    // Behind the plan: the sums, on both sides.
     const uint64_t sum_bytes = fragments.size() * sizeof(uint64_t);
-    const uint64_t piece_bytes = (work->plan.runs.size() + work->plan.tiles.size()) * sizeof(uint64_t);
     Enqueued enqueued(*work);
-    DEVMEM_ASSIGN_OR_RETURN(const Uploaded there, Upload(*work, sum_bytes + piece_bytes, &enqueued));
+    DEVMEM_ASSIGN_OR_RETURN(const Uploaded there, Upload(*work, sum_bytes, &enqueued));
     auto* const device_sums = reinterpret_cast<uint64_t*>(there.scratch->device + there.bytes);
-    void* const pieces = there.scratch->device + there.bytes + sum_bytes;
-    const uint32_t tiles = work->plan.tile_count();
-    const std::string what = "launching a checksum";
-    DEVMEM_RETURN_IF_ERROR(
-        ToStatus(cuda::LaunchChecksum(crc, {there.runs, there.tiles, tiles, tables, pieces},
-                                      static_cast<uint32_t>(facts_.multiprocessors) * kChecksumBlocksOfAnSm, work->stream),
-                 what));
-    DEVMEM_RETURN_IF_ERROR(ToStatus(
-        cuda::LaunchCombine(crc, {there.runs, there.tiles, fragments.size(), tiles, pieces, device_sums}, tables, work->stream),
-        what));
     std::byte* const host_sums = there.scratch->host + there.bytes;
+    const std::string what = "launching a checksum";
+    DEVMEM_RETURN_IF_ERROR(ToStatus(cudaMemsetAsync(device_sums, 0, sum_bytes, work->stream), what));
+    DEVMEM_RETURN_IF_ERROR(
+        ToStatus(cuda::LaunchChecksum(crc, {there.runs, there.tiles, work->plan.tile_count(), tables.address, device_sums},
+                                      tables.blocks, work->stream),
+                 what));
+    DEVMEM_RETURN_IF_ERROR(
+        ToStatus(cuda::LaunchSums(crc, {there.runs, fragments.size(), tables.address, device_sums}, work->stream), what));
     DEVMEM_RETURN_IF_ERROR(ToStatus(cudaMemcpyAsync(host_sums, device_sums, sum_bytes, cudaMemcpyDeviceToHost, work->stream),
                                     "fetching checksums"));
     return enqueued.Watch([host_sums, sums](const absl::Status& status) {
@@ -219,7 +223,7 @@ class CudaDevice final : public Device {
           absl::StatusCode::kInvalidArgument, "cast from " + describe() + " onto itself",
           {.offset = source.offset, .length = source.bytes, .cause = "overlapping cast", .action = "cast from staging memory"});
     }
-    if (spec.to < DType::kF16) {  // a copy: nothing else goes to a whole number
+    if (spec.from == spec.to && spec.scale == 1.0) {  // a copy, of a signalling NaN too
       const Fragment whole{.source = source.offset, .destination = destination.offset, .bytes = from_bytes};
       return Gather(*destination.memory, *source.memory, {&whole, 1});
     }
@@ -236,15 +240,27 @@ class CudaDevice final : public Device {
       total += piece.to.size();
     }
     if (total == 0) return Event();
+    const cuda::KeepCurrent keep;
     DEVMEM_ASSIGN_OR_RETURN(WorkStream* const work, Begin());
     std::lock_guard lock(work->mutex);
     Enqueued enqueued(*work);
-    if (total > kBounceMost) {
+    const bool pinned = std::all_of(pieces.begin(), pieces.end(), [this](const PeekPiece& p) { return pinned_->Hold(p.to); });
+    if (pinned ? total / pieces.size() >= kEngineLeast : total > kBounceMost) {
       for (const PeekPiece& piece : pieces) {
         DEVMEM_RETURN_IF_ERROR(ToStatus(
             cudaMemcpyAsync(piece.to.data(), AddressOf(piece.from), piece.to.size(), cudaMemcpyDeviceToHost, work->stream),
             "copying from the GPU"));
       }
+      return enqueued.Watch();
+    }
+    if (pinned) {
+      std::vector<Fragment> straight;
+      for (const PeekPiece& piece : pieces) {
+        straight.push_back(
+            {.source = Number(AddressOf(piece.from)), .destination = Number(piece.to.data()), .bytes = piece.to.size()});
+      }
+      PlanGather(0, 0, straight, {.most_tiles = MostTiles()}, &work->plan);
+      DEVMEM_RETURN_IF_ERROR(LaunchPlan(*work, &enqueued));
       return enqueued.Watch();
     }
     // The GPU writes all of them, one behind the other, into pinned memory; the completer puts them where they belong.
@@ -279,16 +295,29 @@ class CudaDevice final : public Device {
       total += piece.from.size();
     }
     if (total == 0) return Event();
+    const cuda::KeepCurrent keep;
     DEVMEM_ASSIGN_OR_RETURN(WorkStream* const work, Begin());
     std::lock_guard lock(work->mutex);
     Enqueued enqueued(*work);
-    if (total > kBounceMost) {
-      // Payload from staging memory: the copy engine's. From other memory the driver stages it first, inside the call.
+    // From staging memory the GPU copies by itself: large pieces by its copy engines, many small ones by one launch. Other
+    // memory is put into pinned memory of ours first, or, where it is much, by the driver, inside the call.
+    const bool pinned = std::all_of(pieces.begin(), pieces.end(), [this](const PokePiece& p) { return pinned_->Hold(p.from); });
+    if (pinned ? total / pieces.size() >= kEngineLeast : total > kBounceMost) {
       for (const PokePiece& piece : pieces) {
         DEVMEM_RETURN_IF_ERROR(ToStatus(
             cudaMemcpyAsync(AddressOf(piece.to), piece.from.data(), piece.from.size(), cudaMemcpyHostToDevice, work->stream),
             "copying to the GPU"));
       }
+      return enqueued.Watch();
+    }
+    if (pinned) {
+      std::vector<Fragment> straight;
+      for (const PokePiece& piece : pieces) {
+        straight.push_back(
+            {.source = Number(piece.from.data()), .destination = Number(AddressOf(piece.to)), .bytes = piece.from.size()});
+      }
+      PlanGather(0, 0, straight, {.most_tiles = MostTiles()}, &work->plan);
+      DEVMEM_RETURN_IF_ERROR(LaunchPlan(*work, &enqueued));
       return enqueued.Watch();
     }
     DEVMEM_ASSIGN_OR_RETURN(const std::shared_ptr<Scratch> bounce, scratch_.Take(total));
@@ -305,13 +334,27 @@ class CudaDevice final : public Device {
     return enqueued.Watch();
   }
 
+  // A completer for each stream, so that one that is held up holds up no other; beyond kMostStreams they share.
   absl::StatusOr<Event> After(void* stream) override {
+    const cuda::KeepCurrent keep;
     DEVMEM_RETURN_IF_ERROR(Use());
+    auto* const handle = static_cast<cudaStream_t>(stream);
+    cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
+    DEVMEM_CUDA_RETURN(cudaStreamIsCapturing(handle, &capturing), "asking a trainer's stream what it does");
+    if (capturing != cudaStreamCaptureStatusNone) {
+      return MakeError(
+          absl::StatusCode::kFailedPrecondition, "a stream that captures a graph is never done",
+          {.object = name_, .cause = "stream is capturing", .action = "name the stream that the graph is launched on"});
+    }
+    cuda::Completer* completer = nullptr;
     {
       std::lock_guard lock(mutex_);
-      if (after_ == nullptr) after_ = std::make_unique<cuda::Completer>(facts_.ordinal);
+      void* const key = after_.size() < kMostStreams || after_.contains(stream) ? stream : after_.begin()->first;
+      std::unique_ptr<cuda::Completer>& of = after_[key];
+      if (of == nullptr) of = std::make_unique<cuda::Completer>(facts_.ordinal);
+      completer = of.get();
     }
-    return after_->Watch(static_cast<cudaStream_t>(stream), nullptr);
+    return completer->Watch(handle, nullptr);
   }
 
  private:
@@ -340,7 +383,7 @@ class CudaDevice final : public Device {
     return static_cast<uint32_t>(facts_.multiprocessors) * kWarpsOfAnSm * kTilesOfAWarp;
   }
 
-  // This thread works with this GPU from here on.
+  // The calling thread works with this GPU from here on.
   absl::Status Use() {
     DEVMEM_RETURN_IF_ERROR(ToStatus(cudaSetDevice(facts_.ordinal), "using " + name_, {.object = name_}));
     std::lock_guard lock(mutex_);
@@ -414,7 +457,8 @@ class CudaDevice final : public Device {
     uint64_t buffer_bytes = 0;
     for (const Fragment& piece : pieces) buffer_bytes = std::min(kCompactStep, buffer_bytes + piece.bytes);
     void* buffer = nullptr;
-    DEVMEM_CUDA_RETURN(cudaMallocAsync(&buffer, buffer_bytes, work.stream), "allocating a buffer to compact by");
+    DEVMEM_CUDA_RETURN(cudaMallocAsync(&buffer, cuda::WholeUnits(buffer_bytes), work.stream),
+                       "allocating a buffer to compact by");
     const uint64_t base = Number(memory.address());
     Enqueued enqueued(work);
     const auto run = [&]() -> absl::Status {
@@ -448,25 +492,39 @@ class CudaDevice final : public Device {
   CastPath PathOf(const GatherCastSpec& spec) {
     const auto key = std::make_tuple(spec.cast.from, spec.cast.to, spec.cast.scale, spec.channels, spec.pixels > 1, spec.mean,
                                      spec.deviation);
+    {
+      std::lock_guard lock(mutex_);
+      const auto found = paths_.find(key);
+      if (found != paths_.end()) return found->second;
+    }
+    const CastPath path = ChooseCastPath(spec);  // milliseconds: nobody waits for it
     std::lock_guard lock(mutex_);
-    const auto found = paths_.find(key);
-    if (found != paths_.end()) return found->second;
     constexpr size_t kMostPaths = 1024;
     if (paths_.size() >= kMostPaths) paths_.clear();
-    return paths_[key] = ChooseCastPath(spec);
+    return paths_[key] = path;
   }
 
-  absl::StatusOr<const void*> TablesOf(CrcKind kind) {
+  struct Tables {
+    const void* address = nullptr;
+    uint32_t blocks = 0;  // that the GPU holds at a time
+  };
+  absl::StatusOr<Tables> TablesOf(CrcKind kind) {
     std::lock_guard lock(mutex_);
     std::shared_ptr<cuda::Memory>& tables = tables_[static_cast<size_t>(kind)];
     if (tables == nullptr) {
       const std::vector<uint8_t> bytes = cuda::TablesOf(kind);
       DEVMEM_ASSIGN_OR_RETURN(const auto memory, cuda::AllocatePlain(facts_, bytes.size(), "checksum tables"));
-      DEVMEM_CUDA_RETURN(cudaMemcpy(memory->address(), bytes.data(), bytes.size(), cudaMemcpyHostToDevice),
-                         "sending checksum tables to the GPU");
+      const std::string what = "sending checksum tables to the GPU";
+      DEVMEM_RETURN_IF_ERROR(ToStatus(cudaMemcpy(memory->address(), bytes.data(), bytes.size(), cudaMemcpyHostToDevice), what));
+      // From memory that is not pinned it may return with the last bytes still on their way, and our streams do not wait for
+      // that one.
+      DEVMEM_RETURN_IF_ERROR(ToStatus(cudaStreamSynchronize(nullptr), what));
+      int blocks = 0;
+      DEVMEM_CUDA_RETURN(cuda::ChecksumBlocks(kind, &blocks), "asking for a kernel's occupancy");
+      checksum_blocks_[static_cast<size_t>(kind)] = static_cast<uint32_t>(std::max(1, blocks) * facts_.multiprocessors);
       tables = memory;
     }
-    return static_cast<const void*>(tables->address());
+    return Tables{tables->address(), checksum_blocks_[static_cast<size_t>(kind)]};
   }
 
   const Facts facts_;
@@ -474,9 +532,11 @@ class CudaDevice final : public Device {
   std::mutex mutex_;
   bool prepared_ = false;
   std::array<std::shared_ptr<cuda::Memory>, 2> tables_;
+  std::array<uint32_t, 2> checksum_blocks_{};
   std::map<std::tuple<DType, DType, double, uint32_t, bool, std::vector<double>, std::vector<double>>, CastPath> paths_;
   cuda::ScratchPool scratch_;
-  std::unique_ptr<cuda::Completer> after_;
+  const std::shared_ptr<cuda::PinnedRanges> pinned_ = std::make_shared<cuda::PinnedRanges>();
+  std::map<void*, std::unique_ptr<cuda::Completer>> after_;
   std::array<std::unique_ptr<WorkStream>, kMostStreams> streams_;  // first to go
 };
 

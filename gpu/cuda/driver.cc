@@ -23,9 +23,11 @@ absl::StatusOr<Driver> Load() {
     return NoDriver("libcuda.so.1 is not here, or does not start",
                     "install the NVIDIA driver; in a container, take the nvidia runtime class; or use --device cpu");
   }
-  if (version < static_cast<int>(kVersion)) {
-    return NoDriver("it is for CUDA " + std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10),
-                    "install a driver for CUDA 13 (580 or newer)");
+  constexpr int kOldest = CUDART_VERSION / 1000 * 1000;  // the runtime linked here works with all drivers of its major version
+  if (version < kOldest) {
+    const auto text = [](int number) { return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10); };
+    return NoDriver("the one here is for CUDA " + text(version) + ", and this build needs " + text(kOldest),
+                    "install a driver for CUDA 13 (580 or newer), or build with an older toolkit");
   }
   Driver driver;
   std::string missing;
@@ -41,6 +43,8 @@ absl::StatusOr<Driver> Load() {
   };
   find("cuGetErrorName", &driver.GetErrorName);
   find("cuGetErrorString", &driver.GetErrorString);
+  find("cuCtxGetCurrent", &driver.CtxGetCurrent);
+  find("cuCtxSetCurrent", &driver.CtxSetCurrent);
   find("cuDeviceGet", &driver.DeviceGet);
   find("cuDeviceGetAttribute", &driver.DeviceGetAttribute);
   find("cuDeviceGetUuid", &driver.DeviceGetUuid);  // the name of every version of it; 12.0 is _v2's
@@ -67,6 +71,14 @@ absl::StatusOr<const Driver*> GetDriver() {
   static const absl::StatusOr<Driver> driver = Load();
   if (!driver.ok()) return driver.status();
   return &*driver;
+}
+
+KeepCurrent::KeepCurrent() {
+  if (const auto driver = GetDriver(); driver.ok()) (void)(*driver)->CtxGetCurrent(&former_);
+}
+
+KeepCurrent::~KeepCurrent() {
+  if (former_ != nullptr) (void)(*GetDriver())->CtxSetCurrent(former_);
 }
 
 }  // namespace devmem::cuda

@@ -16,6 +16,8 @@ namespace devmem::cuda {
 struct Driver {
   decltype(&cuGetErrorName) GetErrorName = nullptr;
   decltype(&cuGetErrorString) GetErrorString = nullptr;
+  decltype(&cuCtxGetCurrent) CtxGetCurrent = nullptr;
+  decltype(&cuCtxSetCurrent) CtxSetCurrent = nullptr;
   decltype(&cuDeviceGet) DeviceGet = nullptr;
   decltype(&cuDeviceGetAttribute) DeviceGetAttribute = nullptr;
   decltype(&cuDeviceGetUuid_v2) DeviceGetUuid = nullptr;
@@ -34,5 +36,18 @@ struct Driver {
 
 // kFailedPrecondition, beginning with "cuda: no driver", where there is none, or one older than CUDA 12.
 [[nodiscard]] absl::StatusOr<const Driver*> GetDriver();
+
+// While it lives the calling thread may work with another GPU; then it has the one again that it had, a trainer's thread say. A
+// thread that had none keeps the new one.
+class KeepCurrent {
+ public:
+  KeepCurrent();
+  KeepCurrent(const KeepCurrent&) = delete;
+  KeepCurrent& operator=(const KeepCurrent&) = delete;
+  ~KeepCurrent();
+
+ private:
+  CUcontext former_ = nullptr;
+};
 
 }  // namespace devmem::cuda

@@ -54,6 +54,8 @@ Advice AdviceFor(int error) {
       return {kUnimplemented, "this GPU or driver cannot do it"};
     case cudaErrorInvalidValue:
       return {kInvalidArgument, "report a bug with this message"};
+    case cudaErrorInvalidResourceHandle:
+      return {kInvalidArgument, "name a stream that lives, of the GPU that the batch lies on"};
     case cudaErrorNoKernelImageForDevice:
       return {kUnimplemented, "this build has kernels for compute capability 8.0, 9.0, 10.0 and newer"};
     case cudaErrorECCUncorrectable:

@@ -52,6 +52,7 @@ TEST(Facts, LacksAreNamedWithTheirCure) {
                    .vmm = true,
                    .fd_handles = true,
                    .rdma = true,
+                   .rdma_ordered = true,
                    .dma_buf = true,
                    .module = "open"};
   EXPECT_TRUE(CanShare(good).ok());
@@ -70,6 +71,9 @@ TEST(Facts, LacksAreNamedWithTheirCure) {
   facts = good;
   facts.rdma = false;
   EXPECT_THAT(Text(CanMakeDmaBuf(facts)), HasSubstr("GPUDirect RDMA"));
+  facts = good;
+  facts.rdma_ordered = false;
+  EXPECT_THAT(Text(CanMakeDmaBuf(facts)), HasSubstr("--transport copy"));
 }
 
 // On a machine without a GPU, which is where this test matters most.

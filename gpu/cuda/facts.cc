@@ -27,14 +27,18 @@ std::string UuidText(const CUuuid& uuid) {
   return text;
 }
 
-// BAR1 is the second region of the device: "start end flags" on the second line.
+// The window of the GPU's memory is by far the largest of the six regions that "start end flags" lines begin with; which one it
+// is has changed with the generations.
 uint64_t Bar1Bytes(const std::string& pci) {
   std::ifstream file("/sys/bus/pci/devices/" + pci + "/resource");
+  uint64_t largest = 0;
   std::string line;
-  if (!std::getline(file, line) || !std::getline(file, line)) return 0;
-  unsigned long long start = 0, end = 0;
-  if (std::sscanf(line.c_str(), "%llx %llx", &start, &end) != 2 || end <= start) return 0;
-  return end - start + 1;
+  for (int region = 0; region < 6 && std::getline(file, line); ++region) {
+    unsigned long long start = 0, end = 0;
+    if (std::sscanf(line.c_str(), "%llx %llx", &start, &end) == 2 && end > start)
+      largest = std::max<uint64_t>(largest, end - start + 1);
+  }
+  return largest;
 }
 
 std::string ModuleFlavour() {
@@ -83,6 +87,9 @@ absl::StatusOr<Facts> AskGpu(int ordinal) {
   facts.vmm = has(CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED);
   facts.fd_handles = has(CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED);
   facts.rdma = has(CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED);
+  int ordering = CU_GPU_DIRECT_RDMA_WRITES_ORDERING_NONE;
+  (void)driver->DeviceGetAttribute(&ordering, CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WRITES_ORDERING, device);
+  facts.rdma_ordered = ordering >= CU_GPU_DIRECT_RDMA_WRITES_ORDERING_OWNER;
   facts.dma_buf = has(CU_DEVICE_ATTRIBUTE_DMA_BUF_SUPPORTED);
   int mode = CU_COMPUTEMODE_DEFAULT;
   (void)driver->DeviceGetAttribute(&mode, CU_DEVICE_ATTRIBUTE_COMPUTE_MODE, device);
@@ -129,6 +136,15 @@ absl::Status CanMakeDmaBuf(const Facts& facts) {
                      {.object = gpu,
                       .cause = "no GPUDirect RDMA",
                       .action = "take a data-centre or RTX professional GPU with GPUDirect RDMA"});
+  }
+  if (!facts.rdma_ordered) {
+    return MakeError(
+        absl::StatusCode::kFailedPrecondition,
+        gpu + " (" + facts.name + ") does not promise its kernels to see what a NIC wrote before",
+        {.object = gpu,
+         .cause = "RDMA writes not ordered",
+         .action =
+             "put GPU and NIC below one PCIe switch or root port of a platform that orders them, or use --transport copy"});
   }
   return absl::OkStatus();
 }

@@ -35,9 +35,8 @@ __global__ void __launch_bounds__(kBlockThreads, 6) ChecksumKernel(const __grid_
 }
 
 template <typename Crc>
-__global__ void __launch_bounds__(kBlockThreads) CombineKernel(const __grid_constant__ CombineTask task,
-                                                              const lane::ChecksumTables<Crc>* tables) {
-  lane::CombineBody<Crc>(task, *tables);
+__global__ void __launch_bounds__(kBlockThreads) SumsKernel(const __grid_constant__ SumsTask task) {
+  lane::SumsBody<Crc>(task);
 }
 
 __global__ void NothingKernel() {}
@@ -108,16 +107,21 @@ cudaError_t LaunchChecksum(CrcKind kind, const ChecksumTask& task, uint32_t bloc
   return cudaGetLastError();
 }
 
-cudaError_t LaunchCombine(CrcKind kind, const CombineTask& task, const void* tables, cudaStream_t stream) {
+cudaError_t LaunchSums(CrcKind kind, const SumsTask& task, cudaStream_t stream) {
   const auto blocks = static_cast<uint32_t>((task.run_count + kBlockThreads - 1) / kBlockThreads);
   if (kind == CrcKind::kCrc32c) {
-    CombineKernel<Crc32c>
-        <<<blocks, kBlockThreads, 0, stream>>>(task, static_cast<const lane::ChecksumTables<Crc32c>*>(tables));
+    SumsKernel<Crc32c><<<blocks, kBlockThreads, 0, stream>>>(task);
   } else {
-    CombineKernel<Crc64Nvme>
-        <<<blocks, kBlockThreads, 0, stream>>>(task, static_cast<const lane::ChecksumTables<Crc64Nvme>*>(tables));
+    SumsKernel<Crc64Nvme><<<blocks, kBlockThreads, 0, stream>>>(task);
   }
   return cudaGetLastError();
+}
+
+cudaError_t ChecksumBlocks(CrcKind kind, int* blocks) {
+  return kind == CrcKind::kCrc32c ? cudaOccupancyMaxActiveBlocksPerMultiprocessor(blocks, ChecksumKernel<Crc32c>, kBlockThreads,
+                                                                                  kTableBytes<Crc32c>)
+                                  : cudaOccupancyMaxActiveBlocksPerMultiprocessor(blocks, ChecksumKernel<Crc64Nvme>,
+                                                                                  kBlockThreads, kTableBytes<Crc64Nvme>);
 }
 
 std::vector<uint8_t> TablesOf(CrcKind kind) { return kind == CrcKind::kCrc32c ? Tables<Crc32c>() : Tables<Crc64Nvme>(); }

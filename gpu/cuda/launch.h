@@ -23,8 +23,9 @@ cudaError_t LaunchCast(const CastPath& path, const CastTask& task, cudaStream_t 
 enum class CrcKind : uint8_t { kCrc32c, kCrc64Nvme };
 // `blocks`: as many as the device holds at a time, at most; each copies the tables first.
 cudaError_t LaunchChecksum(CrcKind kind, const ChecksumTask& task, uint32_t blocks, cudaStream_t stream);
-// task.pieces as written by LaunchChecksum; `tables` the same.
-cudaError_t LaunchCombine(CrcKind kind, const CombineTask& task, const void* tables, cudaStream_t stream);
+cudaError_t LaunchSums(CrcKind kind, const SumsTask& task, cudaStream_t stream);
+// Blocks of the checksum that a multiprocessor holds.
+cudaError_t ChecksumBlocks(CrcKind kind, int* blocks);
 
 // Bytes of a CRC's tables, and the tables, to be copied to the device.
 std::vector<uint8_t> TablesOf(CrcKind kind);

@@ -45,8 +45,14 @@ CUmemAllocationProp Properties(int ordinal, bool rdma) {
 
 class VmmMemory final : public Memory {
  public:
-  VmmMemory(const Driver& driver, const Facts& facts, std::string name, bool dma_buf)
-      : Memory(facts.ordinal), driver_(driver), uuid_(facts.uuid), name_(std::move(name)), dma_buf_(dma_buf) {}
+  enum class Use : uint8_t { kOwn, kForNic, kImported };
+  VmmMemory(const Driver& driver, const Facts& facts, std::string name, Use use)
+      : Memory(facts.ordinal),
+        driver_(driver),
+        uuid_(facts.uuid),
+        name_(std::move(name)),
+        dma_buf_(use == Use::kForNic),
+        imported_(use == Use::kImported) {}
   VmmMemory(const VmmMemory&) = delete;
   VmmMemory& operator=(const VmmMemory&) = delete;
   ~VmmMemory() override { Undo(); }
@@ -114,8 +120,14 @@ class VmmMemory final : public Memory {
  private:
   static absl::Status SetCloseOnExec(int fd);
 
-  // In reverse. None of these can fail on what is ours but when the context is lost, and then it is gone anyway.
+  // In reverse. What came from another process may still be read by kernels of this one, and unmapping does not wait for them.
+  // None of these can fail on what is ours but when the context is lost, and then it is gone anyway.
   void Undo() {
+    if (mapped_ && imported_) {
+      const KeepCurrent keep;
+      (void)cudaSetDevice(ordinal());
+      (void)cudaDeviceSynchronize();
+    }
     if (std::exchange(mapped_, false)) (void)driver_.MemUnmap(address_, bytes_);
     if (std::exchange(has_handle_, false)) (void)driver_.MemRelease(handle_);
     if (address_ != 0) (void)driver_.MemAddressFree(std::exchange(address_, 0), bytes_);
@@ -123,7 +135,7 @@ class VmmMemory final : public Memory {
 
   const Driver& driver_;
   const std::string uuid_, name_;
-  const bool dma_buf_;
+  const bool dma_buf_, imported_;
   CUmemGenericAllocationHandle handle_ = 0;
   bool has_handle_ = false, mapped_ = false;
   CUdeviceptr address_ = 0;
@@ -159,7 +171,10 @@ class PlainMemory final : public Memory {
 
 class PinnedMemory final : public Memory {
  public:
-  PinnedMemory(int ordinal, void* data, uint64_t bytes) : Memory(ordinal), data_(data), bytes_(bytes) {}
+  PinnedMemory(int ordinal, void* data, uint64_t bytes, std::shared_ptr<PinnedRanges> ranges)
+      : Memory(ordinal), data_(data), bytes_(bytes), ranges_(std::move(ranges)) {
+    ranges_->Add(address(), bytes_);
+  }
   PinnedMemory(const PinnedMemory&) = delete;
   PinnedMemory& operator=(const PinnedMemory&) = delete;
   ~PinnedMemory() override { PinnedMemory::Retire(); }
@@ -171,7 +186,11 @@ class PinnedMemory final : public Memory {
   }
   absl::StatusOr<ExportedHandle> ExportHandle() override { return NotExportable(); }
   absl::StatusOr<UniqueFd> ExportDmaBuf() override { return NotExportable(); }
-  void Retire() override { (void)cudaFreeHost(std::exchange(data_, nullptr)); }
+  void Retire() override {
+    if (data_ == nullptr) return;
+    ranges_->Remove(address());
+    (void)cudaFreeHost(std::exchange(data_, nullptr));
+  }
 
  private:
   absl::Status NotExportable() const {
@@ -180,9 +199,29 @@ class PinnedMemory final : public Memory {
   }
   void* data_;
   const uint64_t bytes_;
+  const std::shared_ptr<PinnedRanges> ranges_;
 };
 
 }  // namespace
+
+void PinnedRanges::Add(const std::byte* begin, uint64_t bytes) {
+  std::lock_guard lock(mutex_);
+  ranges_[begin] = bytes;
+}
+
+void PinnedRanges::Remove(const std::byte* begin) {
+  std::lock_guard lock(mutex_);
+  ranges_.erase(begin);
+}
+
+bool PinnedRanges::Hold(std::span<const std::byte> range) const {
+  if (range.empty()) return true;
+  std::lock_guard lock(mutex_);
+  auto after = ranges_.upper_bound(range.data());
+  if (after == ranges_.begin()) return false;
+  --after;
+  return Inside(static_cast<uint64_t>(range.data() - after->first), range.size(), after->second);
+}
 
 absl::StatusOr<std::shared_ptr<Memory>> AllocateVmm(const Facts& facts, uint64_t bytes, const AllocateOptions& options) {
   DEVMEM_ASSIGN_OR_RETURN(const Driver* const driver, GetDriver());
@@ -207,7 +246,8 @@ absl::StatusOr<std::shared_ptr<Memory>> AllocateVmm(const Facts& facts, uint64_t
   DEVMEM_RETURN_IF_ERROR(AllocationError(ToStatus(driver->MemCreate(&handle, whole, &properties, 0), "allocating device memory",
                                                   {.object = options.name, .length = whole}),
                                          options.name, whole));
-  auto memory = std::make_shared<VmmMemory>(*driver, facts, options.name, options.dma_buf);
+  auto memory = std::make_shared<VmmMemory>(*driver, facts, options.name,
+                                            options.dma_buf ? VmmMemory::Use::kForNic : VmmMemory::Use::kOwn);
   DEVMEM_RETURN_IF_ERROR(memory->Map(handle, whole));
   return memory;
 }
@@ -220,13 +260,14 @@ absl::StatusOr<std::shared_ptr<Memory>> AllocatePlain(const Facts& facts, uint64
   return std::make_shared<PlainMemory>(facts.ordinal, data, bytes);
 }
 
-absl::StatusOr<std::shared_ptr<Memory>> AllocatePinned(int ordinal, uint64_t bytes, std::string_view name) {
+absl::StatusOr<std::shared_ptr<Memory>> AllocatePinned(int ordinal, uint64_t bytes, std::string_view name,
+                                                       std::shared_ptr<PinnedRanges> ranges) {
   void* data = nullptr;
   DEVMEM_RETURN_IF_ERROR(ToStatus(cudaHostAlloc(&data, bytes, cudaHostAllocPortable), "pinning host memory",
                                   {.object = std::string(name),
                                    .length = bytes,
-                                   .action = "raise the container's memory limit or 'ulimit -l', or ask for fewer --workers"}));
-  return std::make_shared<PinnedMemory>(ordinal, data, bytes);
+                                   .action = "raise the container's memory limit, or ask for fewer --workers"}));
+  return std::make_shared<PinnedMemory>(ordinal, data, bytes, std::move(ranges));
 }
 
 absl::StatusOr<std::shared_ptr<Memory>> ImportVmm(const Facts& facts, ExportedHandle handle, std::string_view name) {
@@ -248,9 +289,13 @@ absl::StatusOr<std::shared_ptr<Memory>> ImportVmm(const Facts& facts, ExportedHa
   CUmemGenericAllocationHandle imported = 0;
   const CUresult error = driver->MemImportFromShareableHandle(
       &imported, reinterpret_cast<void*>(static_cast<intptr_t>(handle.fd.get())), CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
-  if (error == CUDA_ERROR_INVALID_VALUE) return refuse("the file descriptor is no handle of device memory");
+  // Drivers name a foreign descriptor in different ways.
+  if (error == CUDA_ERROR_INVALID_VALUE || error == CUDA_ERROR_INVALID_HANDLE || error == CUDA_ERROR_INVALID_DEVICE ||
+      error == CUDA_ERROR_OPERATING_SYSTEM || error == CUDA_ERROR_UNKNOWN) {
+    return refuse("the file descriptor is no handle of device memory");
+  }
   DEVMEM_RETURN_IF_ERROR(ToStatus(error, "importing device memory", {.object = std::string(name), .length = handle.bytes}));
-  auto memory = std::make_shared<VmmMemory>(*driver, facts, std::string(name), false);
+  auto memory = std::make_shared<VmmMemory>(*driver, facts, std::string(name), VmmMemory::Use::kImported);
   if (absl::Status mapped = memory->Map(imported, handle.bytes); !mapped.ok()) {
     if (mapped.code() == absl::StatusCode::kInvalidArgument)
       return refuse("it is not of " + std::to_string(handle.bytes) + " bytes");

@@ -25,6 +25,9 @@ std::unique_ptr<lane::ChecksumTables<Crc>> MakeChecksumTables() {
       tables->of_round[k][byte] = MultiplyModulo<Crc>(static_cast<Word>(static_cast<Word>(byte) << (8 * k)), round);
     }
   }
+  for (unsigned k = 0; k < 16; ++k) {
+    for (uint64_t digit = 0; digit < 16; ++digit) tables->of_power[k][digit] = PowerOfBytes<Crc>(digit << (4 * k));
+  }
   for (unsigned lane = 0; lane < kWarp; ++lane) tables->of_lane[lane] = PowerOfBytes<Crc>(16 * (kWarp - 1 - lane));
   return tables;
 }

@@ -9,7 +9,9 @@
 //      register's bytes in tables of that product.
 //   3. At the end, lane i's register lies 31 - i words before the end: times x^(8 * 16 * (31 - i)), and all together by
 //   exclusive or.
-//   4. CombineBody takes the last word's zeros away again, puts a run's pieces together and makes the usual value of it.
+//   4. The last word's zeros are taken away again, and where the run goes on behind the piece, the register is multiplied by
+//   what follows;
+//      so the pieces of a run come together by exclusive or, in any order. SumsBody makes the usual values of the sums.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +29,19 @@ struct ChecksumTables {
   Word of_round[sizeof(Word)][256];  // [k]: byte k of the register, 512 zero bytes behind it
   Word of_lane[kWarp];               // x^(8 * 16 * (31 - lane))
   Word of_padding[16];               // x^(-8 * bytes)
+  Word of_power[16][16];             // [k][d]: x^(8 * d * 16^k)
 };
+
+// x^(8 * bytes), a hexadecimal digit at a time.
+template <typename Crc>
+DEVMEM_LANE typename Crc::Word PowerByTable(const ChecksumTables<Crc>& tables, uint64_t bytes) {
+  typename Crc::Word power = kCrcOne<Crc>;
+#pragma unroll 1
+  for (int k = 0; bytes != 0; bytes >>= 4, ++k) {
+    if ((bytes & 15) != 0) power = MultiplyModulo<Crc>(power, tables.of_power[k][bytes & 15]);
+  }
+  return power;
+}
 
 template <typename Crc>
 DEVMEM_LANE typename Crc::Word WordRemainder(const ChecksumTables<Crc>& tables, const Word16& word) {
@@ -83,7 +97,8 @@ DEVMEM_LANE Word16 LoadAny(uint64_t source) {
   }
 }
 
-// Copies a piece with the whole warp; every lane returns its CRC, as ChecksumTask has it.
+// Copies a piece with the whole warp; every lane returns its CRC, as if the bytes ended at the next multiple of 16 of the
+// destination with zeros.
 template <typename Crc>
 DEVMEM_LANE typename Crc::Word ChecksumByWarp(const ChecksumTables<Crc>& tables, uint64_t source, uint64_t destination,
                                               uint64_t bytes) {
@@ -132,44 +147,32 @@ DEVMEM_LANE void ChecksumBody(const ChecksumTask& task, ChecksumTables<Crc>* sha
   auto* const copy = reinterpret_cast<Word*>(shared);
   for (uint32_t i = ThreadIndex(); i < sizeof(*shared) / sizeof(Word); i += kBlockThreads) copy[i] = tables[i];
   BlockBarrier();
-  auto* const pieces = static_cast<Word*>(task.pieces);
   // The tables are dear: a block has as many tiles as it comes to.
   for (uint32_t tile = BlockIndex() * kBlockWarps + BlockWarpIndex(); tile < task.count; tile += GridBlocks() * kBlockWarps) {
+    const Tile from = task.tiles[tile], to = task.tiles[tile + 1];
     ForPieces(
-        task.runs, task.tiles[tile], task.tiles[tile + 1],
+        task.runs, from, to,
         [&](uint64_t source, uint64_t destination, uint64_t bytes, uint64_t run) {
-          const Word value = ChecksumByWarp<Crc>(*shared, source, destination, bytes);
-          if (LaneIndex() == 0) pieces[run + tile] = value;
+          Word value = ChecksumByWarp<Crc>(*shared, source, destination, bytes);
+          if (LaneIndex() != 0) return;
+          value = MultiplyModulo<Crc>(value, shared->of_padding[(0 - (destination + bytes)) & 15]);
+          const uint64_t behind = run == to.run ? task.runs[run].bytes - to.offset : 0;
+          if (behind != 0) value = MultiplyModulo<Crc>(value, PowerByTable<Crc>(*shared, behind));
+          AtomicXor(task.sums + run, value);
         },
         [](uint64_t, uint64_t, uint64_t, uint64_t) {}, 0);
   }
 }
 
-// One thread a run. `from`: the first tile that has something of the run.
+// One thread a run: of a register of ones, inverted.
 template <typename Crc>
-DEVMEM_LANE void CombineBody(const CombineTask& task, const ChecksumTables<Crc>& tables) {
+DEVMEM_LANE void SumsBody(const SumsTask& task) {
   using Word = typename Crc::Word;
   const uint64_t run = uint64_t{BlockIndex()} * kBlockThreads + ThreadIndex();
   if (run >= task.run_count) return;
-  const Run mine = task.runs[run];
-  // The last tile that begins at or before the run's first byte.
-  uint64_t low = 0, high = task.tile_count;
-  while (high - low > 1) {
-    const uint64_t middle = (low + high) / 2;
-    const Tile tile = task.tiles[middle];
-    (tile.run < run || (tile.run == run && tile.offset == 0) ? low : high) = middle;
-  }
-  Word sum = 0;
-  for (uint64_t tile = low, done = 0; done < mine.bytes; ++tile) {
-    const Tile next = task.tiles[tile + 1];
-    const uint64_t until = next.run == run ? next.offset : mine.bytes;
-    if (until == done) continue;  // an empty tile
-    const Word piece = static_cast<const Word*>(task.pieces)[run + tile];
-    const uint32_t padding = static_cast<uint32_t>((0 - (mine.destination + until)) & 15);
-    sum = MultiplyModulo<Crc>(sum, PowerOfBytes<Crc>(until - done)) ^ MultiplyModulo<Crc>(piece, tables.of_padding[padding]);
-    done = until;
-  }
-  task.sums[run] = FinishCrc<Crc>(sum, mine.bytes);
+  const Word ones = static_cast<Word>(~Word{0});
+  const Word power = PowerByTable<Crc>(*static_cast<const ChecksumTables<Crc>*>(task.tables), task.runs[run].bytes);
+  task.sums[run] = static_cast<Word>(static_cast<Word>(task.sums[run]) ^ MultiplyModulo<Crc>(ones, power) ^ ones);
 }
 
 }  // namespace devmem::lane

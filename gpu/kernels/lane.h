@@ -6,6 +6,7 @@
 //   Shuffle(v, lane) Ballot(p) XorShuffle(v, mask)              with the other lanes of the warp; all 32 take part
 //   BlockBarrier()                                              with the other warps of the block
 //   Load16 Load8 Load4 Load2 Load1, Store16 ... Store1          of an address that is a multiple of the size
+//   AtomicXor(pointer, value)                                   with all lanes of all blocks
 //   FunnelRight(low, high, bits)                                (high:low) >> bits, low 32 bits; bits 0 to 31
 //   Multiply, Add                                               of doubles, rounded each, never contracted to one rounding
 #pragma once
@@ -69,6 +70,10 @@ DEVMEM_LANE void Store8(uint64_t address, uint64_t value) { Store<unsigned long 
 DEVMEM_LANE void Store4(uint64_t address, uint32_t value) { Store<unsigned int>(address, value); }
 DEVMEM_LANE void Store2(uint64_t address, uint16_t value) { Store<unsigned short>(address, value); }
 DEVMEM_LANE void Store1(uint64_t address, uint8_t value) { Store<unsigned char>(address, value); }
+
+DEVMEM_LANE void AtomicXor(uint64_t* pointer, uint64_t value) {
+  atomicXor(reinterpret_cast<unsigned long long*>(pointer), static_cast<unsigned long long>(value));
+}
 
 DEVMEM_LANE uint32_t FunnelRight(uint32_t low, uint32_t high, uint32_t bits) { return __funnelshift_r(low, high, bits); }
 

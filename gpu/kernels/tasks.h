@@ -48,22 +48,20 @@ struct InlineGatherTask {
 };
 static_assert(sizeof(InlineGatherTask) <= 4096);
 
-// A CRC of each piece, a piece being what one tile has of one run: number (run + tile), as if the bytes ended at the next
-// multiple of 16 of the destination with zeros. CombineTask makes the runs' sums of them.
+// A CRC of each run's bytes, of a register of zeros, put together by exclusive or in `sums`, which begin as zeros; SumsTask
+// makes the usual values of them.
 struct ChecksumTask {
   const Run* runs;
   const Tile* tiles;
   uint32_t count;
   const void* tables;  // of the CRC: ChecksumTables<Crc>, in the device's memory
-  void* pieces;        // Crc::Word each
+  uint64_t* sums;      // one a run
 };
-struct CombineTask {
+struct SumsTask {
   const Run* runs;
-  const Tile* tiles;
   uint64_t run_count;
-  uint32_t tile_count;
-  const void* pieces;
-  uint64_t* sums;  // one a run
+  const void* tables;
+  uint64_t* sums;
 };
 
 // Which kernel does a cast, and with what arithmetic.

@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 
+#include <cstdlib>
 #include <type_traits>
 
 #include "base/error.h"
@@ -20,6 +21,9 @@ absl::Status NoNccl(std::string_view message, std::string action) {
 }
 
 absl::StatusOr<const NcclApi*> Load() {
+  // Ranks of one process would read each other's memory straight, which only cudaDeviceEnablePeerAccess() allows, and not for
+  // memory of cuMemCreate(), as slabs are.
+  (void)::setenv("NCCL_P2P_DIRECT_DISABLE", "1", 0);
   void* const library = ::dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);  // stays: NCCL has threads
   if (library == nullptr) {
     return NoNccl(std::string("loading NCCL: ") + ::dlerror(),

@@ -58,6 +58,8 @@ inline void Store4(uint64_t address, uint32_t value) { StoreAligned(address, val
 inline void Store2(uint64_t address, uint16_t value) { StoreAligned(address, value); }
 inline void Store1(uint64_t address, uint8_t value) { StoreAligned(address, value); }
 
+inline void AtomicXor(uint64_t* pointer, uint64_t value) { *pointer ^= value; }  // lanes run one at a time
+
 inline uint32_t FunnelRight(uint32_t low, uint32_t high, uint32_t bits) {
   return static_cast<uint32_t>((static_cast<uint64_t>(high) << 32 | low) >> (bits & 31));
 }

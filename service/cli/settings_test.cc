@@ -17,7 +17,7 @@ const google::protobuf::Descriptor& Schema() { return *v1::Config::descriptor();
 const google::protobuf::FieldDescriptor& Field(const std::string& name) { return *Schema().FindFieldByName(name); }
 
 TEST(Settings, EachHasHelpAGroupAndADefaultThatItTakes) {
-  const std::set<std::string> with_empty_defaults = {"take_over", "interface", "steer_address", "log_file"};
+  const std::set<std::string> with_empty_defaults = {"take_over", "metrics_listen", "interface", "steer_address", "log_file"};
   v1::Config config;
   const std::vector<Flag> flags = SettingFlags(&config);
   ASSERT_EQ(flags.size(), static_cast<size_t>(Schema().field_count()));
@@ -46,7 +46,7 @@ TEST(Settings, OneGroupUnderAnotherHeading) {
     EXPECT_EQ(flag.group, "Elsewhere");
     EXPECT_EQ(flag.name.rfind("--log-", 0), 0u);
   }
-  EXPECT_EQ(SettingFlags(&config, "Log", "").size(), 2u);
+  EXPECT_EQ(SettingFlags(&config, "Log", "").size(), 3u);
 }
 
 TEST(Settings, HelpIsTheFirstParagraphOfTheComment) {

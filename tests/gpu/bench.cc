@@ -13,6 +13,7 @@
 #include <cstring>
 #include <fstream>
 #include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <random>
 
@@ -59,12 +60,17 @@ class Bench {
     Must(cudaMalloc(&source_, kSpace + 4096), "the source");
     Must(cudaMalloc(&destination_, kSpace + 4096), "the destination");
     Must(cudaMemset(source_, 0x5a, kSpace + 4096), "the source");
+    Must(cudaDeviceSynchronize(), "the source");
     Must(cudaMalloc(&lists_, uint64_t{256} << 20), "descriptors");
     for (const cuda::CrcKind kind : {cuda::CrcKind::kCrc32c, cuda::CrcKind::kCrc64Nvme}) {
       const std::vector<uint8_t> bytes = cuda::TablesOf(kind);
       void*& tables = tables_[static_cast<size_t>(kind)];
       Must(cudaMalloc(&tables, bytes.size()), "tables");
       Must(cudaMemcpy(tables, bytes.data(), bytes.size(), cudaMemcpyHostToDevice), "tables");
+      Must(cudaDeviceSynchronize(), "tables");
+      int blocks = 0;
+      Must(cuda::ChecksumBlocks(kind, &blocks), "a kernel's occupancy");
+      checksum_blocks_[static_cast<size_t>(kind)] = static_cast<uint32_t>(std::max(1, blocks) * facts.multiprocessors);
     }
   }
 
@@ -82,7 +88,8 @@ class Bench {
     std::vector<std::vector<double>> times(methods.size());
     for (int round = -2; round < kRounds; ++round) {
       for (size_t i = 0; i < methods.size(); ++i) {
-        const int place = round + 2;
+        // Nobody reads what another has just put into the cache.
+        const int place = (round + 2) * static_cast<int>(methods.size()) + static_cast<int>(i);
         if (methods[i].prepare != nullptr) methods[i].prepare(place);
         Must(cudaStreamSynchronize(stream_), "preparing");
         Must(cudaEventRecord(start_, stream_), "an event");
@@ -154,14 +161,12 @@ class Bench {
               sums_ = reinterpret_cast<uint64_t*>(const_cast<Run*>(runs(plan_) + plan_.runs.size()));
             },
             [this, kind](int) {
-              void* const pieces = sums_ + plan_.runs.size();
-              const void* const tables = tables_[static_cast<size_t>(kind)];
-              Must(cuda::LaunchChecksum(kind, {runs(plan_), tiles(), plan_.tile_count(), tables, pieces},
-                                        static_cast<uint32_t>(facts_.multiprocessors) * 6, stream_),
+              const size_t index = static_cast<size_t>(kind);
+              Must(cudaMemsetAsync(sums_, 0, plan_.runs.size() * sizeof(uint64_t), stream_), "sums");
+              Must(cuda::LaunchChecksum(kind, {runs(plan_), tiles(), plan_.tile_count(), tables_[index], sums_},
+                                        checksum_blocks_[index], stream_),
                    "checksumming");
-              Must(cuda::LaunchCombine(kind, {runs(plan_), tiles(), plan_.runs.size(), plan_.tile_count(), pieces, sums_},
-                                       tables, stream_),
-                   "combining");
+              Must(cuda::LaunchSums(kind, {runs(plan_), plan_.runs.size(), tables_[index], sums_}, stream_), "finishing sums");
             }};
   }
 
@@ -169,7 +174,7 @@ class Bench {
     return {"cast",
             [this, &fragments, spec](int round) {
               path_ = ChooseCastPath(spec);
-              PlanCast(spec, path_, source(round), destination(round / 2), fragments, most_tiles(), &plan_, &cast_);
+              PlanCast(spec, path_, source(round), destination(round), fragments, most_tiles(), &plan_, &cast_);
               Upload(plan_);
               cast_.runs = runs(plan_);
               cast_.tiles = tiles();
@@ -186,11 +191,45 @@ class Bench {
                            for (const Fragment& f : fragments) {
                              plain_.push_back({source(round) + f.source, destination(round) + f.destination, f.bytes});
                            }
-                           Must(rival.setup(plain_), rival.name.c_str());
+                           if (failed_[rival.name] == cudaSuccess) failed_[rival.name] = rival.setup(plain_);
+                           (void)cudaGetLastError();
                          },
-                         [this, rival](int) { Must(rival.copy(plain_, stream_), rival.name.c_str()); }});
+                         [this, rival](int) {
+                           if (failed_[rival.name] == cudaSuccess) failed_[rival.name] = rival.copy(plain_, stream_);
+                           (void)cudaGetLastError();
+                         }});
     }
     return methods;
+  }
+
+  // Why a method has no figure; empty if it has one.
+  [[nodiscard]] std::string Failed(const std::string& what) const {
+    const auto found = failed_.find(what);
+    return found == failed_.end() || found->second == cudaSuccess ? "" : cudaGetErrorName(found->second);
+  }
+
+  // A batch as a stream has it gathered: plan, descriptors and launch, from before the call until a thread that waits is told.
+  // GB/s.
+  double ByDevice(const std::vector<Fragment>& fragments, uint64_t bytes) {
+    auto made = MakeCudaDevice(0);
+    if (!made.ok()) Must(cudaErrorUnknown, Text(made.status()).c_str());
+    auto from = (*made)->Allocate(kBatch * 4 + 4096, {.name = "source"});
+    auto to = (*made)->Allocate(kBatch * 4, {.name = "destination"});
+    if (!from.ok() || !to.ok()) return 0;
+    std::vector<Fragment> moved = fragments;
+    std::vector<double> times;
+    for (int round = -2; round < kRounds; ++round) {
+      const uint64_t place = static_cast<uint64_t>(round + 2) % 4 * kBatch;
+      for (size_t i = 0; i < moved.size(); ++i) {
+        moved[i].source = fragments[i].source + place;
+        moved[i].destination = fragments[i].destination + place;
+      }
+      const devmem::Time begin = Clock::now();
+      const auto event = (*made)->Gather(**to, **from, moved);
+      if (!event.ok() || !event->Wait(begin + std::chrono::seconds(10)).ok()) return 0;
+      if (round >= 0) times.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
+    }
+    return static_cast<double>(bytes) / Median(times) / 1e9;
   }
 
   // Microseconds from before the call to the event complete.
@@ -202,10 +241,12 @@ class Bench {
       Must(cudaEventRecord(stop_, stream_), "an event");
       while (cudaEventQuery(stop_) == cudaErrorNotReady) {
       }
+      (void)cudaGetLastError();
       if (i >= 0) times.push_back(std::chrono::duration<double, std::micro>(Clock::now() - begin).count());
     }
     return Median(times);
   }
+  // Of the launch alone, watched by a thread that spins.
   double SmallGather() {
     std::vector<Fragment> fragments;
     for (uint64_t i = 0; i < 16; ++i) fragments.push_back({.source = i * 9000 + 7, .destination = i * 4096, .bytes = 4096});
@@ -215,6 +256,26 @@ class Bench {
       FillInline(plan_, &task);
       Must(cuda::LaunchGather(task, stream_), "gathering");
     });
+  }
+  // As a stream has it: until the thread that waits is told.
+  double SmallGatherByDevice() {
+    auto device = MakeCudaDevice(0);
+    if (!device.ok()) return 0;
+    auto from = (*device)->Allocate(kBatch, {.name = "source"}), to = (*device)->Allocate(kBatch, {.name = "destination"});
+    if (!from.ok() || !to.ok()) return 0;
+    std::vector<double> times;
+    for (uint64_t i = 0; i < 1000; ++i) {
+      std::vector<Fragment> fragments;
+      const uint64_t place = i * 147456 % (kBatch - 147456);
+      for (uint64_t k = 0; k < 16; ++k) {
+        fragments.push_back({.source = place + k * 9000 + 7, .destination = place + k * 4096, .bytes = 4096});
+      }
+      const devmem::Time begin = Clock::now();
+      const auto event = (*device)->Gather(**to, **from, fragments);
+      if (!event.ok() || !event->Wait(begin + std::chrono::seconds(10)).ok()) return 0;
+      times.push_back(std::chrono::duration<double, std::micro>(Clock::now() - begin).count());
+    }
+    return Median(times);
   }
   double Nothing() {
     return Latency([&] { Must(cuda::LaunchNothing(stream_), "launching"); });
@@ -229,12 +290,14 @@ class Bench {
   cudaEvent_t start_ = nullptr, stop_ = nullptr;
   void *source_ = nullptr, *destination_ = nullptr, *lists_ = nullptr;
   void* tables_[2] = {nullptr, nullptr};
+  uint32_t checksum_blocks_[2] = {0, 0};
   std::mt19937_64 random_{1};
   WorkPlan plan_;
   CastPath path_;
   CastTask cast_{};
   uint64_t* sums_ = nullptr;
   std::vector<Run> plain_;
+  std::map<std::string, cudaError_t> failed_;  // rivals that cannot do it here
 };
 
 int Main(int argc, char** argv) {
@@ -264,8 +327,12 @@ int Main(int argc, char** argv) {
       rows.push_back({"device-to-device copy", copy});
     }
     rows.push_back({std::string("gather of ") + name, total / seconds[1] / 1e9, bar});
+    rows.push_back({std::string("  the same as called, plan and descriptors included, ") + name,
+                    bench.ByDevice(fragments, static_cast<uint64_t>(total))});
     for (size_t i = 2; i < methods.size(); ++i) {
-      rows.push_back({std::string("  ") + methods[i].what + ", " + name, total / seconds[i] / 1e9});
+      const std::string failed = bench.Failed(methods[i].what);
+      rows.push_back({std::string("  ") + methods[i].what + ", " + name + (failed.empty() ? "" : ": " + failed),
+                      failed.empty() ? total / seconds[i] / 1e9 : 0});
     }
   }
   {
@@ -273,8 +340,8 @@ int Main(int argc, char** argv) {
     const double total = 2.0 * 4096 * static_cast<double>(fragments.size());
     const std::vector<double> seconds =
         bench.Time({bench.Checksum(cuda::CrcKind::kCrc32c, fragments), bench.Checksum(cuda::CrcKind::kCrc64Nvme, fragments)});
-    rows.push_back({"gather and CRC32C, 4 KiB", total / seconds[0] / 1e9});
-    rows.push_back({"gather and CRC64NVME, 4 KiB", total / seconds[1] / 1e9});
+    rows.push_back({"gather and CRC32C, 4 KiB: bytes checked (asked: 1000)", total / seconds[0] / 1e9});
+    rows.push_back({"gather and CRC64NVME, 4 KiB: bytes checked", total / seconds[1] / 1e9});
   }
   const uint64_t image = 224 * 224 * 3;
   const uint64_t count = kBatch / 4 / image * image;
@@ -316,6 +383,7 @@ int Main(int argc, char** argv) {
   std::printf(
       "\n64 KiB in 16 fragments, from the call to the event: %.1f us; an empty kernel: %.1f us; over it: %.1f us (asked: 6)\n",
       small, nothing, small - nothing);
+  std::printf("the same by the device, until a thread that sleeps is told: %.1f us\n", bench.SmallGatherByDevice());
   std::vector<cuda::KernelFacts> kernels;
   Must(cuda::DescribeKernels(&kernels), "describing the kernels");
   std::printf("\n%-34s %9s %11s %12s %8s\n", "", "registers", "local bytes", "shared bytes", "blocks");

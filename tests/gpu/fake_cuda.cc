@@ -142,12 +142,26 @@ CUresult GetErrorName(CUresult error, const char** text) {
   *text = cudaGetErrorName(static_cast<cudaError_t>(error));
   return CUDA_SUCCESS;
 }
+CUresult CtxGetCurrent(CUcontext* context) {
+  *context = nullptr;
+  return CUDA_SUCCESS;
+}
+CUresult CtxSetCurrent(CUcontext) { return CUDA_SUCCESS; }
 CUresult DeviceGet(CUdevice* device, int ordinal) {
   *device = ordinal;
   return CUDA_SUCCESS;
 }
 CUresult DeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice) {
-  *value = attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_MODE ? static_cast<int>(CU_COMPUTEMODE_DEFAULT) : 1;
+  switch (attribute) {
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_MODE:
+      *value = CU_COMPUTEMODE_DEFAULT;
+      break;
+    case CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WRITES_ORDERING:
+      *value = CU_GPU_DIRECT_RDMA_WRITES_ORDERING_ALL_DEVICES;
+      break;
+    default:
+      *value = 1;
+  }
   return CUDA_SUCCESS;
 }
 CUresult DeviceGetUuid(CUuuid* uuid, CUdevice) {
@@ -249,6 +263,8 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function
   static const std::map<std::string, void*> functions = {
       {"cuGetErrorName", reinterpret_cast<void*>(GetErrorName)},
       {"cuGetErrorString", reinterpret_cast<void*>(GetErrorName)},
+      {"cuCtxGetCurrent", reinterpret_cast<void*>(CtxGetCurrent)},
+      {"cuCtxSetCurrent", reinterpret_cast<void*>(CtxSetCurrent)},
       {"cuDeviceGet", reinterpret_cast<void*>(DeviceGet)},
       {"cuDeviceGetAttribute", reinterpret_cast<void*>(DeviceGetAttribute)},
       {"cuDeviceGetUuid", reinterpret_cast<void*>(DeviceGetUuid)},
@@ -286,6 +302,11 @@ cudaError_t cudaDeviceGetPCIBusId(char* address, int bytes, int) {
   return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
+  *status = cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   *free = 123456;
   *total = size_t{16} << 30;
@@ -368,9 +389,9 @@ void Checksum(const ChecksumTask& task, uint32_t blocks) {
   simt::Launch({.blocks = blocks}, [&] { lane::ChecksumBody<Crc>(task, shared.get()); });
 }
 template <typename Crc>
-void Combine(const CombineTask& task, const void* tables) {
+void Sums(const SumsTask& task) {
   simt::Launch({.blocks = static_cast<uint32_t>((task.run_count + kBlockThreads - 1) / kBlockThreads)},
-               [&] { lane::CombineBody<Crc>(task, *static_cast<const lane::ChecksumTables<Crc>*>(tables)); });
+               [&] { lane::SumsBody<Crc>(task); });
 }
 template <typename Crc>
 std::vector<uint8_t> Tables() {
@@ -404,8 +425,12 @@ cudaError_t LaunchChecksum(CrcKind kind, const ChecksumTask& task, uint32_t bloc
   Of(stream).Push([=] { kind == CrcKind::kCrc32c ? Checksum<Crc32c>(task, blocks) : Checksum<Crc64Nvme>(task, blocks); });
   return cudaSuccess;
 }
-cudaError_t LaunchCombine(CrcKind kind, const CombineTask& task, const void* tables, cudaStream_t stream) {
-  Of(stream).Push([=] { kind == CrcKind::kCrc32c ? Combine<Crc32c>(task, tables) : Combine<Crc64Nvme>(task, tables); });
+cudaError_t LaunchSums(CrcKind kind, const SumsTask& task, cudaStream_t stream) {
+  Of(stream).Push([=] { kind == CrcKind::kCrc32c ? Sums<Crc32c>(task) : Sums<Crc64Nvme>(task); });
+  return cudaSuccess;
+}
+cudaError_t ChecksumBlocks(CrcKind, int* blocks) {
+  *blocks = 2;
   return cudaSuccess;
 }
 std::vector<uint8_t> TablesOf(CrcKind kind) { return kind == CrcKind::kCrc32c ? Tables<Crc32c>() : Tables<Crc64Nvme>(); }

@@ -75,6 +75,7 @@ cudaError_t SetUpCub(const std::vector<Run>& runs) {
   (void)cudaMemcpy(state.from, lists.from.data(), pointers, cudaMemcpyHostToDevice);
   (void)cudaMemcpy(state.to, lists.to.data(), pointers, cudaMemcpyHostToDevice);
   (void)cudaMemcpy(state.bytes, lists.bytes.data(), runs.size() * sizeof(size_t), cudaMemcpyHostToDevice);
+  (void)cudaDeviceSynchronize();
   if (const cudaError_t error = cub::DeviceMemcpy::Batched(nullptr, state.temporary_bytes, state.from, state.to, state.bytes,
                                                            static_cast<uint32_t>(state.count));
       error != cudaSuccess) {
