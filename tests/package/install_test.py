@@ -38,7 +38,8 @@ class Install(harness.TestCase):
 
     def test_files(self):
         for path in ("usr/bin/devmem-loaderd", "usr/bin/devmem-loader", "etc/devmem-loader/config.yaml", "usr/lib/sysusers.d/devmem-loader.conf",
-                     "usr/lib/tmpfiles.d/devmem-loader.conf", "usr/share/man/man4/devmem_binding.4"):
+                     "usr/lib/tmpfiles.d/devmem-loader.conf", "usr/share/man/man4/devmem_binding.4",
+                     "usr/share/doc/devmem-loader/operations.md"):
             self.assertTrue((self.root / path).is_file(), path)
         (source,) = (self.root / "usr/src").iterdir()
         conf = (source / "dkms.conf").read_text()
@@ -49,6 +50,30 @@ class Install(harness.TestCase):
         for program in ("devmem-loaderd", "devmem-loader"):
             status, said = run(self.root / "usr/bin" / program, "--version")
             self.assertEqual((status, version in said), (0, True), said)
+
+    def test_manuals(self):
+        tool = shutil.which("mandoc")
+        if tool is None:
+            self.skipTest("mandoc is not installed: apt-get install mandoc")
+        shown = {}
+        for page in ("man8/devmem-loaderd.8", "man1/devmem-loader.1", "man4/devmem_binding.4"):
+            page = self.root / "usr/share/man" / page
+            self.assertEqual(run(tool, "-T", "lint", "-W", "warning", page), (0, ""))
+            status, text = run(tool, "-T", "utf8", "-O", "width=200", page)
+            self.assertEqual(status, 0, text)
+            shown[page.stem] = re.sub(".\b", "", text)  # bold is a letter struck twice
+        said = {program: run(self.root / "usr/bin" / program, "--help")[1] for program in ("devmem-loaderd", "devmem-loader")}
+        for verb in ("streams", "status", "index", "bindings", "doctor"):
+            said["devmem-loader"] += run(self.root / "usr/bin/devmem-loader", verb, "--help")[1]
+        for program, text in said.items():
+            flags = set(re.findall(r"^  (--[a-z-]+)", text, re.M))
+            self.assertGreater(len(flags), 20, text)
+            for flag in sorted(flags):
+                self.assertRegex(shown[program], rf"(?m)^ *{flag}\b", f"{program}: its page does not have it")
+            for section in ("NAME", "SYNOPSIS", "OPTIONS", "EXAMPLES", "ENVIRONMENT", "EXIT STATUS", "FILES", "SEE ALSO"):
+                self.assertRegex(shown[program], rf"(?m)^{section}$", program)
+            for line in re.search(r"^Examples:\n((?:  .*\n)+)", text, re.M)[1].splitlines():
+                self.assertIn(line.strip(), shown[program], "a line of an example is a line of the page")
 
     # --- systemd ---
     def analyze(self, *words):
