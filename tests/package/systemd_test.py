@@ -125,12 +125,13 @@ class Systemd(Debian):
     def check_reload(self):
         """systemctl reload is SIGHUP to the daemon that runs: it reads its file, and is no other one afterwards."""
         pid = self.shows("MainPID")
-        status, said = self.inside("sh", "-c", "echo 'max_retries: 7' >> /etc/devmem-loader/config.yaml")
+        status, said = self.inside("sh", "-c", "cd /etc/devmem-loader && cp -a config.yaml /tmp/before && echo 'max_retries: 7' >> config.yaml")
         self.assertEqual(status, 0, said)
         status, said = self.systemctl("reload", UNIT)
         self.assertEqual(status, 0, said + self.journal())
         wait_for(lambda: "reload: max_retries: 12 -> 7" in self.journal(), 60, "the journal says what changed")
         self.assertEqual((self.shows("MainPID"), self.shows("ActiveState")), (pid, "active"))
+        self.assertEqual(self.inside("mv", "/tmp/before", "/etc/devmem-loader/config.yaml")[0], 0, "the upgrade finds the conffile unchanged")
 
     def loop_outside(self):
         daemon = self.daemon()
