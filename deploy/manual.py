@@ -101,29 +101,35 @@ def flags(lines):
     return found
 
 
-def options(groups):
+def described(rows):
     out = []
-    for title, rows in groups:
-        out.append(f".SS {title}")
-        for term, said in rows:
-            name, _, value = term.partition(" ")
-            out += [".TP", f"\\fB{plain(name)}\\fR" + (f" \\fI{plain(value)}\\fR" if value else ""), *paragraph(said)]
+    for term, said in rows:
+        name, _, value = term.partition(" ")
+        out += [".TP", f"\\fB{plain(name)}\\fR" + (f" \\fI{plain(value)}\\fR" if value else ""), *paragraph(said)]
     return out
 
 
-def verb_section(program, verb):
-    page = help_of([program, verb])
-    out = [f'.SS "{plain(" | ".join(page["usage"]))}"']
-    for index, lines in enumerate(page["lead"]):
-        out += ([".PP"] if index else []) + paragraph(lines)
-    for title, rows in page["groups"]:
-        for term, said in rows if title != "General" else []:
-            name, _, value = term.partition(" ")
-            out += [".TP", f"\\fB{plain(name)}\\fR" + (f" \\fI{plain(value)}\\fR" if value else ""), *paragraph(said)]
-    if page["examples"]:
-        out += [".PP", "For example", *example(page["examples"])]
-    for lines in page["tail"]:
-        out += [".PP", *paragraph(lines)]
+def options(groups):
+    return [line for title, rows in groups for line in [f".SS {title}", *described(rows)]]
+
+
+def verb_sections(program, verbs):
+    """A section each. What all of them have in the group General is said once."""
+    pages = {verb: help_of([program, verb]) for verb in verbs}
+    general = [{term for title, rows in page["groups"] for term, _ in rows if title == "General"} for page in pages.values()]
+    common = set.intersection(*general)
+    names = [term.partition(" ")[0] for term, _ in dict(pages[verbs[0]]["groups"])["General"] if term in common]
+    out = [".SH VERBS", *filled(f"Each takes {', '.join(names[:-1])} and {names[-1]}, as above.")]
+    for page in pages.values():
+        out += [f'.SS "{plain(" | ".join(page["usage"]))}"']
+        for index, lines in enumerate(page["lead"]):
+            out += ([".PP"] if index else []) + paragraph(lines)
+        for _, rows in page["groups"]:
+            out += described([row for row in rows if row[0] not in common])
+        if page["examples"]:
+            out += [".PP", "For example", *example(page["examples"])]
+        for lines in page["tail"]:
+            out += [".PP", *paragraph(lines)]
     return out
 
 
@@ -160,9 +166,7 @@ def page_of(program, section):
         out += ([".PP"] if index else []) + paragraph(lines)
     out += [".SH OPTIONS", *options(page["groups"])]
     if verbs:
-        out += [".SH VERBS", "Each takes the flags of the group General, too."]
-        for verb in verbs:
-            out += verb_section(program, verb)
+        out += verb_sections(program, verbs)
     if page["examples"]:
         out += [".SH EXAMPLES", *example(page["examples"])[1:]]
     out += tail_sections(page["tail"])

@@ -69,9 +69,9 @@ class Install(harness.TestCase):
             flags = set(re.findall(r"^  (--[a-z-]+)", text, re.M))
             self.assertGreater(len(flags), 20, text)
             for flag in sorted(flags):
-                self.assertRegex(shown[program], rf"(?m)^ *{flag}\b", f"{program}: its page does not have it")
+                self.assertTrue(re.search(rf"(?m)^ *{flag}\b", shown[program]), f"{program}: its page does not have {flag}")
             for section in ("NAME", "SYNOPSIS", "OPTIONS", "EXAMPLES", "ENVIRONMENT", "EXIT STATUS", "FILES", "SEE ALSO"):
-                self.assertRegex(shown[program], rf"(?m)^{section}$", program)
+                self.assertIn(f"\n{section}\n", shown[program])
             for line in re.search(r"^Examples:\n((?:  .*\n)+)", text, re.M)[1].splitlines():
                 self.assertIn(line.strip(), shown[program], "a line of an example is a line of the page")
 
@@ -83,6 +83,8 @@ class Install(harness.TestCase):
         for unit in pathlib.Path("/usr/lib/systemd/system").glob("*.target"):  # what ours refer to
             if not (self.units / unit.name).exists():
                 shutil.copy(unit, self.units)
+        (self.root / "bin").mkdir(exist_ok=True)  # whose shell ExecReload= takes
+        shutil.copy("/bin/sh", self.root / "bin/sh")
         return run(tool, *words, f"--root={self.root}", env={**os.environ, "SYSTEMD_LOG_LEVEL": "warning", "SYSTEMD_PAGER": "cat"})
 
     def test_units_are_valid(self):
@@ -107,7 +109,7 @@ class Install(harness.TestCase):
     def test_units_agree_with_the_daemon(self):
         service, listens = self.unit("devmem-loader.service"), self.unit("devmem-loader.socket")
         for key, value in service:
-            if key.startswith("Exec"):
+            if key.startswith("Exec") and not value.startswith("/bin/sh "):
                 program, *flags = value.split()
                 status, said = run(str(self.root) + program, *flags, "--print-config")
                 self.assertEqual(status, 0, f"{value}: {said}")
