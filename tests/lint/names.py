@@ -5,6 +5,7 @@ and their lines, paths on an installed machine, folders of the tree, tests, and 
 Each function takes the tree as {name: text} and yields (document, what is wrong). check.py prints them; `check.py names` runs all of these.
 """
 import json
+import posixpath
 import re
 
 EVERY_TEST = re.compile(r"`(\w+_(?:test|soak)\.\w+\.test_\w+)`")
@@ -168,9 +169,20 @@ def alerts(tree):
             yield name, f"names the alert {alert}, which deploy/prometheus/alerts.yaml does not have"
 
 
+def anchors(tree):
+    """A link to a section of a document leads to one."""
+    slugs = {name: {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.+)$", text, re.M)}
+             for name, text in documents(tree).items()}
+    for name, text in documents(tree).items():
+        for target, anchor in re.findall(r"\]\(([^)#:\s]*)#([^)\s]+)\)", text):
+            where = posixpath.normpath(posixpath.join(posixpath.dirname(name), target)) if target else name
+            if anchor not in slugs.get(where, ()):
+                yield name, f"links to #{anchor} of {where}, which has no such section"
+
+
 def check(tree):
     json.loads(tree["deploy/grafana/devmem-loader.json"])
     bad = []
-    for kind in (metrics, environment, keys, units, paths, tests, words, alerts):
+    for kind in (metrics, environment, keys, units, paths, tests, words, alerts, anchors):
         bad += [f"{name}: {what}" for name, what in kind(tree)]
     return sorted(set(bad))

@@ -22,6 +22,7 @@ PLANTED = [  # document, what is written into it, what is said of it
     ("docs/install.md", "`deploy/ansible`", "names deploy/ansible, which is no folder"),
     ("docs/faults.md", "`input_test.InputTest.test_nothing_at_all`", "names the test input_test.InputTest.test_nothing_at_all"),
     ("docs/metrics.md", "DevmemLoaderSleeps", "names the alert DevmemLoaderSleeps"),
+    ("docs/doctor.md", "[there](operations.md#capacities)", "links to #capacities of docs/operations.md"),
     ("docs/operations.md", "| you see | it means |\n| --- | --- |\n| `the daemon is out of … lemonade` | |", "says that a program says 'lemonade'"),
 ]
 
@@ -35,7 +36,7 @@ class NamesTest(unittest.TestCase):
         for name, planted, said in PLANTED:
             with self.subTest(planted=planted):
                 kind = {"metric": names.metrics, "variable": names.environment, "setting": names.keys, "unit": names.units, "test": names.tests,
-                        "alert": names.alerts}
+                        "alert": names.alerts, "links": names.anchors}
                 checks = [kind[word] for word in said.split() if word in kind] or [names.units, names.paths, names.words]
                 found = [f"{where}: {what}" for each in checks for where, what in each({**self.tree, name: f"{self.tree[name]}\n{planted}\n"})]
                 self.assertEqual(len(found), 1, found)
