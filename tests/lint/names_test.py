@@ -14,7 +14,7 @@ PLANTED = [  # document, what is written into it, what is said of it
     ("docs/devmem.md", "`DEVMEM_MEMROY_LIMIT`", "names the variable DEVMEM_MEMROY_LIMIT"),
     ("docs/configuration.md", "```yaml\nmemroy_limit: 64GiB\n```", "names the setting memroy_limit"),
     ("docs/operations.md", "`landing_pol: 64GiB`", "names the setting landing_pol"),
-    ("deploy/systemd/config.yaml", "# intreface: eth1", "has the setting intreface"),
+    ("deploy/systemd/config.yaml", "# interfaces: eth1", "has the setting interfaces"),
     ("docs/install.md", "`systemctl restart devmem-loaderd`", "names the unit devmem-loaderd"),
     ("docs/install.md", "`LimitNPROC=`", "names LimitNPROC="),
     ("docs/install.md", "`/usr/lib/devmem-loader/plugins`", "names /usr/lib/devmem-loader/plugins"),
