@@ -12,7 +12,7 @@ FROM ${BASE} AS build
 # Not given: built here. Otherwise a folder of the context that holds packages which were built before (tests).
 ARG PACKAGES=
 RUN [ -n "$PACKAGES" ] || { apt-get update && apt-get install -y --no-install-recommends \
-      cmake ninja-build g++ ccache pkg-config dpkg-dev file \
+      cmake ninja-build g++ ccache pkg-config dpkg-dev file python3 \
       libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev liburing-dev \
       nlohmann-json3-dev libcli11-dev libspdlog-dev libcurl4-openssl-dev libssl-dev libpugixml-dev libhttp-parser-dev \
       libmnl-dev libsystemd-dev; }
@@ -21,7 +21,7 @@ WORKDIR /src
 RUN --mount=type=cache,target=/root/.cache/ccache \
     mkdir /packages && if [ -n "$PACKAGES" ]; then cp "$PACKAGES"/devmem-loader_*.deb /packages/; else \
       cmake --preset release -DDEVMEM_TESTS=OFF && \
-      cmake --build build/release --target devmem-loaderd devmem-loader devmem-loader-client && \
+      cmake --build build/release --target devmem-loaderd devmem-loader devmem-loader-client manuals && \
       cpack --config build/release/CPackConfig.cmake -B build/release/packages && \
       cp build/release/packages/devmem-loader_*.deb /packages/; fi
 

@@ -34,6 +34,9 @@ devmem_unit(net_flow_steering
 devmem_unit(net_landing_pool
   HDRS rx/landing_pool.h SRCS rx/landing_pool.cc DEPS base_error
   TEST rx/landing_pool_test.cc)
+if(TARGET net_landing_pool_test)  # which reckons its examples after
+  target_compile_definitions(net_landing_pool_test PRIVATE OPERATIONS_DOCUMENT="${PROJECT_SOURCE_DIR}/docs/operations.md")
+endif()
 
 if(DEVMEM_TESTS)
   # Driven by the tests in the guest (tests/guest/rx), where there are NICs.

@@ -4,7 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <limits>
+#include <sstream>
+#include <string>
 
 #include "base/error.h"
 
@@ -36,6 +39,32 @@ TEST(LandingPool, SizeIsPostedAndTwiceTheWindows) {
     EXPECT_EQ(size.held, row.windows);
     EXPECT_EQ(size.bytes(), row.bytes + row.demand.queues * kDeferred);
   }
+}
+
+TEST(LandingPool, TheExamplesOfTheOperationsDocumentAreRight) {
+  // | queues | connections | ring | buffer, KiB | receive buffer, KiB | pool, MiB | what it is |
+  std::ifstream document(OPERATIONS_DOCUMENT);
+  std::string line;
+  bool table = false;
+  int rows = 0;
+  while (std::getline(document, line)) {
+    if (line.rfind("| queues | connections | ring |", 0) == 0) table = true;
+    if (line.rfind("|", 0) != 0) table = false;
+    if (!table || line.find_first_of("0123456789") != 2) continue;
+    SCOPED_TRACE(line);
+    std::istringstream cells(line);
+    char bar;
+    uint64_t pool = 0;
+    PoolDemand demand;
+    cells >> bar >> demand.queues >> bar >> demand.connections >> bar >> demand.ring >> bar >> demand.page_size >> bar >>
+        demand.receive_buffer >> bar >> pool >> bar;
+    ASSERT_TRUE(cells.good());
+    demand.page_size <<= 10;
+    demand.receive_buffer <<= 10;
+    EXPECT_EQ(LandingPoolSize(demand).bytes(), pool * kMiB);
+    ++rows;
+  }
+  EXPECT_GE(rows, 5) << OPERATIONS_DOCUMENT;
 }
 
 TEST(LandingPool, SizeDoesNotWrap) {

@@ -27,7 +27,7 @@ constexpr uint64_t kRing = 1024;              // Rx descriptors, where no NIC te
 constexpr uint64_t kReceiveBuffer = 8 << 20;  // as net/devmem_transport.cc gives them, at most and at least
 constexpr uint64_t kLeastReceiveBuffer = 128 << 10;
 constexpr uint64_t kOtherDescriptors =
-    1024;  // of trainers: a connection, a handle socket and a slab each, and the daemon's own
+    1024;  // of trainers: a connection, a handle socket, a pidfd and a slab each, and the daemon's own
 
 void Append(Rows& rows, Rows more) {
   rows.insert(rows.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Quick checks of the tree: check.py format|spdx|docs|faults|layers|config|all.
+"""Quick checks of the tree: check.py format|spdx|docs|faults|layers|config|names|all.
 
   format  every C++ source is as clang-format-14 would have it
   spdx    every file of ours opens with its licence
@@ -8,12 +8,15 @@
   faults  every test named in docs/faults.md exists, and every end-to-end test of a fault is named there
   layers  a folder includes only what stands above it (docs/architecture.md)
   config  what is written about the settings is what their schema says
+  names   metrics, variables, settings, units, paths, tests and errors that a document names exist
 """
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+
+import names
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SKIP = 77
@@ -144,9 +147,13 @@ def check_config():
     return [] if done.returncode == 0 else (done.stdout + done.stderr).splitlines()
 
 
+def check_names():
+    return names.check({name: text(name) for name in tree() if not name.endswith((".png", ".svg"))})
+
+
 def main():
     checks = {"format": check_format, "spdx": check_spdx, "docs": check_docs, "faults": check_faults, "layers": check_layers,
-              "config": check_config}
+              "config": check_config, "names": check_names}
     which = sys.argv[1] if len(sys.argv) > 1 else "all"
     if which != "all" and which not in checks:
         sys.exit(__doc__)

@@ -38,7 +38,8 @@ class Install(harness.TestCase):
 
     def test_files(self):
         for path in ("usr/bin/devmem-loaderd", "usr/bin/devmem-loader", "etc/devmem-loader/config.yaml", "usr/lib/sysusers.d/devmem-loader.conf",
-                     "usr/lib/tmpfiles.d/devmem-loader.conf", "usr/share/man/man4/devmem_binding.4"):
+                     "usr/lib/tmpfiles.d/devmem-loader.conf", "usr/share/man/man4/devmem_binding.4",
+                     "usr/share/doc/devmem-loader/operations.md"):
             self.assertTrue((self.root / path).is_file(), path)
         (source,) = (self.root / "usr/src").iterdir()
         conf = (source / "dkms.conf").read_text()
@@ -50,6 +51,30 @@ class Install(harness.TestCase):
             status, said = run(self.root / "usr/bin" / program, "--version")
             self.assertEqual((status, version in said), (0, True), said)
 
+    def test_manuals(self):
+        tool = shutil.which("mandoc")
+        if tool is None:
+            self.skipTest("mandoc is not installed: apt-get install mandoc")
+        shown = {}
+        for page in ("man8/devmem-loaderd.8", "man1/devmem-loader.1", "man4/devmem_binding.4"):
+            page = self.root / "usr/share/man" / page
+            self.assertEqual(run(tool, "-T", "lint", "-W", "warning", page), (0, ""))
+            status, text = run(tool, "-T", "utf8", "-O", "width=200", page)
+            self.assertEqual(status, 0, text)
+            shown[page.stem] = re.sub(".\b", "", text)  # bold is a letter struck twice
+        said = {program: run(self.root / "usr/bin" / program, "--help")[1] for program in ("devmem-loaderd", "devmem-loader")}
+        for verb in ("streams", "status", "index", "bindings", "doctor"):
+            said["devmem-loader"] += run(self.root / "usr/bin/devmem-loader", verb, "--help")[1]
+        for program, text in said.items():
+            flags = set(re.findall(r"^  (--[a-z-]+)", text, re.M))
+            self.assertGreater(len(flags), 20, text)
+            for flag in sorted(flags):
+                self.assertTrue(re.search(rf"(?m)^ *{flag}\b", shown[program]), f"{program}: its page does not have {flag}")
+            for section in ("NAME", "SYNOPSIS", "OPTIONS", "EXAMPLES", "ENVIRONMENT", "EXIT STATUS", "FILES", "SEE ALSO"):
+                self.assertIn(f"\n{section}\n", shown[program])
+            for line in re.search(r"^Examples:\n((?:  .*\n)+)", text, re.M)[1].splitlines():
+                self.assertIn(line.strip(), shown[program], "a line of an example is a line of the page")
+
     # --- systemd ---
     def analyze(self, *words):
         tool = shutil.which("systemd-analyze")
@@ -58,6 +83,8 @@ class Install(harness.TestCase):
         for unit in pathlib.Path("/usr/lib/systemd/system").glob("*.target"):  # what ours refer to
             if not (self.units / unit.name).exists():
                 shutil.copy(unit, self.units)
+        (self.root / "bin").mkdir(exist_ok=True)  # whose shell ExecReload= takes
+        shutil.copy("/bin/sh", self.root / "bin/sh")
         return run(tool, *words, f"--root={self.root}", env={**os.environ, "SYSTEMD_LOG_LEVEL": "warning", "SYSTEMD_PAGER": "cat"})
 
     def test_units_are_valid(self):
@@ -82,7 +109,7 @@ class Install(harness.TestCase):
     def test_units_agree_with_the_daemon(self):
         service, listens = self.unit("devmem-loader.service"), self.unit("devmem-loader.socket")
         for key, value in service:
-            if key.startswith("Exec"):
+            if key.startswith("Exec") and not value.startswith("/bin/sh "):
                 program, *flags = value.split()
                 status, said = run(str(self.root) + program, *flags, "--print-config")
                 self.assertEqual(status, 0, f"{value}: {said}")

@@ -99,6 +99,7 @@ class Systemd(Debian):
         self.assertEqual(self.shows("ActiveState"), "active")
         self.assertRegex(self.shows("StatusText"), r"^serving; path copy \(")
         self.check_rights()
+        self.check_reload()
         self.check_watchdog()
         self.check_kill()
         self.check_upgrade(bucket)
@@ -120,6 +121,17 @@ class Systemd(Debian):
         # What the filter must let through: as the same daemon finds it outside.
         self.assertIn("receive loop " + self.loop_outside(), self.shows("StatusText"))
         print("; ".join(f"{name} {' '.join(held[name].split())}" for name in ("Uid", "Groups", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp")))
+
+    def check_reload(self):
+        """systemctl reload is SIGHUP to the daemon that runs: it reads its file, and is no other one afterwards."""
+        pid = self.shows("MainPID")
+        status, said = self.inside("sh", "-c", "cd /etc/devmem-loader && cp -a config.yaml /tmp/before && echo 'max_retries: 7' >> config.yaml")
+        self.assertEqual(status, 0, said)
+        status, said = self.systemctl("reload", UNIT)
+        self.assertEqual(status, 0, said + self.journal())
+        wait_for(lambda: "reload: max_retries: 12 -> 7" in self.journal(), 60, "the journal says what changed")
+        self.assertEqual((self.shows("MainPID"), self.shows("ActiveState")), (pid, "active"))
+        self.assertEqual(self.inside("mv", "/tmp/before", "/etc/devmem-loader/config.yaml")[0], 0, "the upgrade finds the conffile unchanged")
 
     def loop_outside(self):
         daemon = self.daemon()
