@@ -9,7 +9,7 @@ devmem_unit(net_byte_stream
   TEST scatter_test.cc TEST_DEPS gpu_cpu_device)
 devmem_unit(net_staged_stream
   HDRS staging_pool.h staged_move.h staged_stream.h SRCS staging_pool.cc staged_move.cc staged_stream.cc
-  DEPS net_byte_stream)
+  DEPS base_trace net_byte_stream)
 devmem_unit(net_http_head
   HDRS http_head.h SRCS http_head.cc DEPS base_error net_http_fields ${HTTP_PARSER_LIBRARY}
   TEST http_head_test.cc FUZZ http_head_fuzz.cc)
@@ -24,7 +24,7 @@ devmem_unit(net_file_reader HDRS file_reader.h SRCS file_reader.cc DEPS net_byte
 devmem_unit(net_worker_transport
   HDRS worker_transport.h SRCS worker_transport.cc
   DEPS net_http_fetcher net_file_reader net_staged_stream)
-devmem_unit(net_devmem_stream HDRS devmem_stream.h SRCS devmem_stream.cc DEPS net_byte_stream net_transfer_counters
+devmem_unit(net_devmem_stream HDRS devmem_stream.h SRCS devmem_stream.cc DEPS base_trace net_byte_stream net_transfer_counters
   TEST devmem_stream_test.cc TEST_DEPS gpu_late_device)
 if(DEVMEM_TESTS)
   target_link_options(net_devmem_stream_test PRIVATE -Wl,--wrap=recvmsg -Wl,--wrap=setsockopt)

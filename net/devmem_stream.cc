@@ -25,6 +25,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "base/trace.h"
 
 namespace devmem {
 namespace {
@@ -156,6 +157,7 @@ void DevmemStream::OnSendDone(int result) {
 }
 
 absl::StatusOr<uint64_t> DevmemStream::Receive(std::span<iovec> into) {
+  const TraceRange traced("receive");
   msghdr message{};
   message.msg_iov = into.data();
   message.msg_iovlen = into.size();
@@ -393,6 +395,7 @@ absl::StatusOr<uint64_t> DevmemStream::ReceiveInPlace() {
 }
 
 void DevmemStream::Launch(std::span<const Piece> pieces, std::span<const std::byte> host) {
+  const TraceRange traced("gather what was received");
   Wave& wave = NewWave();
   wave.tokens.swap(loose_);
   DeviceMemory *destination = nullptr, *landing = nullptr;

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/trace.h"
+
 namespace devmem {
 namespace {
 
@@ -52,6 +54,7 @@ absl::StatusOr<std::span<const DeviceSpan>> StagedMove::Next() {
 }
 
 void StagedMove::Received(uint64_t bytes) {
+  const TraceRange traced("copy to the device");
   Wave* const wave = waves_.emplace_back(std::make_unique<Wave>()).get();
   wave->bytes = bytes;
   wave->chunk = chunk_;

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/error.h"
+#include "base/trace.h"
 #include "client/cpp/rpc_error.h"
 
 namespace devmem {
@@ -201,6 +202,7 @@ absl::Status CheckDevice(const v1::StreamSpec& spec, const Device& device) {
 }  // namespace
 
 absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const OpenContext& context) {
+  const TraceRange traced("open stream");
   const Time asked = Clock::now();
   if (spec.bucket().empty()) return Invalid("no bucket was given", "bucket", "set it to http://…, s3://… or file:///…");
   DEVMEM_RETURN_IF_ERROR(CheckDevice(spec, *context.device));

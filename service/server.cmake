@@ -23,12 +23,12 @@ devmem_unit(service_stream_counters HDRS stream_counters.h SRCS stream_counters.
   TEST stream_counters_test.cc)
 devmem_unit(service_stream
   HDRS stream.h memory_budget.h SRCS stream.cc
-  DEPS devmem_proto client_rpc_error service_batch_layout service_plan service_read_planner service_stream_counters net_copy_transport
+  DEPS base_trace devmem_proto client_rpc_error service_batch_layout service_plan service_read_planner service_stream_counters net_copy_transport
   gpu_device
   TEST stream_test.cc memory_budget_test.cc TEST_DEPS service_open_stream gpu_late_device)
 devmem_unit(service_open_stream
   HDRS open_stream.h SRCS open_stream.cc
-  DEPS service_stream service_dataset_builder net_object_store)
+  DEPS base_trace service_stream service_dataset_builder net_object_store)
 devmem_unit(service_data_path HDRS data_path.h SRCS data_path.cc DEPS devmem_proto net_worker_transport TEST data_path_test.cc)
 devmem_unit(service_worker_pool HDRS worker_pool.h TEST worker_pool_test.cc)
 devmem_unit(service_daemon

@@ -16,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "base/trace.h"
 #include "client/cpp/rpc_error.h"
 
 namespace devmem {
@@ -277,6 +278,7 @@ void DataStream::PlanWaves() {
 }
 
 void DataStream::PlanWave(size_t batches) {
+  const TraceRange traced("plan reads");
   wants_.clear();
   want_places_.clear();
   const Time now = Clock::now();
@@ -437,6 +439,7 @@ void DataStream::SlotFilled(uint32_t index) {
 }
 
 void DataStream::CutOut(uint32_t index) {
+  const TraceRange traced("finish batch");
   Slot& slot = slots_[index];
   const std::vector<OutputTensor>& tensors = setup_.layout.tensors;
   if (!slot.bad.empty()) {
@@ -481,6 +484,7 @@ void DataStream::CutOut(uint32_t index) {
 }
 
 void DataStream::Cast(uint32_t index) {
+  const TraceRange traced("cast");
   const Slot& slot = slots_[index];
   for (const OutputTensor& tensor : setup_.layout.tensors) {
     if (!tensor.cast || slot.rows == 0) continue;
@@ -568,6 +572,7 @@ void DataStream::DeviceIsLate() {
 // --- delivery ---------------------------------------------------------------------------------------------------
 
 void DataStream::Deliver() {
+  const TraceRange traced("deliver");
   if (closing_) return;
   v1::OpenStreamResponse batches;
   const auto flush = [&] {

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/trace.h"
 #include "gpu/cast.h"
 #include "gpu/check.h"
 #include "gpu/cuda/completer.h"
@@ -135,6 +136,7 @@ class CudaDevice final : public Device {
   }
 
   absl::StatusOr<Event> Gather(DeviceMemory& destination, DeviceMemory& source, std::span<const Fragment> fragments) override {
+    const TraceRange traced("gather");
     DEVMEM_RETURN_IF_ERROR(CheckFragments(destination, source, fragments));
     DEVMEM_RETURN_IF_ERROR(CheckOurs(&destination, "gather's destination"));
     DEVMEM_RETURN_IF_ERROR(CheckOurs(&source, "gather's source"));
@@ -150,6 +152,7 @@ class CudaDevice final : public Device {
 
   absl::StatusOr<Event> GatherCast(DeviceSpan destination, DeviceMemory& source, std::span<const Fragment> fragments,
                                    const GatherCastSpec& spec) override {
+    const TraceRange traced("gather and cast");
     DEVMEM_RETURN_IF_ERROR(CheckSpan(destination, "a cast's destination"));
     DEVMEM_RETURN_IF_ERROR(CheckGatherCast(spec, fragments, source.bytes(), destination.bytes));
     DEVMEM_RETURN_IF_ERROR(CheckOurs(destination.memory, "a cast's destination"));
@@ -171,6 +174,7 @@ class CudaDevice final : public Device {
 
   absl::StatusOr<Event> GatherChecksum(DeviceMemory& destination, DeviceMemory& source, std::span<const Fragment> fragments,
                                        Checksum kind, std::span<uint64_t> sums) override {
+    const TraceRange traced("gather and checksum");
     DEVMEM_RETURN_IF_ERROR(CheckSums(fragments, sums));
     DEVMEM_RETURN_IF_ERROR(CheckFragments(destination, source, fragments));
     DEVMEM_RETURN_IF_ERROR(CheckOurs(&destination, "gather's destination"));
@@ -232,6 +236,7 @@ class CudaDevice final : public Device {
   }
 
   absl::StatusOr<Event> Peek(std::span<const PeekPiece> pieces) override {
+    const TraceRange traced("peek");
     uint64_t total = 0;
     for (const PeekPiece& piece : pieces) {
       DEVMEM_RETURN_IF_ERROR(CheckSameSize(piece.to.size(), piece.from.bytes));
@@ -287,6 +292,7 @@ class CudaDevice final : public Device {
   }
 
   absl::StatusOr<Event> Poke(std::span<const PokePiece> pieces) override {
+    const TraceRange traced("poke");
     uint64_t total = 0;
     for (const PokePiece& piece : pieces) {
       DEVMEM_RETURN_IF_ERROR(CheckSameSize(piece.from.size(), piece.to.bytes));
