@@ -198,7 +198,7 @@ absl::StatusOr<std::vector<FlagValue>> FlagTable::Parse(const std::vector<std::s
       return given[i];
     }
     if (const char* const set =
-            flag.environment && !Positional(flag) ? environment(EnvironmentName(flag.name).c_str()) : nullptr;
+            flag.environment && !flag.file_only && !Positional(flag) ? environment(EnvironmentName(flag.name).c_str()) : nullptr;
         set != nullptr && *set != '\0') {
       value.origin = Origin::kEnvironment;
       return flag.repeatable ? Words(set) : std::vector<std::string>{set};
