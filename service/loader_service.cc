@@ -240,7 +240,9 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
       std::lock_guard lock(mutex_);
       grant_ = grant;
     }
-    DEVMEM_ASSIGN_OR_RETURN(lent_, service_.parts_.ledger->BeginStream(peer_.credentials.uid, grant));
+    DEVMEM_ASSIGN_OR_RETURN(AccessLedger::Lent lent, service_.parts_.ledger->BeginStream(peer_.credentials.uid, grant));
+    std::lock_guard lock(mutex_);
+    lent_ = std::move(lent);
     return absl::OkStatus();
   }
 
@@ -425,13 +427,15 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
     bool opened = false;
     std::string id;
     size_t rule = 0;
-    v1::StreamSpec named;  // of the spec, what the log is about
+    v1::StreamSpec named;     // of the spec, what the log is about
+    AccessLedger::Lent lent;  // goes back before the trainer is told: it may open the next at once
     {
       std::lock_guard lock(mutex_);
       if (std::exchange(finishing_, true)) return;
       final_ = ToGrpcStatus(status);
       if (absl::IsCancelled(status)) pending_.clear();  // nobody reads any more
       opened = number_ != 0;
+      lent = std::move(lent_);
       if (!opened) {
         id = id_;
         rule = grant_.rule;
@@ -441,6 +445,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
     }
     if (!opened) LogRefused(id, named, rule, status);
     service_.CountEnd(status, opened);
+    lent.reset();
     WriteNext();
   }
 
@@ -471,15 +476,15 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   bool on_transport_ = false;   // counted as such; guarded by service_.mutex_
   const absl::Status refused_;  // why the caller may not open a stream, or OK
   HandleSocket::Peer peer_;     // set at construction
-  AccessLedger::Lent lent_;     // one of its user's streams; written once, before Open
   std::shared_ptr<StreamCall> grpc_self_;
   v1::OpenStreamRequest request_;    // reads' thread
   bool has_spec_ = false;            // reads' thread
   v1::OpenStreamResponse outgoing_;  // while writing_
 
   std::mutex mutex_;
-  v1::StreamSpec spec_;  // written once, before Open
-  AccessGrant grant_;    // the same
+  v1::StreamSpec spec_;      // written once, before Open
+  AccessGrant grant_;        // the same
+  AccessLedger::Lent lent_;  // one of its user's streams, until its end is decided
   std::string id_;
   uint64_t number_ = 0;  // of the stream, from 1 on; 0: there is none yet
   uint64_t slab_bytes_ = 0;

@@ -7,14 +7,17 @@ what it is told by lines of JSON on its stdin.
 import hashlib
 import json
 import os
+import queue
 import re
 import resource
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import unittest
 
+import fault_server
 import harness
 import trainer
 from harness import SAMPLE, SLOW, wait_for
@@ -177,7 +180,7 @@ access:
 
         # A stream that ends gives its user's quota back.
         self.assertEqual(alice.ask("drain"), stored(self.buckets / "a"))
-        wait_for(lambda: alice.open(url + "a") == "allowed", 10 * SLOW, "a stream may take the place of the one that ended")
+        self.assertEqual(alice.open(url + "a"), "allowed", "at once")
 
     def test_status_by_user(self):
         store, daemon = self.serve(lambda url: f"access: [{{uid: [{ALICE}, {BOB}], bucket: ['{url}']}}]")
@@ -298,6 +301,16 @@ access:
             wait_for(lambda: ALICE not in [stream.peer_uid for stream in root.status().streams], 10 * SLOW, "her streams end")
         self.assertEqual(self.peer(daemon, ALICE).open(store.url + "a"), "allowed")
 
+    def test_opens_that_hang_keep_nobody_else_out(self):
+        silent = self.server(self.buckets / "a")
+        silent.fault("/", fault_server.Silent(), when=lambda request: True)
+        store, daemon = self.serve(lambda url: f"access: [{{uid: {ALICE}, bucket: ['{silent.url}'], streams: 100}}, "
+                                               f"{{uid: {BOB}, bucket: ['{url}']}}]", "--first-byte-timeout", "10m", "--read-timeout", "10m")
+        alice, bob = self.peer(daemon, ALICE), self.peer(daemon, BOB)
+        self.assertEqual(alice.ask("begin", count=150, spec=raw_spec(silent.url).SerializeToString().hex()), ["RESOURCE_EXHAUSTED"] * 50)
+        self.assertEqual(bob.open(store.url + "b"), "allowed", "100 of the daemon's 128 threads for opening wait for her store")
+        self.assertEqual(bob.ask("drain"), stored(self.buckets / "b"))
+
     def test_nothing_listens_on_tcp_but_the_metrics(self):
         store, daemon = self.serve(lambda url: "")
         peer = self.peer(daemon, ALICE)
@@ -327,6 +340,24 @@ class Actor:
         spec = pb.StreamSpec.FromString(bytes.fromhex(spec))
         self.streams.append(trainer.Stream(self.client(), spec, 60))
         return "allowed"
+
+    def begin(self, count, spec):
+        """Calls that wait for no answer but a refusal; the codes of those."""
+        request = pb.OpenStreamRequest(spec=pb.StreamSpec.FromString(bytes.fromhex(spec)))
+        client, refused = self.client(), queue.SimpleQueue()
+
+        def read(call):
+            try:
+                for _ in call:  # progress
+                    pass
+            except grpc.RpcError as error:
+                refused.put(error.code().name)
+        for _ in range(count):
+            hold = queue.SimpleQueue()
+            hold.put(request)
+            call = client.stub.OpenStream(iter(hold.get, None), metadata=client.metadata)
+            threading.Thread(target=read, args=(call,), daemon=True).start()
+        return [refused.get(timeout=60 * SLOW) for _ in range(count - 100)]
 
     def drain(self):
         """The oldest stream to its end: the hash of all it brought."""
