@@ -133,6 +133,7 @@ class DaemonImpl final : public Daemon {
   void Reconfigure(const LiveOptions& options) override {
     budget_.SetLimit(options.memory_limit != 0 ? options.memory_limit : HalfOfMemory());
     service_->SetDefaultPrefetch(options.default_prefetch);
+    service_->SetAccess(options.access);
     std::lock_guard lock(workers_mutex_);
     transport_->SetPolicy(options.policy);
   }
@@ -193,6 +194,7 @@ class DaemonImpl final : public Daemon {
                                                                     .transport = transport_.get(),
                                                                     .device = device_,
                                                                     .budget = &budget_,
+                                                                    .ledger = &ledger_,
                                                                     .openers = &openers_,
                                                                     .status = &status_,
                                                                     .upkeep = &upkeep_,
@@ -486,6 +488,7 @@ class DaemonImpl final : public Daemon {
   const DaemonOptions options_;
   std::map<std::string, UniqueFd> inherited_;  // by path
   MemoryBudget budget_;
+  AccessLedger ledger_;
   const std::shared_ptr<Device> device_;
   std::unique_ptr<Transport> transport_;
   std::mutex workers_mutex_;  // handing over ends and makes workers: not while they are told of a new policy

@@ -21,6 +21,7 @@
 #include "base/clock.h"
 #include "net/rx/flow_steering.h"
 #include "net/transport.h"
+#include "service/access.h"
 
 namespace devmem {
 
@@ -51,6 +52,7 @@ struct DaemonOptions {
   size_t connections = 16;                            // to one origin, a worker
   Reactor::Backend backend = Reactor::Backend::kAuto;
   ReadPolicy policy;
+  AccessRules access;                                // who may open what; none: whoever may connect, everything
   Duration open_timeout = std::chrono::minutes(10);  // listing and headers of one OpenStream
 
   std::string metrics_listen;   // "HOST:PORT" or "unix:PATH" of GET /metrics and /healthz; empty: none
@@ -67,6 +69,7 @@ struct LiveOptions {
   uint64_t memory_limit = 0;      // streams keep what they have: below that, new ones are refused until there is room
   uint64_t default_prefetch = 0;  // of streams opened from now on
   ReadPolicy policy;              // of every wait and every retry that begins from now on
+  AccessRules access;             // of streams opened and trainers connecting from now on
 };
 
 class Daemon {

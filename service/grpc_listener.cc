@@ -4,6 +4,9 @@
 // same number, and a call still on its way from the dead one would be taken for the new one's. That is harmless where
 // both are the same user's; so a number passes to another user only after kQuarantine, far longer than gRPC takes to
 // begin a call, and until then that user's connections are moved to other numbers.
+//
+// gRPC does not say when it closes one, so how many a user has is counted when it matters: a number still is the connection it
+// was given for if the socket on it has the same inode.
 #include "service/grpc_listener.h"
 
 #include <fcntl.h>
@@ -11,11 +14,13 @@
 #include <grpcpp/server_posix.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <charconv>
 #include <mutex>
 #include <thread>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -67,6 +72,7 @@ class GrpcListenerImpl final : public GrpcListener {
   struct Owner {
     bool known = false;
     PeerCredentials credentials;
+    ino_t inode = 0;            // of the socket
     std::optional<Time> freed;  // when the number was first seen free for another user
   };
 
@@ -92,8 +98,30 @@ class GrpcListenerImpl final : public GrpcListener {
     auto credentials = CredentialsOfSocket(socket.get());
     if (!credentials.ok()) return;
     if (options_.admit && !options_.admit(*credentials).ok()) return;
+    if (TooMany(credentials->uid)) return;
     UniqueFd placed = Place(std::move(socket), *credentials);
     if (placed.valid()) grpc::AddInsecureChannelFromFd(server, placed.Release());
+  }
+
+  // At most as many as were handed over since the last count, so it is a look at a map as a rule.
+  bool TooMany(uid_t uid) {
+    size_t& count = of_user_[uid];
+    if (count >= options_.max_connections_of_user) {
+      std::lock_guard lock(mutex_);
+      count = 0;
+      for (size_t fd = 0; fd < owners_.size(); ++fd) {
+        const Owner& owner = owners_[fd];
+        if (owner.known && owner.credentials.uid == uid && owner.inode == InodeOf(static_cast<int>(fd))) ++count;
+      }
+      if (count >= options_.max_connections_of_user) return true;
+    }
+    ++count;
+    return false;
+  }
+
+  static ino_t InodeOf(int fd) {
+    struct stat there {};
+    return ::fstat(fd, &there) == 0 ? there.st_ino : 0;
   }
 
   // `socket`, on a number that no other user's connection had a moment ago.
@@ -106,7 +134,7 @@ class GrpcListenerImpl final : public GrpcListener {
       Owner& owner = owners_[number];
       if (!owner.freed.has_value()) owner.freed = now;
       if (!owner.known || owner.credentials.uid == credentials.uid || now - *owner.freed >= kQuarantine) {
-        owner = {.known = true, .credentials = credentials, .freed = std::nullopt};
+        owner = {.known = true, .credentials = credentials, .inode = InodeOf(socket.get()), .freed = std::nullopt};
         return socket;
       }
       UniqueFd moved(::fcntl(socket.get(), F_DUPFD_CLOEXEC, socket.get() + 1));
@@ -120,7 +148,8 @@ class GrpcListenerImpl final : public GrpcListener {
   const UniqueFd stop_;
   std::thread thread_;
   mutable std::mutex mutex_;
-  std::vector<Owner> owners_;  // by number; at most as many as descriptors were ever open at once
+  std::unordered_map<uid_t, size_t> of_user_;  // connections, at most; the thread's own
+  std::vector<Owner> owners_;                  // by number; at most as many as descriptors were ever open at once
 };
 
 }  // namespace

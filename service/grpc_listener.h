@@ -36,6 +36,7 @@ class GrpcListener {
   struct Options {
     mode_t mode = 0660;
     std::optional<gid_t> group;
+    size_t max_connections_of_user = 1024;  // more are closed, so that no user can take the descriptors of the others
     std::function<absl::Status(const PeerCredentials&)> admit;  // not OK: the connection is closed. Empty: all.
   };
 

@@ -4,15 +4,21 @@
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <mutex>
 #include <set>
+#include <thread>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/error.h"
+#include "base/unique_fd.h"
 #include "devmem_loader/v1/loader.grpc.pb.h"
 
 namespace devmem {
@@ -128,6 +134,38 @@ TEST_F(GrpcListenerTest, RefusedUsersGetNoConnection) {
   Serve({.admit = [](const PeerCredentials&) { return absl::PermissionDeniedError("no"); }});
   v1::GetNodeStatusResponse response;
   EXPECT_EQ(Call(&response).error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+// One user's connections fill that user's share, others still come in, and what was closed counts no more.
+TEST_F(GrpcListenerTest, ConnectionsOfAUserAreCapped) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root, to be somebody else for a moment";
+  Serve({.mode = 0666, .max_connections_of_user = 3});
+  std::filesystem::permissions(directory_, std::filesystem::perms(0755));
+  const auto connect = [&] {
+    UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::strncpy(address.sun_path, path_.c_str(), sizeof address.sun_path - 1);
+    EXPECT_EQ(::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+    return socket;
+  };
+  std::vector<UniqueFd> held;
+  for (int i = 0; i < 3; ++i) held.push_back(connect());
+  char byte = 0;
+  // gRPC speaks first (its settings); of one too many the end is all there is to read.
+  for (const UniqueFd& socket : held) EXPECT_EQ(::recv(socket.get(), &byte, 1, 0), 1);
+  for (int i = 0; i < 4; ++i) EXPECT_LE(::recv(connect().get(), &byte, 1, 0), 0);
+
+  v1::GetNodeStatusResponse response;
+  ASSERT_EQ(::seteuid(65534), 0);
+  const grpc::Status other = Call(&response);
+  ASSERT_EQ(::seteuid(0), 0);
+  EXPECT_TRUE(other.ok()) << other.error_message();
+
+  held.clear();
+  const Time deadline = Clock::now() + std::chrono::seconds(20);  // gRPC closes its ends when it has noticed
+  while (::recv(connect().get(), &byte, 1, 0) <= 0 && Clock::now() < deadline) std::this_thread::yield();
+  EXPECT_TRUE(Call(&response).ok());
 }
 
 TEST_F(GrpcListenerTest, TwoDaemonsCannotServeOnePath) {

@@ -258,6 +258,14 @@ class HandleSocketImpl final : public HandleSocket {
                        "the daemon serves " + std::to_string(options_.max_peers) + " trainers already",
                        {.cause = "trainers", .action = "end one that is not needed, or try again later"});
     }
+    const uid_t uid = connection->peer.credentials.uid;
+    if (of_user_[uid] >= options_.max_peers_of_user) {
+      return MakeError(
+          absl::StatusCode::kResourceExhausted,
+          "the daemon serves " + std::to_string(of_user_[uid]) + " trainers of uid " + std::to_string(uid) + " already",
+          {.cause = "trainers of a user", .action = "end one that is not needed, or try again later"});
+    }
+    DEVMEM_ASSIGN_OR_RETURN(connection->peer.groups, GroupsOfSocket(socket.get()));
     DEVMEM_ASSIGN_OR_RETURN(connection->peer.token, NewToken());
     const pid_t pid = connection->peer.credentials.pid;
 #ifdef SYS_pidfd_open
@@ -276,6 +284,7 @@ class HandleSocketImpl final : public HandleSocket {
       by_token_.emplace(connection->peer.token, connection);
       by_key_.emplace(key, connection);
     }
+    ++of_user_[uid];
     const bool watched =
         Watch(fd, EPOLLIN | EPOLLRDHUP, key) && (!connection->pidfd.valid() || Watch(connection->pidfd.get(), EPOLLIN, key));
     if (!watched || SendPacket(fd, hello.SerializeAsString(), -1) != 0) Remove(key);
@@ -301,6 +310,7 @@ class HandleSocketImpl final : public HandleSocket {
       by_key_.erase(found);
       by_token_.erase(connection->peer.token);
     }
+    if (const auto user = of_user_.find(connection->peer.credentials.uid); --user->second == 0) of_user_.erase(user);
     (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection->socket.get(), nullptr);
     if (connection->pidfd.valid()) (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection->pidfd.get(), nullptr);
     (void)::shutdown(connection->socket.get(), SHUT_RDWR);  // ends a SendSlab that waits
@@ -313,10 +323,11 @@ class HandleSocketImpl final : public HandleSocket {
   const UniqueFd stop_;
   std::thread thread_;
 
-  std::mutex accepting_mutex_;         // held by the thread while it accepts
-  bool open_ = false;                  // guarded by accepting_mutex_
-  std::atomic<bool> starved_ = false;  // the listener is not watched for want of descriptors
-  uint64_t next_key_ = kFirstPeerKey;  // the thread's own
+  std::mutex accepting_mutex_;                 // held by the thread while it accepts
+  bool open_ = false;                          // guarded by accepting_mutex_
+  std::atomic<bool> starved_ = false;          // the listener is not watched for want of descriptors
+  uint64_t next_key_ = kFirstPeerKey;          // the thread's own
+  std::unordered_map<uid_t, size_t> of_user_;  // peers; the thread's own
 
   mutable std::mutex mutex_;
   std::unordered_map<std::string, std::shared_ptr<Connection>, TokenHash, TokenEqual> by_token_;

@@ -18,6 +18,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -35,11 +36,13 @@ class HandleSocket {
   struct Peer {
     std::string token;  // 32 hexadecimal digits; a secret: never log it
     PeerCredentials credentials;
+    std::vector<gid_t> groups;  // supplementary
   };
   struct Options {
     mode_t mode = 0660;
     std::optional<gid_t> group;
     size_t max_peers = 4096;
+    size_t max_peers_of_user = 1024;  // so that no user can keep the others out
     // Whether this user may come in; the status's message is what a refused trainer reads. Empty: whoever may open the file.
     std::function<absl::Status(const PeerCredentials&)> admit;
     // The trainer closed its connection or died.

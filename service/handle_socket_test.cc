@@ -255,6 +255,33 @@ TEST_F(HandleSocketTest, PeersAreCapped) {
   EXPECT_FALSE(Token(fourth).empty());
 }
 
+// One user's trainers fill that user's share, and others still come in.
+TEST_F(HandleSocketTest, PeersOfAUserAreCapped) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root, to be somebody else for a moment";
+  auto handles = Serve({.mode = 0666, .max_peers_of_user = 2});
+  ASSERT_EQ(::chmod(directory_.c_str(), 0755), 0);
+  UniqueFd first = Connect();
+  UniqueFd second = Connect();
+  (void)Token(first);
+  (void)Token(second);
+  for (int i = 0; i < 3; ++i) {
+    UniqueFd third = Connect();
+    auto refused = Receive(third);
+    ASSERT_TRUE(refused.has_value() && refused->packet.has_refused());
+    EXPECT_THAT(refused->packet.refused().message(), HasSubstr("serves 2 trainers of uid 0 already"));
+  }
+  ASSERT_EQ(::seteuid(65534), 0);
+  UniqueFd other = Connect();
+  ASSERT_EQ(::seteuid(0), 0);
+  const std::string token = Token(other);
+  ASSERT_FALSE(token.empty());
+  EXPECT_EQ(handles->FindPeer(token)->credentials.uid, 65534u);
+  first.Reset();
+  ASSERT_TRUE(gone_.WaitFor(1));
+  UniqueFd fourth = Connect();
+  EXPECT_FALSE(Token(fourth).empty());
+}
+
 TEST_F(HandleSocketTest, APeerThatDoesNotReadCostsOnlyItsDeadline) {
   auto handles = Serve();
   UniqueFd deaf = Connect();

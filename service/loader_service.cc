@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A call's life:
-//   1. OpenStream: token and uid are checked; the first message, the spec, goes to the pool
+//   1. OpenStream: token and uid are checked; the first message, the spec, is held against the access rules and the user's
+//      quota, and goes to the pool
 //   2. the pool prepares the stream, sends the slab over the handle socket, then `opened`, and starts the stream
 //   3. events come from the stream's loop and are written one message at a time; batches that wait for a write are put
 //      into one message. Releases go the other way.
@@ -51,6 +52,10 @@ std::map<std::string, std::string> Libraries() {
   return {{"grpc", grpc::Version()}, {"protobuf", std::to_string(GOOGLE_PROTOBUF_VERSION)}};
 }
 
+AccessPeer AccessPeerOf(const HandleSocket::Peer& peer) {
+  return {.uid = peer.credentials.uid, .gid = peer.credentials.gid, .groups = peer.groups};
+}
+
 absl::Status Draining() {
   return MakeError(
       absl::StatusCode::kUnavailable, "the daemon is going away",
@@ -65,7 +70,11 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
  public:
   StreamCall(LoaderService& service, grpc::CallbackServerContext& context, absl::StatusOr<HandleSocket::Peer> peer)
       : service_(service), context_(context), refused_(peer.status()) {
-    if (peer.ok()) peer_ = *std::move(peer);
+    if (peer.ok()) {
+      peer_ = *std::move(peer);
+    } else if (const auto caller = service_.parts_.listener->CredentialsOf(context.peer()); caller.ok()) {
+      peer_.credentials = *caller;  // for the log
+    }
     std::lock_guard lock(service_.mutex_);
     ++service_.alive_;
   }
@@ -152,6 +161,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
         std::lock_guard lock(mutex_);
         spec_ = std::move(*request_.mutable_spec());
       }
+      if (const absl::Status admitted = Admit(); !admitted.ok()) return RequestFinish(admitted);
       service_.parts_.openers->Submit([self = shared_from_this()] { self->Open(); });
     } else if (request_.has_release()) {
       std::shared_ptr<DataStream> stream;
@@ -208,8 +218,9 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   }
 
   void OnFailed(absl::Status status) override {
-    LogEvent(spdlog::level::warn, "stream_failed", {{"stream", id_}, {"bucket", spec_.bucket()}, {"reason", EndReason(status)}},
-             absl::StrCat("stream ", id_, " of ", spec_.bucket(), " failed: ", Text(status)));
+    const std::string bucket = BucketForLog(spec_.bucket());
+    LogEvent(spdlog::level::warn, "stream_failed", {{"stream", id_}, {"bucket", bucket}, {"reason", EndReason(status)}},
+             absl::StrCat("stream ", id_, " of ", bucket, " failed: ", Text(status)));
     RequestFinish(status);
   }
 
@@ -221,6 +232,40 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   }
 
  private:
+  // Before any store is asked, and before a thread is taken.
+  absl::Status Admit() {
+    DEVMEM_ASSIGN_OR_RETURN(const AccessGrant grant,
+                            service_.access().ForStream(AccessPeerOf(peer_), spec_.bucket(), spec_.endpoint_url()));
+    {
+      std::lock_guard lock(mutex_);
+      grant_ = grant;
+    }
+    DEVMEM_ASSIGN_OR_RETURN(AccessLedger::Lent lent, service_.parts_.ledger->BeginStream(peer_.credentials.uid, grant));
+    std::lock_guard lock(mutex_);
+    lent_ = std::move(lent);
+    return absl::OkStatus();
+  }
+
+  // Of a call that ends without a stream; `raw` may hold what must not be in a log.
+  void LogRefused(const std::string& id, const v1::StreamSpec& raw, size_t rule, const absl::Status& status) const {
+    const std::string bucket = BucketForLog(raw.bucket());
+    // An error about a URI repeats it, query and all.
+    const bool plain = (raw.bucket() + raw.endpoint_url()).find_first_of("?#@") == std::string::npos;
+    const bool of_itself = absl::IsCancelled(status) || GetErrorInfo(status).cause == kDrainingCause;
+    LogEvent(of_itself ? spdlog::level::info : spdlog::level::warn, "stream_refused",
+             {{"stream", id},
+              {"bucket", bucket},
+              {"outcome", "refused"},
+              {"reason", EndReason(status)},
+              {"pid", static_cast<uint64_t>(peer_.credentials.pid)},
+              {"uid", uint64_t{peer_.credentials.uid}},
+              {"gid", uint64_t{peer_.credentials.gid}},
+              {"rule", uint64_t{rule}}},
+             absl::StrCat("cannot open a stream of ", bucket.empty() ? "no bucket yet" : bucket, " for pid ",
+                          peer_.credentials.pid, " uid ", peer_.credentials.uid, " gid ", peer_.credentials.gid, ": ",
+                          plain ? Text(status) : GetErrorInfo(status).cause));
+  }
+
   // The trainer is not there any more: whatever is under way stops.
   void Leave(const absl::Status& status) {
     std::shared_ptr<DataStream> stream;
@@ -254,8 +299,10 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
     }
     const Time now = Clock::now();
     Time next_progress = now;
+    const auto quota = [&](uint64_t bytes) { return service_.parts_.ledger->ReserveMemory(uid, bytes, grant_); };
     OpenContext context{.device = service_.parts_.device,
                         .budget = service_.parts_.budget,
+                        .quota = quota,
                         .default_prefetch = service_.default_prefetch_,
                         .reads = {.max_gap = service_.parts_.options->max_gap, .max_range = service_.parts_.options->max_range},
                         .deadline = now + service_.parts_.options->open_timeout,
@@ -272,15 +319,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
                           return !stopped_;
                         }};
     absl::StatusOr<OpenedStream> opened = PrepareStream(spec_, context);
-    if (!opened.ok()) {
-      LogEvent(spdlog::level::warn, "stream_refused",
-               {{"bucket", spec_.bucket()},
-                {"reason", EndReason(opened.status())},
-                {"pid", static_cast<uint64_t>(peer_.credentials.pid)},
-                {"uid", uint64_t{peer_.credentials.uid}}},
-               absl::StrCat("cannot open a stream of ", spec_.bucket(), ": ", Text(opened.status())));
-      return RequestFinish(opened.status());
-    }
+    if (!opened.ok()) return RequestFinish(opened.status());
     size_t home = 0;
     uint64_t number = 0;
     std::string id;
@@ -292,6 +331,10 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
       id = absl::StrCat("s", getpid(), "-", service_.next_id_++);
       number = service_.next_id_;
       home = service_.next_home_++ % service_.parts_.transport->workers();
+    }
+    {
+      std::lock_guard lock(mutex_);
+      id_ = id;
     }
     if (const absl::Status sent = SendSlab(id, *opened); !sent.ok()) return RequestFinish(sent);
 
@@ -319,24 +362,27 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
         stream_ = stream;
         number_ = number;
       }
-      id_ = id;
       slab_bytes_ = slab->bytes();
       slots_ = slots;
     }
     if (stopped) return slab->Retire();  // Leave() or End() came before there was a stream
     const uint64_t world_size = std::max<uint32_t>(1, spec_.world_size());
-    LogEvent(
-        spdlog::level::info, "stream_opened",
-        {{"stream", id},
-         {"bucket", spec_.bucket()},
-         {"rank", uint64_t{spec_.rank()}},
-         {"world_size", world_size},
-         {"slots", uint64_t{slots}},
-         {"bytes", slab->bytes()},
-         {"pid", static_cast<uint64_t>(peer_.credentials.pid)},
-         {"uid", uint64_t{peer_.credentials.uid}}},
-        absl::StrCat("stream ", id, " of ", spec_.bucket(), ": rank ", spec_.rank(), " of ", world_size, ", ", slots,
-                     " slots in ", slab->bytes(), " bytes, for pid ", peer_.credentials.pid, " uid ", peer_.credentials.uid));
+    const std::string bucket = BucketForLog(spec_.bucket());
+    LogEvent(spdlog::level::info, "stream_opened",
+             {{"stream", id},
+              {"bucket", bucket},
+              {"outcome", "opened"},
+              {"rank", uint64_t{spec_.rank()}},
+              {"world_size", world_size},
+              {"slots", uint64_t{slots}},
+              {"bytes", slab->bytes()},
+              {"pid", static_cast<uint64_t>(peer_.credentials.pid)},
+              {"uid", uint64_t{peer_.credentials.uid}},
+              {"gid", uint64_t{peer_.credentials.gid}},
+              {"rule", uint64_t{grant_.rule}}},
+             absl::StrCat("stream ", id, " of ", bucket, ": rank ", spec_.rank(), " of ", world_size, ", ", slots, " slots in ",
+                          slab->bytes(), " bytes, for pid ", peer_.credentials.pid, " uid ", peer_.credentials.uid, " gid ",
+                          peer_.credentials.gid));
     service_.CountOpened();
     OnEvent(std::move(event));
     if (half_closed) stream->EndReleases();
@@ -379,14 +425,27 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   // Finishes with `status` when what is pending is written. The first status wins.
   void RequestFinish(const absl::Status& status) {
     bool opened = false;
+    std::string id;
+    size_t rule = 0;
+    v1::StreamSpec named;     // of the spec, what the log is about
+    AccessLedger::Lent lent;  // goes back before the trainer is told: it may open the next at once
     {
       std::lock_guard lock(mutex_);
       if (std::exchange(finishing_, true)) return;
       final_ = ToGrpcStatus(status);
       if (absl::IsCancelled(status)) pending_.clear();  // nobody reads any more
       opened = number_ != 0;
+      lent = std::move(lent_);
+      if (!opened) {
+        id = id_;
+        rule = grant_.rule;
+        named.set_bucket(spec_.bucket());
+        named.set_endpoint_url(spec_.endpoint_url());
+      }
     }
+    if (!opened) LogRefused(id, named, rule, status);
     service_.CountEnd(status, opened);
+    lent.reset();
     WriteNext();
   }
 
@@ -423,7 +482,9 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   v1::OpenStreamResponse outgoing_;  // while writing_
 
   std::mutex mutex_;
-  v1::StreamSpec spec_;  // written once, before Open
+  v1::StreamSpec spec_;      // written once, before Open
+  AccessGrant grant_;        // the same
+  AccessLedger::Lent lent_;  // one of its user's streams, until its end is decided
   std::string id_;
   uint64_t number_ = 0;  // of the stream, from 1 on; 0: there is none yet
   uint64_t slab_bytes_ = 0;
@@ -439,9 +500,20 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   bool stopped_ = false;  // do not start the stream
 };
 
-LoaderService::LoaderService(Parts parts) : parts_(std::move(parts)), default_prefetch_(parts_.options->default_prefetch) {}
+LoaderService::LoaderService(Parts parts)
+    : parts_(std::move(parts)), default_prefetch_(parts_.options->default_prefetch), access_(parts_.options->access) {}
 
 LoaderService::~LoaderService() = default;
+
+void LoaderService::SetAccess(const AccessRules& access) {
+  std::lock_guard lock(mutex_);
+  access_ = access;
+}
+
+AccessRules LoaderService::access() const {
+  std::lock_guard lock(mutex_);
+  return access_;
+}
 
 absl::StatusOr<HandleSocket::Peer> LoaderService::Authenticate(const grpc::CallbackServerContext& context) const {
   const auto refuse = [](std::string_view why) {
@@ -482,18 +554,23 @@ grpc::ServerUnaryReactor* LoaderService::GetNodeStatus(grpc::CallbackServerConte
                                                        const v1::GetNodeStatusRequest* /*request*/,
                                                        v1::GetNodeStatusResponse* response) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  if (const absl::StatusOr<HandleSocket::Peer> peer = Authenticate(*context); !peer.ok()) {
-    reactor->Finish(ToGrpcStatus(peer.status()));
+  const absl::StatusOr<HandleSocket::Peer> peer = Authenticate(*context);
+  const AccessRules rules = access();
+  const absl::Status admitted = peer.ok() ? rules.ForPeer(AccessPeerOf(*peer), geteuid()) : peer.status();
+  if (!admitted.ok()) {
+    reactor->Finish(ToGrpcStatus(admitted));
     return reactor;
   }
-  parts_.status->Submit([this, reactor, response] {
-    FillStatus(response);
+  const uid_t uid = peer->credentials.uid;
+  const auto only_of = rules.MaySeeAll(uid, geteuid()) ? std::nullopt : std::optional(uid);
+  parts_.status->Submit([this, only_of, reactor, response] {
+    FillStatus(only_of, response);
     reactor->Finish(grpc::Status::OK);
   });
   return reactor;
 }
 
-void LoaderService::FillStatus(v1::GetNodeStatusResponse* response) {
+void LoaderService::FillStatus(std::optional<uid_t> only_of, v1::GetNodeStatusResponse* response) {
   response->set_version(kVersion);
   response->set_api_version(1);
   response->set_pid(getpid());
@@ -511,7 +588,9 @@ void LoaderService::FillStatus(v1::GetNodeStatusResponse* response) {
     std::lock_guard lock(mutex_);
     response->set_draining(draining_);
   }
-  for (v1::StreamStatus& stream : DescribeStreams(path, SIZE_MAX).streams) *response->add_streams() = std::move(stream);
+  for (v1::StreamStatus& stream : DescribeStreams(path, SIZE_MAX).streams) {
+    if (!only_of.has_value() || stream.peer_uid() == *only_of) *response->add_streams() = std::move(stream);
+  }
 }
 
 LoaderService::Open LoaderService::DescribeStreams(const PathInfo& path, size_t most) {

@@ -10,11 +10,13 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "devmem_loader/v1/loader.grpc.pb.h"
+#include "service/access.h"
 #include "service/daemon.h"
 #include "service/grpc_listener.h"
 #include "service/handle_socket.h"
@@ -34,6 +36,7 @@ class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
     Transport* transport = nullptr;
     std::shared_ptr<Device> device;
     MemoryBudget* budget = nullptr;
+    AccessLedger* ledger = nullptr;
     WorkerPool* openers = nullptr;
     WorkerPool* status = nullptr;
     WorkerPool* upkeep = nullptr;
@@ -50,6 +53,9 @@ class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
 
   // Of streams that are opened from now on. Thread-safe.
   void SetDefaultPrefetch(uint64_t bytes) { default_prefetch_ = bytes; }
+
+  // Of streams that are opened and status that is asked for from now on. Thread-safe.
+  void SetAccess(const AccessRules& access);
 
   // The node as it stands, for metrics; the `most_streams` that were opened first are described one by one. Asks NICs, kernel
   // and the streams' loops, a second at most: not for gRPC's threads.
@@ -75,7 +81,9 @@ class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
   void Keep(const std::string& token, KeptSlab kept);
   void Remove(StreamCall* call);
   size_t EndCalls();
-  void FillStatus(devmem_loader::v1::GetNodeStatusResponse* response);
+  // nullopt: of all users' streams.
+  void FillStatus(std::optional<uid_t> only_of, devmem_loader::v1::GetNodeStatusResponse* response);
+  [[nodiscard]] AccessRules access() const;
   struct Open {
     std::vector<devmem_loader::v1::StreamStatus> streams;  // at most as many as were asked for, the first opened first
     std::vector<bool> answered;                            // whether their loops said how they stand; else no numbers are there
@@ -93,6 +101,7 @@ class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
   NodeCounters counters_;
 
   mutable std::mutex mutex_;
+  AccessRules access_;  // guarded by mutex_
   std::condition_variable changed_;
   std::map<StreamCall*, std::weak_ptr<StreamCall>> calls_;  // guarded by mutex_
   size_t alive_ = 0;                                        // calls with a stream or in gRPC; guarded by mutex_

@@ -251,7 +251,13 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
   constexpr uint64_t kMostRows = 1 << 20;
   const uint64_t slots = std::min({std::max<uint64_t>(2, slot_cost == 0 ? 2 : wanted / slot_cost),
                                    std::max<uint64_t>(2, batches), kMostSlots, std::max<uint64_t>(2, kMostRows / rows)});
-  DEVMEM_ASSIGN_OR_RETURN(MemoryBudget::Reservation reservation, context.budget->Reserve(slots * slot_cost));
+  MemoryBudget::Reservation of_user;
+  if (context.quota) {
+    DEVMEM_ASSIGN_OR_RETURN(of_user, context.quota(slots * slot_cost));
+  }
+  DEVMEM_ASSIGN_OR_RETURN(MemoryBudget::Reservation of_node, context.budget->Reserve(slots * slot_cost));
+  MemoryBudget::Reservation reservation =
+      std::make_shared<std::pair<MemoryBudget::Reservation, MemoryBudget::Reservation>>(std::move(of_user), std::move(of_node));
 
   OpenedStream result{.setup = {.plan = plan}};
   StreamSetup& setup = result.setup;

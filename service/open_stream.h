@@ -3,6 +3,7 @@
 // the plan and the layout, checks the cursor, reserves and allocates the slabs. Blocks; call it from a WorkerPool.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -18,6 +19,8 @@ namespace devmem {
 struct OpenContext {
   std::shared_ptr<Device> device;
   MemoryBudget* budget = nullptr;
+  // What of the node's memory the trainer's user may have; called once, with the bytes of all slabs. Empty: all of it.
+  std::function<absl::StatusOr<MemoryBudget::Reservation>(uint64_t bytes)> quota;
   uint64_t default_prefetch = 0;
   ReadOptions reads;
   Time deadline{};

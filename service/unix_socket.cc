@@ -117,6 +117,18 @@ absl::StatusOr<PeerCredentials> CredentialsOfSocket(int fd) {
   return PeerCredentials{.pid = credentials.pid, .uid = credentials.uid, .gid = credentials.gid};
 }
 
+absl::StatusOr<std::vector<gid_t>> GroupsOfSocket(int fd) {
+  std::vector<gid_t> groups(32);
+  while (true) {
+    auto length = static_cast<socklen_t>(groups.size() * sizeof(gid_t));
+    const int result = ::getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups.data(), &length);
+    const int error = errno;
+    groups.resize(length / sizeof(gid_t));  // also on ERANGE: what it takes
+    if (result == 0) return groups;
+    if (error != ERANGE) return ErrnoError(error, "SO_PEERGROUPS");
+  }
+}
+
 absl::StatusOr<UnixListener> UnixListener::Listen(std::string_view path, int type, const Options& options) {
   UnixListener listener;
   listener.path_ = path;

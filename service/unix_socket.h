@@ -26,6 +26,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -42,6 +43,8 @@ struct PeerCredentials {
 };
 
 [[nodiscard]] absl::StatusOr<PeerCredentials> CredentialsOfSocket(int fd);
+// Its supplementary groups when it connected.
+[[nodiscard]] absl::StatusOr<std::vector<gid_t>> GroupsOfSocket(int fd);
 
 class UnixListener {
  public:

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
+#include <grp.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/resource.h>
@@ -59,6 +60,29 @@ TEST_F(UnixSocketTest, AcceptsAndKnowsThePeer) {
   auto credentials = CredentialsOfSocket(accepted.fd.get());
   ASSERT_TRUE(credentials.ok());
   EXPECT_EQ(*credentials, (PeerCredentials{.pid = ::getpid(), .uid = ::getuid(), .gid = ::getgid()}));
+  std::vector<gid_t> own(static_cast<size_t>(::getgroups(0, nullptr)));
+  ASSERT_EQ(::getgroups(static_cast<int>(own.size()), own.data()), static_cast<int>(own.size()));
+  const auto groups = GroupsOfSocket(accepted.fd.get());
+  ASSERT_TRUE(groups.ok()) << groups.status();
+  EXPECT_THAT(*groups, ::testing::UnorderedElementsAreArray(own));
+}
+
+TEST_F(UnixSocketTest, KnowsMoreGroupsThanMostHave) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root, to be in many groups for a moment";
+  auto listener = UnixListener::Listen(path_, SOCK_STREAM, {});
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  std::vector<gid_t> own(static_cast<size_t>(::getgroups(0, nullptr)));
+  ASSERT_EQ(::getgroups(static_cast<int>(own.size()), own.data()), static_cast<int>(own.size()));
+  std::vector<gid_t> many(100);
+  for (size_t i = 0; i < many.size(); ++i) many[i] = static_cast<gid_t>(5000 + i);
+  ASSERT_EQ(::setgroups(many.size(), many.data()), 0);
+  UniqueFd client = Connect();
+  ASSERT_EQ(::setgroups(own.size(), own.data()), 0);
+  auto accepted = listener->Accept();
+  ASSERT_TRUE(accepted.fd.valid());
+  const auto groups = GroupsOfSocket(accepted.fd.get());
+  ASSERT_TRUE(groups.ok()) << groups.status();
+  EXPECT_THAT(*groups, ::testing::ElementsAreArray(many));
 }
 
 TEST_F(UnixSocketTest, SetsModeAndLeavesNothingBehind) {

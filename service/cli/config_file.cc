@@ -103,10 +103,10 @@ class Reader {
     const size_t before = faults_;
     FileValue value{.path = path_, .line = key.line + 1};
     if (node.IsNull()) return Fault(key, absl::StrCat(Key(field), " has no value; leave the key away for its default"));
+    if (field.is_repeated() && node.IsSequence() && node.size() == 0) return;  // as if it were not there
     if (IsStructured(field)) {
       value.text = ReadStructured(node, mark, message, field);
     } else if (field.is_repeated() && node.IsSequence()) {
-      if (node.size() == 0) return;  // as if it were not there
       value.text = ReadTexts(node, message, field, outermost);
     } else if (node.IsScalar()) {
       value.text = node.Scalar();

@@ -73,7 +73,8 @@ void ReloadSettings(const std::vector<std::string>& arguments, DaemonCommandOpti
   for (const std::string& change : changes->restart) spdlog::warn("reload: {}: needs a restart", change);
   daemon->Reconfigure({.memory_limit = options->daemon.memory_limit,
                        .default_prefetch = options->daemon.default_prefetch,
-                       .policy = options->daemon.policy});
+                       .policy = options->daemon.policy,
+                       .access = options->daemon.access});
   // Said at the level that says more, be it the former or the new one.
   const auto level = spdlog::level::from_str(options->log_level);
   spdlog::set_level(std::min(spdlog::get_level(), level));

@@ -197,8 +197,9 @@ absl::StatusOr<std::vector<FlagValue>> FlagTable::Parse(const std::vector<std::s
       value.origin = Origin::kFlag;
       return given[i];
     }
-    if (const char* const set =
-            flag.environment && !Positional(flag) ? environment(EnvironmentName(flag.name).c_str()) : nullptr;
+    if (const char* const set = flag.environment && !flag.file_only && !Positional(flag)
+                                    ? environment(EnvironmentName(flag.name).c_str())
+                                    : nullptr;
         set != nullptr && *set != '\0') {
       value.origin = Origin::kEnvironment;
       return flag.repeatable ? Words(set) : std::vector<std::string>{set};

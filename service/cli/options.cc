@@ -715,6 +715,20 @@ FlagTable DaemonTable(DaemonCommandOptions* options) {
       std::move(flags), [options] { return ApplyConfig(options->config, options); });
 }
 
+absl::StatusOr<AccessRules> MakeAccess(const v1::Config& config) {
+  std::vector<AccessRule> rules;
+  for (const v1::AccessRule& rule : config.access()) {
+    rules.push_back({.uids = {rule.uid().begin(), rule.uid().end()},
+                     .gids = {rule.gid().begin(), rule.gid().end()},
+                     .buckets = {rule.bucket().begin(), rule.bucket().end()},
+                     .memory = rule.memory(),
+                     .streams = rule.streams()});
+  }
+  absl::StatusOr<AccessRules> made = AccessRules::Create(std::move(rules));
+  if (made.ok()) return made;
+  return MakeErrorVerbatim(absl::StatusCode::kFailedPrecondition, Text(made.status()), GetErrorInfo(made.status()));
+}
+
 absl::Status ApplyConfig(const v1::Config& config, DaemonCommandOptions* options) {
   ApplyReceiving(config, &options->daemon);
   options->daemon.socket = config.socket().rfind("unix:", 0) == 0 ? config.socket().substr(5) : config.socket();
@@ -722,6 +736,7 @@ absl::Status ApplyConfig(const v1::Config& config, DaemonCommandOptions* options
   options->daemon.socket_mode = config.socket_mode();
   options->daemon.default_prefetch = config.default_prefetch();
   options->daemon.take_over = config.take_over();
+  DEVMEM_ASSIGN_OR_RETURN(options->daemon.access, MakeAccess(config));
   options->drain_timeout = FromProto(config.drain_timeout());
   options->stay_when_succeeded = config.when_succeeded() == v1::Config::WHEN_SUCCEEDED_WAIT;
   options->daemon.device = config.device();

@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "devmem_loader/v1/config.pb.h"
 #include "devmem_loader/v1/loader.pb.h"
+#include "service/access.h"
 #include "service/cli/flag_table.h"
 #include "service/cli/log.h"
 #include "service/daemon.h"
@@ -101,7 +102,11 @@ struct DaemonCommandOptions {
 [[nodiscard]] FlagTable DoctorTable(DoctorCommandOptions* options);
 [[nodiscard]] FlagTable DaemonTable(DaemonCommandOptions* options);
 
-// Hands every setting on to what it is for. kInvalidArgument where they do not go together.
+// The access rules in the form they are decided by; kFailedPrecondition (it is the file's fault) names the rule with a bucket
+// that is none.
+[[nodiscard]] absl::StatusOr<AccessRules> MakeAccess(const devmem_loader::v1::Config& config);
+
+// Hands every setting on to what it is for. kInvalidArgument where they do not go together, and as MakeAccess().
 [[nodiscard]] absl::Status ApplyConfig(const devmem_loader::v1::Config& config, DaemonCommandOptions* options);
 
 // The specification as the flags have it; kInvalidArgument names the flag at fault.

@@ -76,6 +76,24 @@ TEST_F(ReloadTest, WhatCanChangeDoes) {
   EXPECT_EQ(Value("--memory-limit").line, 1);
 }
 
+TEST_F(ReloadTest, AccessRulesChange) {
+  Start("memory_limit: 1GiB\n");
+  const auto changes =
+      Again("memory_limit: 1GiB\naccess:\n  - {uid: [1000, 1001], bucket: [s3://a], memory: 1GiB, streams: 4}\n");
+  ASSERT_TRUE(changes.ok()) << changes.status();
+  EXPECT_THAT(changes->applied, ElementsAre("access: (not set) -> 1 entry"));
+  EXPECT_EQ(options_.daemon.access,
+            *AccessRules::Create({{.uids = {1000, 1001}, .buckets = {"s3://a"}, .memory = 1 << 30, .streams = 4}}));
+  const auto same_length = Again("memory_limit: 1GiB\naccess: [{uid: 1000, bucket: s3://b}]\n");
+  ASSERT_TRUE(same_length.ok()) << same_length.status();
+  EXPECT_THAT(same_length->applied, ElementsAre("access: changed"));
+  const absl::Status bad = Again("access: [{bucket: b}]\n").status();
+  EXPECT_THAT(Text(bad), HasSubstr("access: rule 1: b: "));
+  EXPECT_EQ(options_.daemon.access, *AccessRules::Create({{.uids = {1000}, .buckets = {"s3://b"}}})) << "nothing was changed";
+  ASSERT_TRUE(Again("memory_limit: 1GiB\n").ok());
+  EXPECT_TRUE(options_.daemon.access.empty());
+}
+
 TEST_F(ReloadTest, WhatCannotIsSaidEachTimeUntilItIsPutBack) {
   Start("queues: 4\ninterface: [eth1]\n");
   for (int i = 0; i < 2; ++i) {

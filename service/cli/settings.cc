@@ -139,8 +139,13 @@ bool IsStructured(const FieldDescriptor& field) { return field.message_type() !=
 std::string FlagOf(const std::string& key) { return absl::StrCat("--", absl::StrReplaceAll(key, {{"_", "-"}})); }
 
 absl::Status AddSetting(Message* message, const FieldDescriptor& field, const std::string& text) {
+  if (field.is_repeated() && field.cpp_type() == FieldDescriptor::CPPTYPE_UINT32) {
+    DEVMEM_ASSIGN_OR_RETURN(const uint64_t value, ParseNumberOf(field, text, std::numeric_limits<uint32_t>::max()));
+    message->GetReflection()->AddUInt32(message, &field, static_cast<uint32_t>(value));
+    return absl::OkStatus();
+  }
   if (!field.is_repeated() || field.cpp_type() != FieldDescriptor::CPPTYPE_STRING) {
-    return absl::UnimplementedError(absl::StrCat(field.full_name(), " is no list of texts"));
+    return absl::UnimplementedError(absl::StrCat(field.full_name(), " is no list of texts or numbers"));
   }
   DEVMEM_RETURN_IF_ERROR(CheckText(field, text));
   if (text.empty()) return absl::InvalidArgumentError("expected names separated by commas");

@@ -60,6 +60,8 @@ class Setting:
             return "`true` or `false`"
         if kind == field.TYPE_STRING:
             return "a list of texts" if self.repeated else "a text"
+        if self.repeated:
+            return "a list of whole numbers"
         highest = f" to {self.options.highest}" if self.options.highest else ""
         return f"a whole number from {self.options.lowest}{highest}"
 
