@@ -45,7 +45,7 @@ COPY --from=build /packages /packages
 RUN groupadd --system --gid ${UID} devmem-loader && \
     useradd --system --uid ${UID} --gid ${UID} --home-dir /run/devmem-loader --shell /usr/sbin/nologin devmem-loader && \
     apt-get update && \
-    apt-get install -y --no-install-recommends ca-certificates /packages/devmem-loader_*.deb && \
+    apt-get install -y --no-install-recommends ca-certificates kmod /packages/devmem-loader_*.deb && \
     apt-get install -y --no-install-recommends libcap2-bin && \
     setcap cap_net_admin+p /usr/bin/devmem-loaderd && \
     apt-get purge -y --auto-remove libcap2-bin && \

@@ -283,10 +283,16 @@ class HttpServerImpl final : public HttpServer {
       return;
     }
     if (connections_.size() >= kMostConnections) {
-      auto oldest = connections_.begin();  // by id, so by age
-      while (oldest != connections_.end() && oldest->second.state != State::kReading) ++oldest;
-      if (oldest == connections_.end()) return;  // all of them are being answered: this one comes again
-      connections_.erase(oldest);
+      // The oldest (ids ascend) of those who have their answer and stay, else of those who ask nothing, else of those who do
+      // not take what they asked for. While all are being answered this one must come again.
+      auto leaves = connections_.end();
+      for (const State state : {State::kClosing, State::kReading, State::kWriting}) {
+        leaves =
+            std::find_if(connections_.begin(), connections_.end(), [state](const auto& c) { return c.second.state == state; });
+        if (leaves != connections_.end()) break;
+      }
+      if (leaves == connections_.end()) return;
+      connections_.erase(leaves);
     }
     Connection& connection = connections_[next_id_++];
     connection.fd = std::move(fd);

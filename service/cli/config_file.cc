@@ -103,7 +103,12 @@ class Reader {
     const size_t before = faults_;
     FileValue value{.path = path_, .line = key.line + 1};
     if (node.IsNull()) return Fault(key, absl::StrCat(Key(field), " has no value; leave the key away for its default"));
-    if (field.is_repeated() && node.IsSequence() && node.size() == 0) return;  // as if it were not there
+    if (field.is_repeated() && node.IsSequence() && node.size() == 0) {
+      if (outermost) return;  // as if it were not there
+      // Within a rule that would be "everyone", where whoever made the list meant "no one".
+      return Fault(
+          mark, absl::StrCat(Key(field), " is an empty list; leave the key away for no limit by it, or the whole entry out"));
+    }
     if (IsStructured(field)) {
       value.text = ReadStructured(node, mark, message, field);
     } else if (field.is_repeated() && node.IsSequence()) {

@@ -194,6 +194,8 @@ TEST_F(Nested, Bad) {
       {"rules:\n  - inner:\n      - uid: x\n", "f:3:14: 'uid': 'x': expected a whole number from 0 to 4294967295"},
       {"rules:\n  - memory: 1\n", "f:2:13: 'memory': '1': expected a size from 4.00 KiB to 1.00 MiB"},
       {"rules:\n  - memory: 2MiB\n", "f:2:13: 'memory': '2MiB': expected a size from 4.00 KiB to 1.00 MiB"},
+      {"rules:\n  - uid: 1\n    buckets: []\n",
+       "f:3:14: 'buckets' is an empty list; leave the key away for no limit by it, or the whole entry out"},
       {"rest: 1", "f:1:7: expected keys with values, such as 'memory_limit: 64GiB'"},
       {"rest: {ratio: 1}", "f:1:15: 'ratio': '1': Rule.ratio is of no type that a setting can have"},
   };

@@ -83,6 +83,9 @@ void ReloadSettings(const std::vector<std::string>& arguments, DaemonCommandOpti
   spdlog::set_level(level);
 }
 
+// A successor that has not taken over by then never will; with many NICs one takes seconds.
+constexpr unsigned kSuccessorSeconds = 120;
+
 // SIGUSR2, and how the successor that it started fares. A second one before the first has ended is ignored: one at a time.
 class SuccessorStarter {
  public:
@@ -97,6 +100,12 @@ class SuccessorStarter {
 
   void OnSignal(int signal) {
     std::lock_guard lock(mutex_);
+    if (signal == SIGUSR2 && pid_.has_value()) spdlog::warn("SIGUSR2: a successor (pid {}) is under way already", *pid_);
+    if (signal == SIGALRM && pid_.has_value()) {
+      spdlog::error("the successor (pid {}) has not taken over in {} s and is ended", *pid_, kSuccessorSeconds);
+      (void)::kill(*pid_, SIGKILL);
+      return;
+    }
     if (signal == SIGUSR2 && !status_.has_value())
       spdlog::warn("SIGUSR2: this daemon does not serve, there is nothing to take over");
     if (signal == SIGUSR2 && status_.has_value() && !pid_.has_value()) {
@@ -106,11 +115,13 @@ class SuccessorStarter {
         return;
       }
       pid_ = *started;
+      (void)::alarm(kSuccessorSeconds);
       spdlog::info("SIGUSR2: started a successor (pid {})", *pid_);
       NotifyReloading("a successor takes over");
     } else if (signal == SIGCHLD && pid_.has_value()) {
       const std::optional<std::string> ended = EndedSuccessor(*pid_);
       if (!ended.has_value()) return;
+      (void)::alarm(0);
       pid_.reset();
       spdlog::error("the successor ended ({}) without having taken over; this daemon serves on", *ended);
       if (status_.has_value()) NotifyReady(*status_);
@@ -121,12 +132,14 @@ class SuccessorStarter {
   void Ending() {
     std::lock_guard lock(mutex_);
     status_.reset();
+    (void)::alarm(0);
     NotifyStopping("draining");
   }
 
   // Someone has taken over: if it is ours, systemd's main process is that one.
   void Succeeded() {
     std::lock_guard lock(mutex_);
+    (void)::alarm(0);
     if (pid_.has_value()) NotifySuccessor(*pid_);
     status_.reset();
     pid_.reset();
@@ -177,8 +190,8 @@ int Main(const std::string& program, std::vector<std::string> arguments) {
   std::vector<std::string> command = {program};
   command.insert(command.end(), arguments.begin(), arguments.end());
   SuccessorStarter successors(std::move(command));
-  SignalWatcher signals({SIGTERM, SIGINT, SIGHUP, SIGUSR2, SIGCHLD}, [&](int signal, int) {
-    if (signal == SIGUSR2 || signal == SIGCHLD) return successors.OnSignal(signal);
+  SignalWatcher signals({SIGTERM, SIGINT, SIGHUP, SIGUSR2, SIGCHLD, SIGALRM}, [&](int signal, int) {
+    if (signal == SIGUSR2 || signal == SIGCHLD || signal == SIGALRM) return successors.OnSignal(signal);
     std::lock_guard lock(mutex);
     if (signal == SIGHUP) {
       reload = true;

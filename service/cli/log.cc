@@ -2,13 +2,16 @@
 #include "service/cli/log.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <spdlog/logger.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
+#include <climits>
 #include <cstdio>
 #include <cstring>
 #include <ctime>
@@ -110,6 +113,24 @@ void LineSink::sink_it_(const spdlog::details::log_msg& message) {
   if (!WriteLine(message, CurrentLogEvent())) ++dropped_;
 }
 
+namespace {
+
+// Whoever reads our stderr may have stopped (a stuck log collector, a terminal held with Ctrl-S), and a daemon that waits for
+// it serves nobody: after kPatience the line is lost, and counted. A pipe that is ready takes PIPE_BUF bytes without waiting.
+ssize_t WriteSoon(int fd, const char* data, size_t size) {
+  constexpr int kPatience = 100;  // ms
+  pollfd ready{.fd = fd, .events = POLLOUT, .revents = 0};
+  const int polled = ::poll(&ready, 1, kPatience);
+  if (polled < 0) return -1;
+  if (polled == 0) {
+    errno = EAGAIN;
+    return -1;
+  }
+  return ::write(fd, data, std::min<size_t>(size, PIPE_BUF));
+}
+
+}  // namespace
+
 absl::Status SetUpLog(const std::string& file, const std::string& level, LogFormat format) {
   int fd = STDERR_FILENO;
   if (!file.empty()) {
@@ -120,7 +141,7 @@ absl::Status SetUpLog(const std::string& file, const std::string& level, LogForm
     }
   }
   // The descriptor stays open as long as the process: the last line may be written by its last thread.
-  auto sink = std::make_shared<LineSink>([fd](const char* data, size_t size) { return ::write(fd, data, size); }, format);
+  auto sink = std::make_shared<LineSink>([fd](const char* data, size_t size) { return WriteSoon(fd, data, size); }, format);
   auto logger = std::make_shared<spdlog::logger>("devmem", std::move(sink));
   logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l %v");
   logger->set_level(spdlog::level::from_str(level));

@@ -51,7 +51,9 @@ absl::StatusOr<Changes> Reload(const std::vector<std::string>& arguments, const 
     if (google::protobuf::util::MessageDifferencer::Equals(wanted, Only(field, running->config))) continue;
     FlagValue* const value = ValueOf(field, values);
     const FlagValue& new_value = *ValueOf(field, &asked_values);
-    const bool live = field.options().GetExtension(v1::setting).reload();
+    // A file that was just emptied, to be written again, must not let everybody in meanwhile.
+    const bool opens = field.number() == v1::Config::kAccessFieldNumber && asked.config.access().empty();
+    const bool live = field.options().GetExtension(v1::setting).reload() && !opens;
     (live ? changes.applied : changes.restart).push_back(Describe(field, *value, new_value));
     if (!live) continue;
     next.GetReflection()->ClearField(&next, &field);

@@ -90,8 +90,11 @@ TEST_F(ReloadTest, AccessRulesChange) {
   const absl::Status bad = Again("access: [{bucket: b}]\n").status();
   EXPECT_THAT(Text(bad), HasSubstr("access: rule 1: b: "));
   EXPECT_EQ(options_.daemon.access, *AccessRules::Create({{.uids = {1000}, .buckets = {"s3://b"}}})) << "nothing was changed";
-  ASSERT_TRUE(Again("memory_limit: 1GiB\n").ok());
-  EXPECT_TRUE(options_.daemon.access.empty());
+  const auto emptied = Again("memory_limit: 1GiB\n");
+  ASSERT_TRUE(emptied.ok()) << emptied.status();
+  EXPECT_THAT(emptied->restart, ElementsAre("access: 1 entry -> (not set)"));
+  EXPECT_EQ(options_.daemon.access, *AccessRules::Create({{.uids = {1000}, .buckets = {"s3://b"}}}))
+      << "nobody is let in by a file that is empty";
 }
 
 TEST_F(ReloadTest, WhatCannotIsSaidEachTimeUntilItIsPutBack) {

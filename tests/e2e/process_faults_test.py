@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults of processes and of the machine (docs/faults.md): what dies, what is full, what is forbidden, what is short."""
+import fcntl
 import json
 import os
 import resource
@@ -35,6 +36,30 @@ class ProcessFaultsTest(harness.TestCase):
     def spec(self, url, **fields):
         return {"bucket": url, "format": pb.FORMAT_RAW, "tensors": [pb.TensorSpec(dtype=pb.DTYPE_UINT8, shape=[SAMPLE])], "batch_size": 4,
                 "tail": pb.TAIL_UNEVEN, "prefetch_bytes": 1 << 20, **fields}
+
+    def test_log_that_nobody_reads(self):
+        """Its stderr is a full pipe: lines are lost, and the daemon serves and ends as ever."""
+        nginx = self.nginx(self.bucket)
+        reading, writing = os.pipe()
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+        self.addCleanup(os.close, reading)
+        path = str(self.work / "unread.sock")
+        daemon = subprocess.Popen([harness.BIN / "devmem-loaderd", "--socket", path, "--config", "/dev/null", "--transport", "copy"], stderr=writing,
+                                  stdin=subprocess.DEVNULL)
+        os.close(writing)
+        try:
+            harness.wait_for(lambda: daemon.poll() is not None or harness.accepts(path), 20 * SLOW, "the daemon serves")
+            for _ in range(200):  # a line for each, or few: a pipe of 4 KiB is full
+                daemon.send_signal(signal.SIGHUP)
+                time.sleep(0.002)
+            done = self.loader("--bucket", nginx.url, *RAW, service=f"unix:{path}")
+            self.assertEqual(done.status, 0, done)
+            daemon.terminate()
+            self.assertEqual(daemon.wait(30 * SLOW), 0)
+        finally:
+            if daemon.poll() is None:
+                daemon.kill()
+                daemon.wait()
 
     def trainer(self, daemon):
         return self.keep(trainer.Trainer(daemon.path))
