@@ -132,15 +132,17 @@ class SuccessorStarter {
   void Ending() {
     std::lock_guard lock(mutex_);
     status_.reset();
-    (void)::alarm(0);
+    if (pid_.has_value()) (void)::alarm(0);
     NotifyStopping("draining");
   }
 
   // Someone has taken over: if it is ours, systemd's main process is that one.
   void Succeeded() {
     std::lock_guard lock(mutex_);
-    (void)::alarm(0);
-    if (pid_.has_value()) NotifySuccessor(*pid_);
+    if (pid_.has_value()) {
+      (void)::alarm(0);
+      NotifySuccessor(*pid_);
+    }
     status_.reset();
     pid_.reset();
   }

@@ -211,8 +211,8 @@ class Planted(Case):
 
     def test_slabs_larger_than_the_container(self):
         def mistake(objects):
-            container(objects)["resources"]["limits"]["memory"] = "16Gi"
-        self.plant(mistake, "memory_limit 16GiB and the daemon's own do not fit into the container's limit, 16Gi")
+            container(objects)["resources"]["limits"]["memory"] = "15Gi"
+        self.plant(mistake, "memory_limit 15GiB and the daemon's own do not fit into the container's limit, 15Gi")
 
     def test_killed_while_it_drains(self):
         def mistake(objects):
