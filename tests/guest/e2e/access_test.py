@@ -87,3 +87,4 @@ class Access(Stand):
         told = as_user(STRANGER, hello, path)
         self.assertEqual(0, told["descriptors"])
         self.assertGreater(told["bytes"], 32, "its token")
+        daemon.end()  # a journal left behind would be found by the tests that follow

@@ -39,7 +39,7 @@ class Killed(Stand):
         seen = []
         for point in range(STARTING):
             daemon = self.start(path, ready=False)
-            wanted = min(seconds) * point / (STARTING - 1)
+            wanted = min(seconds) * point / (STARTING - 1) if point < STARTING - 1 else float("inf")  # the last one serves
             # Where it needs less this time, it is killed when it serves.
             shell.until(lambda: not daemon.running() or cpu(daemon.pid) >= wanted or daemon.listens(), "it has come so far", every=0.001)  # pylint: disable=cell-var-from-loop
             changed = bool(bound_queues(self.here))
