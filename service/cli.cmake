@@ -4,7 +4,7 @@ devmem_unit(service_cli_values HDRS cli/values.h SRCS cli/values.cc DEPS base_cl
   TEST cli/values_test.cc)
 devmem_unit(service_cli_suggest HDRS cli/suggest.h SRCS cli/suggest.cc TEST cli/suggest_test.cc)
 devmem_unit(service_cli_flag_table HDRS cli/flag_table.h SRCS cli/flag_table.cc
-  DEPS service_cli_values service_cli_suggest base_error CLI11::CLI11 nlohmann_json::nlohmann_json
+  DEPS service_access service_cli_values service_cli_suggest base_error CLI11::CLI11 nlohmann_json::nlohmann_json
   TEST cli/flag_table_test.cc)
 devmem_unit(service_cli_cursor_text HDRS cli/cursor_text.h SRCS cli/cursor_text.cc DEPS base_error devmem_proto absl::strings
   TEST cli/cursor_text_test.cc)

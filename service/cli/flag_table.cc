@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "service/access.h"
 #include "service/cli/suggest.h"
 #include "service/cli/values.h"
 
@@ -271,6 +272,16 @@ std::string FlagTable::Help(size_t width) const {
   return out;
 }
 
+namespace {
+
+// What people paste into tickets: a URI without user, password and signature.
+std::string Shown(const std::string& value) {
+  const bool may_hold_secrets = value.find("://") != std::string::npos && value.find_first_of("@?") != std::string::npos;
+  return may_hold_secrets ? BucketForLog(value) : value;
+}
+
+}  // namespace
+
 std::string PrintConfig(const std::vector<FlagValue>& values, bool json) {
   static constexpr const char* kOrigins[] = {"default", "file", "environment", "flag"};
   nlohmann::ordered_json object;
@@ -279,7 +290,7 @@ std::string PrintConfig(const std::vector<FlagValue>& values, bool json) {
     const char* origin = kOrigins[static_cast<size_t>(value.origin)];
     if (json) {
       nlohmann::ordered_json& entry = object[value.name.substr(value.name.find_first_not_of('-'))];
-      entry = {{"value", value.value}, {"origin", origin}};
+      entry = {{"value", Shown(value.value)}, {"origin", origin}};
       if (value.origin == Origin::kFile) {
         entry["file"] = value.path;
         entry["line"] = value.line;
@@ -288,7 +299,7 @@ std::string PrintConfig(const std::vector<FlagValue>& values, bool json) {
     }
     std::string line = value.name;
     line.resize(std::max<size_t>(line.size() + 1, 26), ' ');
-    line += value.value.empty() ? "(not set)" : value.value;
+    line += value.value.empty() ? "(not set)" : Shown(value.value);
     line.resize(std::max<size_t>(line.size() + 2, 60), ' ');
     absl::StrAppend(&text, line, origin);
     if (value.origin == Origin::kEnvironment) absl::StrAppend(&text, " ", FlagTable::EnvironmentName(value.name));

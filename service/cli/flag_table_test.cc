@@ -199,5 +199,16 @@ TEST_F(FlagTableTest, HelpIsGroupedAndNarrow) {
   EXPECT_EQ(help.find("Data:", help.find("Data:") + 1), std::string::npos) << "each group once";
 }
 
+TEST(PrintConfig, ShowsNoSecrets) {
+  const std::vector<FlagValue> values = {{.name = "--bucket", .value = "http://key:secret@h/a?sig=abc"},
+                                         {.name = "--tensor", .value = "a?b@c"}};
+  for (const bool json : {false, true}) {
+    const std::string text = PrintConfig(values, json);
+    EXPECT_THAT(text, testing::Not(testing::AnyOf(testing::HasSubstr("secret"), testing::HasSubstr("abc")))) << text;
+    EXPECT_THAT(text, testing::HasSubstr("h/a"));
+    EXPECT_THAT(text, testing::HasSubstr("a?b@c")) << "no URI";
+  }
+}
+
 }  // namespace
 }  // namespace devmem::cli

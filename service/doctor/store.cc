@@ -12,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "net/netlink/route.h"
 #include "net/uri.h"
+#include "service/access.h"
 #include "service/doctor/resolve.h"
 
 namespace devmem::doctor {
@@ -136,17 +137,16 @@ StoreFacts LookAtStore(const StoreQuestion& question) {
     return std::find(facts.credentials.begin(), facts.credentials.end(), name) != facts.credentials.end();
   };
   facts.half_credentials = has("AWS_ACCESS_KEY_ID") != has("AWS_SECRET_ACCESS_KEY");
+  facts.uri = BucketForLog(question.uri);
   auto opened = OpenStore(question.uri, {.endpoint_url = question.endpoint_url,
                                          .connect_timeout = question.timeout,
                                          .request_timeout = question.timeout,
                                          .max_retries = 0});
   if (!opened.ok()) {
-    if (question.uri.find('@') != std::string::npos) facts.uri = "the bucket";  // it may hold a password
     facts.listed = opened.status();
     return facts;
   }
   facts.store = *std::move(opened);
-  facts.uri = facts.store->uri();
   const absl::StatusOr<ObjectTable> objects = facts.store->List(Clock::now() + question.timeout, nullptr);
   facts.listed = objects.status();
   if (objects.ok()) {
