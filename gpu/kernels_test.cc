@@ -10,6 +10,7 @@
 #include <random>
 #include <vector>
 
+#include "gpu/cast.h"
 #include "gpu/checksum.h"
 #include "gpu/gather_cast.h"
 #include "gpu/kernels/cast_kernels.h"
@@ -294,6 +295,35 @@ TEST(CastKernel, EveryValue) {
       simt::Launch({.blocks = BlocksFor(task.count)}, [&] { CastOnCpu(path, task, &shared); });
       EXPECT_EQ(std::memcmp(got.data(), expected.data(), expected.size()), 0) << Name(from) << " to " << Name(to);
     }
+  }
+}
+
+// Doubles at the middle between two 16-bit numbers, and a hair to either side: what a rounding through binary32 gets wrong.
+TEST(CastKernel, MiddlesAndTheirNeighbours) {
+  std::mt19937_64 random(11);
+  for (const DType to : {DType::kF16, DType::kBF16}) {
+    std::vector<double> values;
+    while (values.size() < 3000) {
+      const auto bits = static_cast<uint16_t>(random());
+      const auto value = [to](uint16_t of) -> double { return to == DType::kF16 ? HalfToFloat(of) : BFloat16ToFloat(of); };
+      const double middle = (value(bits) + value(static_cast<uint16_t>(bits + 1))) / 2;
+      for (const double hair : {-0x1p-40, 0.0, 0x1p-40}) values.push_back(middle * (1 + hair));
+    }
+    const GatherCastSpec spec{.cast = {.from = DType::kF64, .to = to, .count = values.size()}};
+    const Fragment whole{0, 0, values.size() * 8};
+    std::vector<std::byte> expected(values.size() * 2);
+    GatherCastElements(spec, {&whole, 1}, reinterpret_cast<const std::byte*>(values.data()), expected.data());
+    const Bytes source(whole.bytes), got(expected.size());
+    std::memcpy(source.data(), values.data(), whole.bytes);
+    WorkPlan plan;
+    CastTask task;
+    const CastPath path = ChooseCastPath(spec);
+    PlanCast(spec, path, source.address(), got.address(), {&whole, 1}, 8, &plan, &task);
+    task.runs = plan.runs.data();
+    task.tiles = plan.tiles.data();
+    lane::CastConstants shared;
+    simt::Launch({.blocks = BlocksFor(task.count)}, [&] { CastOnCpu(path, task, &shared); });
+    EXPECT_EQ(std::memcmp(got.data(), expected.data(), expected.size()), 0) << Name(to);
   }
 }
 
