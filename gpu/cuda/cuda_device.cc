@@ -237,107 +237,30 @@ class CudaDevice final : public Device {
 
   absl::StatusOr<Event> Peek(std::span<const PeekPiece> pieces) override {
     const TraceRange traced("peek");
-    uint64_t total = 0;
+    std::vector<Fragment> copies;
     for (const PeekPiece& piece : pieces) {
       DEVMEM_RETURN_IF_ERROR(CheckSameSize(piece.to.size(), piece.from.bytes));
       DEVMEM_RETURN_IF_ERROR(CheckSpan(piece.from, "a peek's source"));
       DEVMEM_RETURN_IF_ERROR(CheckOurs(piece.from.memory, "a peek's source"));
-      total += piece.to.size();
+      if (piece.to.empty()) continue;
+      copies.push_back(
+          {.source = Number(AddressOf(piece.from)), .destination = Number(piece.to.data()), .bytes = piece.to.size()});
     }
-    if (total == 0) return Event();
-    const cuda::KeepCurrent keep;
-    DEVMEM_ASSIGN_OR_RETURN(WorkStream* const work, Begin());
-    std::lock_guard lock(work->mutex);
-    Enqueued enqueued(*work);
-    const bool pinned = std::all_of(pieces.begin(), pieces.end(), [this](const PeekPiece& p) { return pinned_->Hold(p.to); });
-    if (pinned ? total / pieces.size() >= kEngineLeast : total > kBounceMost) {
-      for (const PeekPiece& piece : pieces) {
-        DEVMEM_RETURN_IF_ERROR(ToStatus(
-            cudaMemcpyAsync(piece.to.data(), AddressOf(piece.from), piece.to.size(), cudaMemcpyDeviceToHost, work->stream),
-            "copying from the GPU"));
-      }
-      return enqueued.Watch();
-    }
-    if (pinned) {
-      std::vector<Fragment> straight;
-      for (const PeekPiece& piece : pieces) {
-        straight.push_back(
-            {.source = Number(AddressOf(piece.from)), .destination = Number(piece.to.data()), .bytes = piece.to.size()});
-      }
-      PlanGather(0, 0, straight, {.most_tiles = MostTiles()}, &work->plan);
-      DEVMEM_RETURN_IF_ERROR(LaunchPlan(*work, &enqueued));
-      return enqueued.Watch();
-    }
-    // The GPU writes all of them, one behind the other, into pinned memory; the completer puts them where they belong.
-    DEVMEM_ASSIGN_OR_RETURN(const std::shared_ptr<Scratch> bounce, scratch_.Take(total));
-    enqueued.Keep(bounce);
-    std::vector<Fragment> fragments;
-    std::vector<std::span<std::byte>> places;
-    uint64_t at = 0;
-    for (const PeekPiece& piece : pieces) {
-      fragments.push_back({.source = Number(AddressOf(piece.from)), .destination = at, .bytes = piece.to.size()});
-      places.push_back(piece.to);
-      at += piece.to.size();
-    }
-    PlanGather(0, Number(bounce->host), fragments, {.most_tiles = MostTiles()}, &work->plan);
-    DEVMEM_RETURN_IF_ERROR(LaunchPlan(*work, &enqueued));
-    return enqueued.Watch([host = bounce->host, places = std::move(places)](const absl::Status& status) {
-      if (!status.ok()) return;
-      const std::byte* from = host;
-      for (const std::span<std::byte> place : places) {
-        if (!place.empty()) std::memcpy(place.data(), from, place.size());
-        from += place.size();
-      }
-    });
+    return CopyWithHost(copies, cudaMemcpyDeviceToHost);
   }
 
   absl::StatusOr<Event> Poke(std::span<const PokePiece> pieces) override {
     const TraceRange traced("poke");
-    uint64_t total = 0;
+    std::vector<Fragment> copies;
     for (const PokePiece& piece : pieces) {
       DEVMEM_RETURN_IF_ERROR(CheckSameSize(piece.from.size(), piece.to.bytes));
       DEVMEM_RETURN_IF_ERROR(CheckSpan(piece.to, "a poke's destination"));
       DEVMEM_RETURN_IF_ERROR(CheckOurs(piece.to.memory, "a poke's destination"));
-      total += piece.from.size();
+      if (piece.from.empty()) continue;
+      copies.push_back(
+          {.source = Number(piece.from.data()), .destination = Number(AddressOf(piece.to)), .bytes = piece.from.size()});
     }
-    if (total == 0) return Event();
-    const cuda::KeepCurrent keep;
-    DEVMEM_ASSIGN_OR_RETURN(WorkStream* const work, Begin());
-    std::lock_guard lock(work->mutex);
-    Enqueued enqueued(*work);
-    // From staging memory the GPU copies by itself: large pieces by its copy engines, many small ones by one launch. Other
-    // memory is put into pinned memory of ours first, or, where it is much, by the driver, inside the call.
-    const bool pinned = std::all_of(pieces.begin(), pieces.end(), [this](const PokePiece& p) { return pinned_->Hold(p.from); });
-    if (pinned ? total / pieces.size() >= kEngineLeast : total > kBounceMost) {
-      for (const PokePiece& piece : pieces) {
-        DEVMEM_RETURN_IF_ERROR(ToStatus(
-            cudaMemcpyAsync(AddressOf(piece.to), piece.from.data(), piece.from.size(), cudaMemcpyHostToDevice, work->stream),
-            "copying to the GPU"));
-      }
-      return enqueued.Watch();
-    }
-    if (pinned) {
-      std::vector<Fragment> straight;
-      for (const PokePiece& piece : pieces) {
-        straight.push_back(
-            {.source = Number(piece.from.data()), .destination = Number(AddressOf(piece.to)), .bytes = piece.from.size()});
-      }
-      PlanGather(0, 0, straight, {.most_tiles = MostTiles()}, &work->plan);
-      DEVMEM_RETURN_IF_ERROR(LaunchPlan(*work, &enqueued));
-      return enqueued.Watch();
-    }
-    DEVMEM_ASSIGN_OR_RETURN(const std::shared_ptr<Scratch> bounce, scratch_.Take(total));
-    enqueued.Keep(bounce);
-    std::vector<Fragment> fragments;
-    uint64_t at = 0;
-    for (const PokePiece& piece : pieces) {
-      if (!piece.from.empty()) std::memcpy(bounce->host + at, piece.from.data(), piece.from.size());
-      fragments.push_back({.source = at, .destination = Number(AddressOf(piece.to)), .bytes = piece.from.size()});
-      at += piece.from.size();
-    }
-    PlanGather(Number(bounce->host), 0, fragments, {.most_tiles = MostTiles()}, &work->plan);
-    DEVMEM_RETURN_IF_ERROR(LaunchPlan(*work, &enqueued));
-    return enqueued.Watch();
+    return CopyWithHost(copies, cudaMemcpyHostToDevice);
   }
 
   // A completer for each stream, so that one that is held up holds up no other; beyond kMostStreams they share.
@@ -446,6 +369,59 @@ class CudaDevice final : public Device {
     }
     DEVMEM_ASSIGN_OR_RETURN(const Uploaded there, Upload(work, 0, enqueued));
     return ToStatus(cuda::LaunchGather({there.runs, there.tiles, work.plan.tile_count()}, work.stream), what);
+  }
+
+  // Copies, from address to address, of which one side is the host's. From and to staging memory the GPU copies by itself:
+  // large pieces by its copy engines, many small ones by one launch. Other memory goes through pinned memory of ours, or, where
+  // it is much, is the driver's to stage, inside the call.
+  absl::StatusOr<Event> CopyWithHost(const std::vector<Fragment>& copies, cudaMemcpyKind kind) {
+    if (copies.empty()) return Event();
+    const bool to_device = kind == cudaMemcpyHostToDevice;
+    const auto host = [to_device](const Fragment& copy) {
+      return reinterpret_cast<std::byte*>(to_device ? copy.source : copy.destination);
+    };
+    uint64_t total = 0;
+    bool pinned = true;
+    for (const Fragment& copy : copies) {
+      total += copy.bytes;
+      pinned = pinned && pinned_->Hold({host(copy), copy.bytes});
+    }
+    const cuda::KeepCurrent keep;
+    DEVMEM_ASSIGN_OR_RETURN(WorkStream* const work, Begin());
+    std::lock_guard lock(work->mutex);
+    Enqueued enqueued(*work);
+    if (pinned ? total / copies.size() >= kEngineLeast : total > kBounceMost) {
+      for (const Fragment& copy : copies) {
+        DEVMEM_RETURN_IF_ERROR(
+            ToStatus(cudaMemcpyAsync(reinterpret_cast<void*>(copy.destination), reinterpret_cast<const void*>(copy.source),
+                                     copy.bytes, kind, work->stream),
+                     "copying between host and GPU"));
+      }
+      return enqueued.Watch();
+    }
+    std::vector<Fragment> by_gpu = copies;
+    std::byte* bounce = nullptr;
+    if (!pinned) {
+      DEVMEM_ASSIGN_OR_RETURN(const std::shared_ptr<Scratch> scratch, scratch_.Take(total));
+      enqueued.Keep(scratch);
+      bounce = scratch->host;
+      uint64_t at = 0;
+      for (Fragment& copy : by_gpu) {
+        if (to_device) std::memcpy(bounce + at, host(copy), copy.bytes);
+        (to_device ? copy.source : copy.destination) = Number(bounce + at);
+        at += copy.bytes;
+      }
+    }
+    PlanGather(0, 0, by_gpu, {.most_tiles = MostTiles()}, &work->plan);
+    DEVMEM_RETURN_IF_ERROR(LaunchPlan(*work, &enqueued));
+    if (pinned || to_device) return enqueued.Watch();
+    return enqueued.Watch([bounce, host, copies](const absl::Status& status) {
+      const std::byte* from = bounce;
+      for (const Fragment& copy : copies) {
+        if (status.ok()) std::memcpy(host(copy), from, copy.bytes);
+        from += copy.bytes;
+      }
+    });
   }
 
   // Within one memory, where a fragment's place may be that of one to come: out to a buffer and back, a step at a time. Rare

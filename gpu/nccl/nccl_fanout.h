@@ -13,7 +13,6 @@
 // Threads: as in gpu/fanout.h. The calling thread's current CUDA device becomes `device`.
 #pragma once
 
-#include <functional>
 #include <memory>
 
 #include "absl/status/statusor.h"
