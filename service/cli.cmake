@@ -22,6 +22,8 @@ devmem_unit(service_cli_notify HDRS cli/notify.h SRCS cli/notify.cc
   TEST cli/notify_test.cc)
 devmem_unit(service_cli_successor HDRS cli/successor.h SRCS cli/successor.cc DEPS base_error absl::strings
   TEST cli/successor_test.cc)
+devmem_unit(service_cli_successor_starter HDRS cli/successor_starter.h SRCS cli/successor_starter.cc
+  DEPS service_cli_successor service_cli_notify base_error spdlog::spdlog)
 devmem_unit(service_cli_process_usage HDRS cli/process_usage.h SRCS cli/process_usage.cc TEST cli/process_usage_test.cc)
 devmem_unit(service_cli_descriptor_limit HDRS cli/descriptor_limit.h SRCS cli/descriptor_limit.cc DEPS base_error
   TEST cli/descriptor_limit_test.cc)
@@ -74,5 +76,5 @@ target_link_libraries(devmem-loader PRIVATE service_cli_command service_cli_load
   service_cli_bindings_verb service_cli_doctor_verb)
 add_executable(devmem-loaderd cli/daemon_main.cc)
 target_link_libraries(devmem-loaderd PRIVATE service_cli_command service_cli_descriptor_limit service_cli_log service_cli_reload
-  service_cli_signals service_cli_capabilities service_cli_notify service_cli_successor service_cli_answers
+  service_cli_signals service_cli_capabilities service_cli_notify service_cli_successor_starter service_cli_answers
   service_daemon)

@@ -2,6 +2,7 @@
 #include "service/cli/config_file.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
 #include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
@@ -197,12 +198,21 @@ std::optional<YAML::Mark> SecondDocument(const std::string& text) {
   return starts.marks.size() < 2 ? std::nullopt : std::optional(starts.marks[1]);
 }
 
+// `fd` does not block: a pipe (--config <(...)) whose writer writes nothing must not hold up the start, or a reload.
 absl::StatusOr<std::string> ReadAll(int fd, const std::string& path) {
+  constexpr int kPatience = 5000;  // ms, for each piece
   std::string text;
   std::array<char, 4096> buffer;
   while (true) {
+    pollfd ready{.fd = fd, .events = POLLIN, .revents = 0};
+    const int polled = ::poll(&ready, 1, kPatience);
+    if (polled < 0 && errno == EINTR) continue;
+    if (polled == 0) {
+      return MakeError(absl::StatusCode::kFailedPrecondition, "nothing came of it for 5 s",
+                       {.object = path, .cause = "no configuration file", .action = "name a file: --config FILE"});
+    }
     const ssize_t n = ::read(fd, buffer.data(), buffer.size());
-    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (n < 0) {
       return MakeError(absl::StatusCode::kFailedPrecondition, Text(ErrnoError(errno, "cannot be read")),
                        {.object = path, .cause = "unreadable configuration"});
@@ -232,7 +242,7 @@ absl::Status ReadConfig(const std::string& text, const std::string& path, Messag
 }
 
 absl::StatusOr<std::optional<FileValues>> LoadConfig(const std::string& path, bool asked, devmem_loader::v1::Config* config) {
-  const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (file.get() < 0) {
     const int error = errno;
     if (!asked && (error == ENOENT || error == ENOTDIR)) return std::nullopt;

@@ -39,7 +39,7 @@
 #include "service/cli/print.h"
 #include "service/cli/reload.h"
 #include "service/cli/signals.h"
-#include "service/cli/successor.h"
+#include "service/cli/successor_starter.h"
 #include "service/daemon.h"
 
 namespace devmem::cli {
@@ -82,77 +82,6 @@ void ReloadSettings(const std::vector<std::string>& arguments, DaemonCommandOpti
   if (changes->applied.empty() && changes->restart.empty()) spdlog::info("reload: nothing changed");
   spdlog::set_level(level);
 }
-
-// A successor that has not taken over by then never will; with many NICs one takes seconds.
-constexpr unsigned kSuccessorSeconds = 120;
-
-// SIGUSR2, and how the successor that it started fares. A second one before the first has ended is ignored: one at a time.
-class SuccessorStarter {
- public:
-  explicit SuccessorStarter(std::vector<std::string> command) : command_(std::move(command)) {}
-
-  // What systemd is told of the daemon while there is no successor under way.
-  void Serving(std::string status) {
-    std::lock_guard lock(mutex_);
-    status_ = std::move(status);
-    NotifyReady(*status_);
-  }
-
-  void OnSignal(int signal) {
-    std::lock_guard lock(mutex_);
-    if (signal == SIGUSR2 && pid_.has_value()) spdlog::warn("SIGUSR2: a successor (pid {}) is under way already", *pid_);
-    if (signal == SIGALRM && pid_.has_value()) {
-      spdlog::error("the successor (pid {}) has not taken over in {} s and is ended", *pid_, kSuccessorSeconds);
-      (void)::kill(*pid_, SIGKILL);
-      return;
-    }
-    if (signal == SIGUSR2 && !status_.has_value())
-      spdlog::warn("SIGUSR2: this daemon does not serve, there is nothing to take over");
-    if (signal == SIGUSR2 && status_.has_value() && !pid_.has_value()) {
-      const absl::StatusOr<pid_t> started = StartSuccessor(command_);
-      if (!started.ok()) {
-        spdlog::error("no successor, this daemon serves on: {}", Text(started.status()));
-        return;
-      }
-      pid_ = *started;
-      (void)::alarm(kSuccessorSeconds);
-      spdlog::info("SIGUSR2: started a successor (pid {})", *pid_);
-      NotifyReloading("a successor takes over");
-    } else if (signal == SIGCHLD && pid_.has_value()) {
-      const std::optional<std::string> ended = EndedSuccessor(*pid_);
-      if (!ended.has_value()) return;
-      (void)::alarm(0);
-      pid_.reset();
-      spdlog::error("the successor ended ({}) without having taken over; this daemon serves on", *ended);
-      if (status_.has_value()) NotifyReady(*status_);
-    }
-  }
-
-  // This daemon ends: no successor from here on.
-  void Ending() {
-    std::lock_guard lock(mutex_);
-    status_.reset();
-    if (pid_.has_value()) (void)::alarm(0);
-    NotifyStopping("draining");
-  }
-
-  // Someone has taken over: if it is ours, systemd's main process is that one.
-  void Succeeded() {
-    std::lock_guard lock(mutex_);
-    if (pid_.has_value()) {
-      (void)::alarm(0);
-      NotifySuccessor(*pid_);
-    }
-    status_.reset();
-    pid_.reset();
-  }
-
- private:
-  std::mutex mutex_;
-  const std::vector<std::string> command_;
-  std::optional<std::string> status_;  // since it serves
-  std::optional<pid_t> pid_;
-};
 
 int Main(const std::string& program, std::vector<std::string> arguments) {
   ::signal(SIGPIPE, SIG_IGN);
