@@ -121,7 +121,7 @@ TEST(GatherKernel, EveryLengthUpTo100) {
   std::mt19937_64 random(2);
   std::vector<uint64_t> lengths(101);
   std::iota(lengths.begin(), lengths.end(), 0);
-  for (int round = 0; round < 4; ++round) {
+  for (uint64_t round = 0; round < 4; ++round) {
     std::shuffle(lengths.begin(), lengths.end(), random);
     ExpectGathers(Lay(lengths, random, round % 2 == 0), round, 3 * round, random, 7);
   }

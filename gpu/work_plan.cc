@@ -194,7 +194,7 @@ void PlanCast(const GatherCastSpec& spec, const CastPath& path, uint64_t source_
     if (units_of_sample == 0) return unit * unit_elements * from_size;
     return ((unit / units_of_sample * spec.pixels) + (unit % units_of_sample * unit_elements)) * spec.channels * from_size;
   };
-  constexpr uint64_t kLeastUnits = 4 * kWarp;
+  constexpr uint64_t kLeastUnits = uint64_t{4} * kWarp;
   const uint64_t even = (task->units + most_tiles - 1) / most_tiles;
   const uint64_t tile_units = std::max(kLeastUnits, (even + kWarp - 1) / kWarp * kWarp);
   assert(tile_units <= UINT32_MAX);

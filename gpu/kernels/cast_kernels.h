@@ -28,6 +28,8 @@ struct CastAny {
 
 namespace internal {
 
+// NOLINTBEGIN(bugprone-branch-clone): where a source is not proved in float, both are one kernel
+
 template <template <lane::Type, bool> typename Kernel, typename F>
 auto WithResult(uint8_t to, bool in_float, F&& f) {
   switch (to) {
@@ -39,6 +41,8 @@ auto WithResult(uint8_t to, bool in_float, F&& f) {
       return in_float ? f(Kernel<lane::kF32, true>()) : f(Kernel<lane::kF32, false>());
   }
 }
+
+// NOLINTEND(bugprone-branch-clone)
 
 template <lane::Type kFrom>
 struct RowsFrom {

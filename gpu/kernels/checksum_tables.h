@@ -12,7 +12,7 @@ namespace devmem {
 template <typename Crc>
 std::unique_ptr<lane::ChecksumTables<Crc>> MakeChecksumTables() {
   using Word = typename Crc::Word;
-  constexpr uint64_t kRoundBytes = 16 * kWarp;
+  constexpr uint64_t kRoundBytes = uint64_t{16} * kWarp;
   auto tables = std::make_unique<lane::ChecksumTables<Crc>>();
   const auto of_byte = CrcTables<Crc, 16>();
   for (size_t k = 0; k < 16; ++k) {

@@ -17,7 +17,7 @@
 namespace devmem::lane {
 
 inline constexpr uint32_t kShortRun = 32;  // bytes that one lane copies alone
-inline constexpr int kInFlight = 4;        // words that a lane loads before it stores the first
+inline constexpr uint64_t kInFlight = 4;   // words that a lane loads before it stores the first
 
 // The 16 bytes at any address, of two aligned words. kWords: address / 4 % 4.
 template <int kWords>
@@ -34,11 +34,11 @@ template <bool kAll>
 DEVMEM_LANE void CopyAlignedStep(uint64_t source, uint64_t destination, uint64_t at, uint64_t words) {
   Word16 word[kInFlight];
 #pragma unroll
-  for (int i = 0; i < kInFlight; ++i) {
+  for (uint64_t i = 0; i < kInFlight; ++i) {
     if (kAll || at + i * kWarp < words) word[i] = Load16(source + (at + i * kWarp) * 16);
   }
 #pragma unroll
-  for (int i = 0; i < kInFlight; ++i) {
+  for (uint64_t i = 0; i < kInFlight; ++i) {
     if (kAll || at + i * kWarp < words) Store16(destination + (at + i * kWarp) * 16, word[i]);
   }
 }
@@ -48,14 +48,14 @@ template <int kWords, bool kAll>
 DEVMEM_LANE void CopyShiftedStep(uint64_t base, uint32_t bits, uint64_t destination, uint64_t at, uint64_t words) {
   Word16 low[kInFlight], high[kInFlight];
 #pragma unroll
-  for (int i = 0; i < kInFlight; ++i) {
+  for (uint64_t i = 0; i < kInFlight; ++i) {
     if (kAll || at + i * kWarp < words) {
       low[i] = Load16(base + (at + i * kWarp) * 16);
       high[i] = Load16(base + (at + i * kWarp) * 16 + 16);
     }
   }
 #pragma unroll
-  for (int i = 0; i < kInFlight; ++i) {
+  for (uint64_t i = 0; i < kInFlight; ++i) {
     if (kAll || at + i * kWarp < words) Store16(destination + (at + i * kWarp) * 16, Realign<kWords>(low[i], high[i], bits));
   }
 }

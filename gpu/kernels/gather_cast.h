@@ -201,14 +201,14 @@ DEVMEM_LANE Raw<kBytes> LoadRaw(uint64_t address) {
     constexpr int kWords = kBytes / 4;
     if (kBytes % 16 == 0 && address % 16 == 0) {
 #pragma unroll
-      for (int i = 0; i < kWords / 4; ++i) {
+      for (uint64_t i = 0; i < kWords / 4; ++i) {
         const Word16 word = Load16(address + 16 * i);
 #pragma unroll
         for (int j = 0; j < 4; ++j) raw.x[4 * i + j] = word.x[j];
       }
     } else if (kBytes % 8 == 0 && address % 8 == 0) {
 #pragma unroll
-      for (int i = 0; i < kWords / 2; ++i) {
+      for (uint64_t i = 0; i < kWords / 2; ++i) {
         const uint64_t word = Load8(address + 8 * i);
         raw.x[2 * i] = static_cast<uint32_t>(word);
         raw.x[2 * i + 1] = static_cast<uint32_t>(word >> 32);
@@ -218,8 +218,8 @@ DEVMEM_LANE Raw<kBytes> LoadRaw(uint64_t address) {
       const uint32_t bits = static_cast<uint32_t>(address % 4) * 8;
       uint32_t word[kWords + 1];
 #pragma unroll
-      for (int i = 0; i < kWords; ++i) word[i] = Load4(base + 4 * i);
-      word[kWords] = bits != 0 ? Load4(base + 4 * kWords) : 0;
+      for (uint64_t i = 0; i < kWords; ++i) word[i] = Load4(base + 4 * i);
+      word[kWords] = bits != 0 ? Load4(base + uint64_t{4} * kWords) : 0;
 #pragma unroll
       for (int i = 0; i < kWords; ++i) raw.x[i] = FunnelRight(word[i], word[i + 1], bits);
     }
@@ -253,7 +253,7 @@ DEVMEM_LANE void StoreUnit(uint64_t address, const uint64_t (&bits)[kUnit<kTo>])
     return Store16(address, word);
   }
 #pragma unroll
-  for (int i = 0; i < kUnit<kTo>; ++i) StoreElement<kSize>(address + i * kSize, bits[i]);
+  for (uint64_t i = 0; i < kUnit<kTo>; ++i) StoreElement<kSize>(address + i * kSize, bits[i]);
 }
 
 // Elements [first, first + count), one after the other.
@@ -293,7 +293,7 @@ DEVMEM_LANE void CastRowsBody(const CastTask& task, CastConstants* shared) {
   LoadConstants(task, shared);
   constexpr int kCount = kUnit<kTo>;
   constexpr int kBytes = kCount * SizeOf(kFrom);
-  constexpr int kInFlightHere = kUnitsInFlight<kBytes>;
+  constexpr uint64_t kInFlightHere = kUnitsInFlight<kBytes>;
   const uint32_t tile = BlockIndex() * kBlockWarps + BlockWarpIndex();
   if (tile >= task.count) return;
   const uint64_t begin = uint64_t{tile} * task.tile_units;
@@ -305,7 +305,7 @@ DEVMEM_LANE void CastRowsBody(const CastTask& task, CastConstants* shared) {
     Raw<kBytes> raw[kInFlightHere];
     uint32_t whole = 0, present = 0;
 #pragma unroll
-    for (int i = 0; i < kInFlightHere; ++i) {
+    for (uint64_t i = 0; i < kInFlightHere; ++i) {
       const uint64_t unit = first + i * kWarp;
       if (unit >= end) continue;
       present |= 1U << i;
@@ -316,7 +316,7 @@ DEVMEM_LANE void CastRowsBody(const CastTask& task, CastConstants* shared) {
       raw[i] = LoadRaw<kBytes>(walk.Address(at));
     }
 #pragma unroll
-    for (int i = 0; i < kInFlightHere; ++i) {
+    for (uint64_t i = 0; i < kInFlightHere; ++i) {
       if ((whole >> i & 1) == 0) continue;
       const uint64_t unit = first + i * kWarp;
       uint64_t bits[kCount];
@@ -338,7 +338,7 @@ DEVMEM_LANE void CastRowsBody(const CastTask& task, CastConstants* shared) {
     }
 #pragma unroll 1
     for (uint32_t left = present & ~whole; left != 0; left &= left - 1) {
-      const uint64_t element = (first + LowestBit(left) * kWarp) * kCount;
+      const uint64_t element = (first + uint64_t{LowestBit(left)} * kWarp) * kCount;
       const uint64_t count = task.elements - element < kCount ? task.elements - element : kCount;
       CastOneByOne<kFrom, kTo, kFloat>(task, shared->factor, shared->offset, before, element, count);
     }

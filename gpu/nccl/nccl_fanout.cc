@@ -29,8 +29,8 @@ constexpr Duration kRest = std::chrono::seconds(10);
 
 class NcclFanout final : public FanoutSteps {
  public:
-  NcclFanout(const FanoutMember& member, std::unique_ptr<Rendezvous::Seat> seat, NcclFanoutOptions options)
-      : FanoutSteps(member, std::move(seat)), options_(std::move(options)) {}
+  NcclFanout(const FanoutMember& member, std::unique_ptr<Rendezvous::Seat> seat, const NcclFanoutOptions& options)
+      : FanoutSteps(member, std::move(seat)), options_(options) {}
   NcclFanout(const NcclFanout&) = delete;
   NcclFanout& operator=(const NcclFanout&) = delete;
 

@@ -14,7 +14,7 @@ namespace devmem {
 namespace {
 
 TEST(Simt, EveryThreadRunsOnce) {
-  std::vector<int> ran(3 * kBlockThreads, 0);
+  std::vector<int> ran(size_t{3} * kBlockThreads, 0);
   simt::Launch({.blocks = 3}, [&] {
     EXPECT_EQ(lane::GridBlocks(), 3U);
     ++ran[(lane::BlockIndex() * kBlockThreads) + lane::ThreadIndex()];

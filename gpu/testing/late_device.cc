@@ -138,8 +138,8 @@ Event LateDevice::Later(Work work, bool copies) {
 size_t LateDevice::Ready() {
   if (held_ == Holds::kAll) return 0;
   if (held_ == Holds::kNothing) return asked_.size();
-  const auto others = std::ranges::partition(asked_, [](const auto& job) { return job->copies; });
-  return asked_.size() - others.size();
+  const auto others = std::partition(asked_.begin(), asked_.end(), [](const auto& job) { return job->copies; });
+  return static_cast<size_t>(others - asked_.begin());
 }
 
 // A turn does one of what was asked, or completes one of what was done: by chance, so that events come in any order too.
