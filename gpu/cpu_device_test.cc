@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/testing/error_text.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -268,7 +269,7 @@ TEST_F(CpuDeviceTest, ExportsADmaBuf) {
   EXPECT_EQ((*memory)->bytes(), 8192u);
   auto buffer = (*memory)->ExportDmaBuf();
   if (::access("/dev/udmabuf", R_OK | W_OK) != 0) {
-    EXPECT_EQ(GetErrorInfo(buffer.status()).cause, "no udmabuf");
+    EXPECT_EQ(CauseText(buffer.status()), "no udmabuf");
     GTEST_SKIP() << "no /dev/udmabuf here; tests/guest has it";
   }
   ASSERT_TRUE(buffer.ok()) << buffer.status();

@@ -14,6 +14,7 @@
 #include <random>
 
 #include "base/error.h"
+#include "base/testing/error_text.h"
 #include "gmock/gmock.h"
 #include "gpu/cpu_device.h"
 #include "gpu/testing/late_device.h"
@@ -192,7 +193,7 @@ TEST_P(CopyTransportTest, AChangedObjectIsAnErrorThatNamesIt) {
   ASSERT_TRUE(read->Wait());
   EXPECT_EQ(read->status.code(), absl::StatusCode::kAborted) << read->status;
   EXPECT_EQ(GetErrorInfo(read->status).object, "object.bin");
-  EXPECT_EQ(GetErrorInfo(read->status).cause, "object changed");
+  EXPECT_EQ(CauseText(read->status), "object changed");
 }
 
 TEST_P(CopyTransportTest, AVanishedObjectIsNotFound) {
@@ -393,7 +394,7 @@ TEST_P(CopyTransportServerTest, RequiredZeroCopyIsRefusedHoweverLittleWasCopied)
     transport_->reactor(0).Post([this, raw = read.get()] { transport_->Start(0, raw); });
     ASSERT_TRUE(read->Wait());
     EXPECT_EQ(read->status.code(), absl::StatusCode::kFailedPrecondition) << bytes << ": " << read->status;
-    EXPECT_EQ(GetErrorInfo(read->status).cause, "no zero copy");
+    EXPECT_EQ(CauseText(read->status), "no zero copy");
     EXPECT_EQ(read->requests, 1u);
   }
 }

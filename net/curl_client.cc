@@ -105,48 +105,55 @@ struct CurlFault {
   absl::Status status;
   bool retry = false;
 };
-CurlFault FaultOf(CURLcode code, const Slot& slot) {
+CurlFault FaultOfCurl(CURLcode code, const Slot& slot) {
   const std::string where = NameOf(slot.request);
   const std::string detail = slot.error[0] != '\0' ? slot.error.data() : curl_easy_strerror(code);
-  const auto fault = [&](absl::StatusCode status, std::string cause, std::string action, bool retry) {
+  const auto fault = [&](absl::StatusCode status, Fault kind, std::string cause, std::string action, bool retry) {
     const std::string message = cause + (detail.empty() ? "" : ": " + detail);
-    return CurlFault{MakeError(status, message, {.object = where, .cause = std::move(cause), .action = std::move(action)}),
-                     retry};
+    return CurlFault{
+        MakeError(status, message, {.object = where, .fault = kind, .cause = std::move(cause), .action = std::move(action)}),
+        retry};
   };
   switch (code) {
     case CURLE_COULDNT_CONNECT: {
       long error = 0;
       curl_easy_getinfo(slot.easy.get(), CURLINFO_OS_ERRNO, &error);
-      return fault(absl::StatusCode::kUnavailable, error == ECONNREFUSED ? "connection refused" : "cannot connect",
+      return fault(absl::StatusCode::kUnavailable, error == ECONNREFUSED ? Fault::kConnectionRefused : Fault::kConnection,
+                   error == ECONNREFUSED ? "connection refused" : "cannot connect",
                    "check that the server runs and that host and port are right", true);
     }
     case CURLE_COULDNT_RESOLVE_HOST:
     case CURLE_COULDNT_RESOLVE_PROXY:
-      return fault(absl::StatusCode::kUnavailable, "no such host", "check the host's spelling and this host's DNS", false);
+      return fault(absl::StatusCode::kUnavailable, Fault::kNoSuchHost, "no such host",
+                   "check the host's spelling and this host's DNS", false);
     case CURLE_OPERATION_TIMEDOUT:
-      return fault(absl::StatusCode::kDeadlineExceeded, "timed out", "check the network and the store's load", true);
+      return fault(absl::StatusCode::kDeadlineExceeded, Fault::kTimeout, "timed out", "check the network and the store's load",
+                   true);
     case CURLE_PARTIAL_FILE:
-      return fault(absl::StatusCode::kDataLoss, "truncated body", "check the server, or a proxy in between", true);
+      return fault(absl::StatusCode::kDataLoss, Fault::kTruncated, "truncated body", "check the server, or a proxy in between",
+                   true);
     case CURLE_GOT_NOTHING:
     case CURLE_RECV_ERROR:
     case CURLE_SEND_ERROR:
-      return fault(absl::StatusCode::kUnavailable, "connection lost", "check the server's log", true);
+      return fault(absl::StatusCode::kUnavailable, Fault::kConnection, "connection lost", "check the server's log", true);
     case CURLE_TOO_MANY_REDIRECTS:
-      return fault(absl::StatusCode::kFailedPrecondition, "endless redirect", "open the URI it should lead to", false);
+      return fault(absl::StatusCode::kFailedPrecondition, Fault::kRedirect, "endless redirect",
+                   "open the URI it should lead to", false);
     case CURLE_UNSUPPORTED_PROTOCOL:
       // Also how libcurl refuses an HTTP/0.9 answer, that is, one without a status line.
       return fault(absl::StatusCode::kFailedPrecondition,
+                   slot.response.location.empty() ? Fault::kMalformedAnswer : Fault::kRedirect,
                    slot.response.location.empty() ? "not an HTTP/1.1 answer" : "redirected to another protocol",
                    "check that the port speaks HTTP without TLS", false);
     case CURLE_WEIRD_SERVER_REPLY:
     case CURLE_HTTP2:
     case CURLE_BAD_CONTENT_ENCODING:
-      return fault(absl::StatusCode::kFailedPrecondition, "not an HTTP/1.1 answer",
+      return fault(absl::StatusCode::kFailedPrecondition, Fault::kMalformedAnswer, "not an HTTP/1.1 answer",
                    "check that the port speaks HTTP without TLS", false);
     case CURLE_OUT_OF_MEMORY:
-      return fault(absl::StatusCode::kResourceExhausted, "out of memory", "", false);
+      return fault(absl::StatusCode::kResourceExhausted, Fault::kMemoryLimit, "out of memory", "", false);
     default:
-      return fault(absl::StatusCode::kUnknown, "request failed", "", false);
+      return fault(absl::StatusCode::kUnknown, Fault::kConnection, "request failed", "", false);
   }
 }
 
@@ -158,7 +165,10 @@ long Milliseconds(Duration duration) {
 
 absl::Status DeadlinePassed(const CurlRequest& request) {
   return MakeError(absl::StatusCode::kDeadlineExceeded, "the deadline passed",
-                   {.object = NameOf(request), .cause = "timed out", .action = "allow more time, or check the store's load"});
+                   {.object = NameOf(request),
+                    .fault = Fault::kTimeout,
+                    .cause = "timed out",
+                    .action = "allow more time, or check the store's load"});
 }
 
 class Runner {
@@ -252,16 +262,21 @@ bool Runner::Finish(Slot& slot, CURLcode code) {
   curl_off_t retry_after = 0;
   bool refused = false;
   if (slot.head_too_long) {
-    response.status =
-        MakeError(absl::StatusCode::kFailedPrecondition, "the answer's header is longer than 256 KiB",
-                  {.object = NameOf(slot.request), .cause = "header too long", .action = "check what answers on that port"});
+    response.status = MakeError(absl::StatusCode::kFailedPrecondition, "the answer's header is longer than 256 KiB",
+                                {.object = NameOf(slot.request),
+                                 .fault = Fault::kBadAnswer,
+                                 .cause = "header too long",
+                                 .action = "check what answers on that port"});
   } else if (slot.body_too_long) {
-    response.status = MakeError(
-        absl::StatusCode::kResourceExhausted, "the answer is longer than " + std::to_string(slot.request.max_body) + " bytes",
-        {.object = NameOf(slot.request), .cause = "answer too long", .action = "check what the server sends"});
+    response.status = MakeError(absl::StatusCode::kResourceExhausted,
+                                "the answer is longer than " + std::to_string(slot.request.max_body) + " bytes",
+                                {.object = NameOf(slot.request),
+                                 .fault = Fault::kBadAnswer,
+                                 .cause = "answer too long",
+                                 .action = "check what the server sends"});
   } else if (code != CURLE_OK && !(code == CURLE_WRITE_ERROR && response.cut)) {
-    CurlFault fault = FaultOf(code, slot);
-    refused = GetErrorInfo(fault.status).cause == "connection refused";
+    CurlFault fault = FaultOfCurl(code, slot);
+    refused = FaultOf(fault.status) == Fault::kConnectionRefused;
     response.status = std::move(fault.status);
     retry = fault.retry;
   } else if (RetryableHttpStatus(response.http_status)) {

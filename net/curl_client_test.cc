@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/testing/error_text.h"
 #include "base/unique_fd.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -124,9 +125,9 @@ TEST_F(CurlClientTest, RedirectsAreFollowedToALimit) {
   request.target = "/loop";
   const absl::Status loop = client.Get(request, Soon()).status;
   EXPECT_EQ(loop.code(), absl::StatusCode::kFailedPrecondition) << loop;
-  EXPECT_EQ(GetErrorInfo(loop).cause, "endless redirect");
+  EXPECT_EQ(CauseText(loop), "endless redirect");
   request.target = "/s";
-  EXPECT_EQ(GetErrorInfo(client.Get(request, Soon()).status).cause, "redirected to another protocol");
+  EXPECT_EQ(CauseText(client.Get(request, Soon()).status), "redirected to another protocol");
 }
 
 TEST_F(CurlClientTest, TransportFaults) {
@@ -138,12 +139,12 @@ TEST_F(CurlClientTest, TransportFaults) {
   nginx_->Stop();
   const absl::Status refused = client.Get(Request("/o"), Soon()).status;
   EXPECT_EQ(refused.code(), absl::StatusCode::kUnavailable);
-  EXPECT_EQ(GetErrorInfo(refused).cause, "connection refused");
+  EXPECT_EQ(CauseText(refused), "connection refused");
   CurlRequest nowhere = Request("/");
   nowhere.origin = {"no-such-host.invalid", 80, "no-such-host.invalid", "/"};
   const absl::Status unresolved = client.Get(nowhere, Soon()).status;
   EXPECT_EQ(unresolved.code(), absl::StatusCode::kUnavailable);
-  EXPECT_EQ(GetErrorInfo(unresolved).cause, "no such host");
+  EXPECT_EQ(CauseText(unresolved), "no such host");
 }
 
 // Answers every connection with the same bytes, until it is destroyed.
@@ -213,7 +214,7 @@ TEST(CurlClientFaults, BrokenAnswers) {
     const Answering server(row.answer);
     const CurlResponse response = CurlClient(kQuick, AnonymousSigner()).Get(server.Request(), Soon());
     EXPECT_EQ(response.status.code(), row.code) << row.description << ": " << response.status;
-    EXPECT_EQ(GetErrorInfo(response.status).cause, row.cause) << row.description;
+    EXPECT_EQ(CauseText(response.status), row.cause) << row.description;
     EXPECT_EQ(response.attempts, row.attempts) << row.description;
   }
 }

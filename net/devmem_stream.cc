@@ -97,7 +97,9 @@ void DevmemStream::Steer(const sockaddr* address, socklen_t length) {
   if (queue_.steered >= queue_.max_steered) {
     return Unsteer(MakeError(absl::StatusCode::kResourceExhausted,
                              absl::StrCat("the landing pool has room for ", queue_.max_steered, " connections of this queue"),
-                             {.cause = "landing pool too small", .action = "raise --landing-pool or lower --connections"}));
+                             {.fault = Fault::kLandingPoolFull,
+                              .cause = "landing pool too small",
+                              .action = "raise --landing-pool or lower --connections"}));
   }
   auto lease = queue_.steering->Steer(fd_.get(), address, length, queue_.queue);
   if (!lease.ok()) return Unsteer(lease.status());
@@ -194,10 +196,11 @@ absl::Status DevmemStream::TakePieces(msghdr& message, uint64_t bytes) {
       known_dmabuf_ = fragment.dmabuf_id;
       known_landing_ = queue_.landing(fragment.dmabuf_id);
       if (known_landing_ == nullptr) {
-        status = MakeError(
-            absl::StatusCode::kUnavailable,
-            absl::StrCat("payload arrived in dma-buf ", fragment.dmabuf_id, ", which is not ours"),
-            {.cause = "foreign dma-buf", .action = "another process bound the Rx queue: see ethtool -n and this daemon's log"});
+        status = MakeError(absl::StatusCode::kUnavailable,
+                           absl::StrCat("payload arrived in dma-buf ", fragment.dmabuf_id, ", which is not ours"),
+                           {.fault = Fault::kForeignMemory,
+                            .cause = "foreign dma-buf",
+                            .action = "another process bound the Rx queue: see ethtool -n and this daemon's log"});
       }
     }
     pieces_.push_back({.device = true,
@@ -380,7 +383,9 @@ absl::StatusOr<uint64_t> DevmemStream::ReceiveInPlace() {
     }
     ReturnTokens(loose_);
     return MakeError(absl::StatusCode::kUnavailable, "device memory holds bytes of a connection that was not steered",
-                     {.cause = "steered by others", .action = "see ethtool -n for a rule that is not this daemon's"});
+                     {.fault = Fault::kForeignMemory,
+                      .cause = "steered by others",
+                      .action = "see ethtool -n for a rule that is not this daemon's"});
   }
   if (!in_place) {
     Launch(pieces_, queue_.staging);
@@ -506,6 +511,7 @@ bool DevmemStream::FinishWaves() {
       queue_.fell_back(
           MakeError(absl::StatusCode::kFailedPrecondition, why_copied(),
                     {.object = lease_->interface(),
+                     .fault = Fault::kHostBytes,
                      .cause = "host bytes on a steered connection",
                      .action = "see ethtool -n and -g: rules or header split may be gone, or the NIC does not split"}));
     }

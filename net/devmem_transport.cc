@@ -50,7 +50,7 @@ constexpr size_t kControl = 1 * kMiB;  // 40 bytes a fragment: 26,000 of them
 constexpr Duration kLookBusy = std::chrono::milliseconds(100);
 constexpr Duration kLookIdle = std::chrono::seconds(2);
 constexpr Duration kUndo = std::chrono::seconds(10);
-constexpr size_t kMostCauses = 24;  // of falling back that are counted each on its own; there are a dozen, and errno's
+constexpr size_t kMostReasons = 24;  // of falling back that are counted each on its own; there are a dozen, and errno's
 
 // Memory that is mapped and, but for what is written to, not there.
 class Reserved {
@@ -421,10 +421,10 @@ class DevmemTransport final : public WorkerTransport {
     {
       std::lock_guard lock(mutex_);
       last_fall_back_ = Text(why);
-      first = told_.insert(CauseOf(why)).second;
-      const std::string cause = GetErrorInfo(why).cause;
-      const bool known = fall_backs_.contains(cause) || fall_backs_.size() < kMostCauses;
-      ++fall_backs_[known && !cause.empty() ? cause : "other"];
+      first = told_.insert(OnceKey(why)).second;
+      const std::string reason = LabelOf(why);
+      const bool known = fall_backs_.contains(reason) || fall_backs_.size() < kMostReasons;
+      ++fall_backs_[known ? reason : "other"];
       look_now_ = true;
     }
     wake_.notify_all();

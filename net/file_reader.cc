@@ -56,6 +56,7 @@ struct FileReader::Task final : Reactor::Operation, StagedMove::Owner {
     if (fstat(fd.get(), &now) != 0) return ErrnoError(errno, "fstat", Where());
     ErrorInfo info = Where();
     if (!S_ISREG(now.st_mode)) {
+      info.fault = Fault::kObjectChanged;
       info.cause = "not a regular file";
       info.action = "the file was replaced after it was listed; open the stream again";
       return MakeError(absl::StatusCode::kFailedPrecondition, "it is not a regular file", info);
@@ -66,6 +67,7 @@ struct FileReader::Task final : Reactor::Operation, StagedMove::Owner {
       opened = content;
     }
     if (opened == content) return absl::OkStatus();
+    info.fault = Fault::kObjectChanged;
     info.cause = "object changed";
     info.action = "open the stream again";
     return MakeError(absl::StatusCode::kAborted, "the file changed after it was listed", info);
@@ -98,7 +100,7 @@ struct FileReader::Task final : Reactor::Operation, StagedMove::Owner {
       const absl::Status version = CheckVersion();
       return End(!version.ok() ? version
                                : MakeError(absl::StatusCode::kDataLoss, "the file ended early",
-                                           {.object = read->object, .offset = position}));
+                                           {.object = read->object, .offset = position, .fault = Fault::kObjectChanged}));
     }
     const auto bytes = static_cast<uint64_t>(result);
     if (read->first_byte == Time{}) read->first_byte = Clock::now();

@@ -47,7 +47,10 @@ absl::Status Cancelled(std::string_view what) {
 
 absl::Status DeadlinePassed(std::string_view what, const char* doing) {
   return MakeError(absl::StatusCode::kDeadlineExceeded, std::string("the deadline passed while ") + doing,
-                   {.object = std::string(what), .cause = "deadline", .action = "allow more time, or check the file system"});
+                   {.object = std::string(what),
+                    .fault = Fault::kTimeout,
+                    .cause = "deadline",
+                    .action = "allow more time, or check the file system"});
 }
 
 class FileStore final : public ObjectStore {
@@ -159,15 +162,18 @@ absl::Status FileStore::ReadOne(SmallRead& read) const {
   struct stat file;
   if (::fstat(fd.get(), &file) != 0) return FileError(errno, "the file cannot be examined", path);
   if (!S_ISREG(file.st_mode)) {
-    return MakeError(absl::StatusCode::kNotFound, "it is not a regular file",
-                     {.object = path, .cause = "not a regular file", .action = "name a file"});
+    return MakeError(
+        absl::StatusCode::kNotFound, "it is not a regular file",
+        {.object = path, .fault = Fault::kObjectMalformed, .cause = "not a regular file", .action = "name a file"});
   }
   const std::string opened = FileValidator(file);  // to the nanosecond, whatever is given out
   read.object_validator = ValidatorOf(file);
   read.object_size = static_cast<uint64_t>(file.st_size);
-  absl::Status changed =
-      MakeError(absl::StatusCode::kAborted, "the file changed since it was listed",
-                {.object = path, .cause = "object changed", .action = "open the bucket again when nobody writes to it"});
+  absl::Status changed = MakeError(absl::StatusCode::kAborted, "the file changed since it was listed",
+                                   {.object = path,
+                                    .fault = Fault::kObjectChanged,
+                                    .cause = "object changed",
+                                    .action = "open the bucket again when nobody writes to it"});
   if (!read.validator.empty() && !FileMatches(file, read.validator)) return changed;
   if (read.offset >= read.object_size) return absl::OkStatus();
   read.bytes.resize(std::min(read.length, read.object_size - read.offset));

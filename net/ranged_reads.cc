@@ -23,28 +23,29 @@ namespace {
 
 constexpr uint64_t kMaxSmallRead = uint64_t{64} << 20;  // SmallRead's contract
 
-ErrorInfo Where(const SmallRead& read, std::string cause, std::string action) {
+ErrorInfo Where(const SmallRead& read, Fault fault, std::string cause, std::string action) {
   return {.object = read.object,
           .offset = read.offset,
           .length = read.length,
+          .fault = fault,
           .cause = std::move(cause),
           .action = std::move(action)};
 }
 
 absl::Status BadAnswer(const SmallRead& read, const std::string& message) {
   return MakeError(absl::StatusCode::kDataLoss, message,
-                   Where(read, "wrong answer to a ranged GET", "check the server, or a proxy in between"));
+                   Where(read, Fault::kBadAnswer, "wrong answer to a ranged GET", "check the server, or a proxy in between"));
 }
 
 absl::Status CheckRead(const SmallRead& read, std::string_view uri) {
   DEVMEM_RETURN_IF_ERROR(CheckObjectName(read.object, uri));
   if (read.length > kMaxSmallRead || read.offset > uint64_t{std::numeric_limits<int64_t>::max()} - kMaxSmallRead) {
     return MakeError(absl::StatusCode::kInvalidArgument, "a small read is 64 MiB at most, below 2^63",
-                     Where(read, "read too long", ""));
+                     Where(read, Fault::kBadRequest, "read too long", ""));
   }
   if (!read.validator.empty() && !IsStrongETag(read.validator) && !IsHttpDate(read.validator)) {
     return MakeError(absl::StatusCode::kInvalidArgument, "the validator is neither a strong ETag nor an HTTP date",
-                     Where(read, "bad validator", "list the bucket again"));
+                     Where(read, Fault::kBadRequest, "bad validator", "list the bucket again"));
   }
   return absl::OkStatus();
 }
@@ -80,7 +81,7 @@ absl::Status TakeAnswer(const RangedReader& reader, CurlResponse response, Small
       return MakeError(absl::StatusCode::kAborted,
                        "the object changed since it was listed: it was " + read.validator + " and is " +
                            (now.empty() ? "without a validator" : Printable(now)),
-                       Where(read, "object changed", "open the bucket again when nobody writes to it"));
+                       Where(read, Fault::kObjectChanged, "object changed", "open the bucket again when nobody writes to it"));
     }
   }
   read.object_validator = ChooseValidator(response.etag, response.last_modified);

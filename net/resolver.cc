@@ -28,7 +28,8 @@ Resolver::Result LookUp(const std::string& host, uint16_t port) {
     const bool absent = error == EAI_NONAME || error == EAI_NODATA;
     return MakeError(absent ? absl::StatusCode::kNotFound : absl::StatusCode::kUnavailable,
                      absl::StrCat("no address for host '", host, "': ", gai_strerror(error)),
-                     {.cause = absent ? "no such host" : "name resolution failed",
+                     {.fault = Fault::kNoSuchHost,
+                      .cause = absent ? "no such host" : "name resolution failed",
                       .action = "check the host in the URI and the machine's resolver"});
   }
   std::vector<SocketAddress> addresses;

@@ -78,7 +78,15 @@ absl::Status S3Error(int http_status, std::string_view body, ErrorInfo where) {
   if (code == "AccessDenied" || code == "InvalidAccessKeyId") status = absl::StatusCode::kPermissionDenied;
   if (code == "PreconditionFailed") status = absl::StatusCode::kAborted;
   if (code == "SlowDown" || code == "InternalError" || code == "ServiceUnavailable") status = absl::StatusCode::kUnavailable;
-  where.action = GetErrorInfo(plain).action;
+  where = GetErrorInfo(plain);
+  if (code == "NoSuchBucket") where.scope = Scope::kStore;
+  // Not this object, but who asks: nothing else of the store can be read either (AWS, "Error responses").
+  for (const std::string_view of_credentials :
+       {"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "RequestTimeTooSkewed",
+        "TokenRefreshRequired", "AccountProblem", "NotSignedUp"}) {
+    if (code == of_credentials) where.fault = Fault::kCredentials;
+  }
+  if (code == "SlowDown") where.fault = Fault::kThrottled;
   return MakeError(status,
                    "the server answered " + std::to_string(http_status) + " " + code + (text.empty() ? "" : ": " + text),
                    std::move(where));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "net/s3_listing.h"
 
+#include "base/testing/error_text.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -87,7 +88,7 @@ TEST(S3Error, CodesAndMessages) {
        }) {
     const absl::Status status = S3Error(row.http_status, row.body, {.object = "s3://b/"});
     EXPECT_EQ(status.code(), row.code) << status;
-    EXPECT_EQ(GetErrorInfo(status).cause, row.cause);
+    EXPECT_EQ(CauseText(status), row.cause);
     EXPECT_THAT(Text(status), HasSubstr(row.says));
     EXPECT_FALSE(GetErrorInfo(status).action.empty());
   }

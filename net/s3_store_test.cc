@@ -9,6 +9,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/testing/error_text.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "net/testing/nginx.h"
@@ -117,7 +118,7 @@ TEST_F(S3StoreTest, ErrorDocumentsAreCarried) {
   EXPECT_THAT(Text(missing), HasSubstr("The specified bucket does not exist"));
   const absl::Status secret = Open("s3://secret/")->List(Soon(), nullptr).status();
   EXPECT_EQ(secret.code(), absl::StatusCode::kPermissionDenied) << secret;
-  EXPECT_EQ(GetErrorInfo(secret).cause, "AccessDenied");
+  EXPECT_EQ(CauseText(secret), "AccessDenied");
 }
 
 TEST_F(S3StoreTest, ReadsAndPreparesPathStyle) {

@@ -19,7 +19,9 @@ absl::StatusOr<UniqueFd> OpenStreamSocket(int family) {
     const int error = errno;
     if (error != EMFILE && error != ENFILE) return ErrnoError(error, "socket");
     return MakeError(absl::StatusCode::kUnavailable, "no file descriptor is left for a connection",
-                     {.cause = "out of file descriptors", .action = "raise the limit (ulimit -n) or lower --connections"});
+                     {.fault = Fault::kOutOfDescriptors,
+                      .cause = "out of file descriptors",
+                      .action = "raise the limit (ulimit -n) or lower --connections"});
   }
   const int on = 1;
   setsockopt(fd.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
@@ -27,11 +29,15 @@ absl::StatusOr<UniqueFd> OpenStreamSocket(int family) {
 }
 
 absl::Status ConnectionError(int error_number, std::string_view what) {
-  return MakeError(absl::StatusCode::kUnavailable, Text(ErrnoError(error_number, what)), {.cause = strerror(error_number)});
+  const absl::Status errno_status = ErrnoError(error_number, what);
+  ErrorInfo info = GetErrorInfo(errno_status);
+  if (info.fault == Fault::kUnspecified) info.fault = Fault::kConnection;
+  return MakeErrorVerbatim(absl::StatusCode::kUnavailable, Text(errno_status), info);
 }
 
 absl::Status ConnectionEnded() {
-  return MakeError(absl::StatusCode::kUnavailable, "the server closed the connection", {.cause = "connection closed"});
+  return MakeError(absl::StatusCode::kUnavailable, "the server closed the connection",
+                   {.fault = Fault::kConnectionEnded, .cause = "connection closed"});
 }
 
 void LowWater::Set(int fd, uint64_t bytes) {

@@ -29,26 +29,32 @@ StoreKind KindOfStore(std::string_view uri) {
 }
 
 RetryCode RetryCodeOf(const absl::Status& status) {
-  const std::string cause = GetErrorInfo(status).cause;
-  constexpr std::array<std::pair<std::string_view, RetryCode>, 13> kCauses = {{
-      {"HTTP 408", RetryCode::kHttp408},
-      {"HTTP 429", RetryCode::kHttp429},
-      {"HTTP 500", RetryCode::kHttp500},
-      {"HTTP 502", RetryCode::kHttp502},
-      {"HTTP 503", RetryCode::kHttp503},
-      {"HTTP 504", RetryCode::kHttp504},
-      {"timeout", RetryCode::kTimeout},
-      {"truncated body", RetryCode::kTruncated},
-      {"malformed HTTP response", RetryCode::kMalformed},
-      {"no such host", RetryCode::kNoHost},
-      {"name resolution failed", RetryCode::kNoHost},
-      {"foreign dma-buf", RetryCode::kSteering},
-      {"steered by others", RetryCode::kSteering},
+  const ErrorInfo info = GetErrorInfo(status);
+  constexpr std::array<std::pair<int, RetryCode>, 6> kStatuses = {{
+      {408, RetryCode::kHttp408},
+      {429, RetryCode::kHttp429},
+      {500, RetryCode::kHttp500},
+      {502, RetryCode::kHttp502},
+      {503, RetryCode::kHttp503},
+      {504, RetryCode::kHttp504},
   }};
-  for (const auto& [text, code] : kCauses) {
-    if (cause == text) return code;
+  for (const auto& [http_status, code] : kStatuses) {
+    if (info.http_status == http_status) return code;
   }
-  return RetryCode::kConnection;
+  switch (info.fault) {
+    case Fault::kTimeout:
+      return RetryCode::kTimeout;
+    case Fault::kTruncated:
+      return RetryCode::kTruncated;
+    case Fault::kMalformedAnswer:
+      return RetryCode::kMalformed;
+    case Fault::kNoSuchHost:
+      return RetryCode::kNoHost;
+    case Fault::kForeignMemory:
+      return RetryCode::kSteering;
+    default:
+      return RetryCode::kConnection;
+  }
 }
 
 TransferTotals& TransferTotals::operator+=(const TransferCounters& counters) {

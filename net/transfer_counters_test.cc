@@ -25,15 +25,17 @@ TEST(TransferCounters, KnowsAStoreByItsUri) {
 }
 
 TEST(TransferCounters, KnowsWhyARangeIsAskedForAgain) {
-  const auto with = [](const std::string& cause) {
-    return Name(RetryCodeOf(MakeError(absl::StatusCode::kUnavailable, "it failed", {.cause = cause})));
+  const auto with = [](const ErrorInfo& info) {
+    return Name(RetryCodeOf(MakeError(absl::StatusCode::kUnavailable, "it failed", info)));
   };
-  EXPECT_EQ(with("HTTP 503"), "http_503");
-  EXPECT_EQ(with("timeout"), "timeout");
-  EXPECT_EQ(with("truncated body"), "truncated");
-  EXPECT_EQ(with("no such host"), "no_host");
-  EXPECT_EQ(with("foreign dma-buf"), "steering");
-  EXPECT_EQ(with("what no list holds"), "connection");
+  EXPECT_EQ(with({.fault = Fault::kServerError, .http_status = 503}), "http_503");
+  EXPECT_EQ(with({.fault = Fault::kTimeout, .http_status = 408}), "http_408");
+  EXPECT_EQ(with({.fault = Fault::kTimeout}), "timeout");
+  EXPECT_EQ(with({.fault = Fault::kTruncated}), "truncated");
+  EXPECT_EQ(with({.fault = Fault::kMalformedAnswer}), "malformed");
+  EXPECT_EQ(with({.fault = Fault::kNoSuchHost}), "no_host");
+  EXPECT_EQ(with({.fault = Fault::kForeignMemory}), "steering");
+  EXPECT_EQ(with({.cause = "HTTP 503"}), "connection") << "words decide nothing";
   EXPECT_EQ(Name(RetryCodeOf(ConnectionEnded())), "connection");
   EXPECT_EQ(Name(RetryCodeOf(ConnectionError(ECONNREFUSED, "connect"))), "connection");
 }

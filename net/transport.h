@@ -67,13 +67,11 @@ struct PathInfo {
     uint64_t return_calls = 0;
     uint64_t connections_steered = 0;
     uint64_t connections_fallen_back = 0;
-    std::string last_fall_back;                  // why
-    std::map<std::string, uint64_t> fall_backs;  // connections by cause, those that were steered and brought host bytes too
+    std::string last_fall_back;  // why
+    std::map<std::string, uint64_t>
+        fall_backs;  // connections by LabelOf() why, those that were steered and brought host bytes too
   } counters;
 };
-
-// The cause in the ErrorInfo of what fails because zero copy was required.
-inline constexpr char kNoZeroCopyCause[] = "no zero copy";
 
 // Deadlines and retries of payload reads.
 struct ReadPolicy {

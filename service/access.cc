@@ -106,7 +106,8 @@ absl::StatusOr<AccessGrant> AccessRules::ForStream(const AccessPeer& peer, std::
   }
   return MakeError(absl::StatusCode::kPermissionDenied, absl::StrCat("no access rule lets uid ", peer.uid, " open it"),
                    {.object = asked,
-                    .cause = kNoAccessCause,
+                    .fault = Fault::kAccess,
+                    .cause = "no access rule",
                     .action = absl::StrCat("have a rule with uid ", peer.uid,
                                            " and this bucket added to `access` in the daemon's configuration")});
 }
@@ -118,7 +119,8 @@ absl::Status AccessRules::ForPeer(const AccessPeer& peer, uid_t own_uid) const {
   }
   return MakeError(
       absl::StatusCode::kPermissionDenied, absl::StrCat("no access rule is for uid ", peer.uid),
-      {.cause = kNoAccessCause,
+      {.fault = Fault::kAccess,
+       .cause = "no access rule",
        .action = absl::StrCat("have a rule with uid ", peer.uid, " added to `access` in the daemon's configuration")});
 }
 
@@ -130,7 +132,7 @@ absl::StatusOr<AccessLedger::Lent> AccessLedger::BeginStream(uid_t uid, const Ac
     return MakeError(
         absl::StatusCode::kResourceExhausted,
         absl::StrCat("uid ", uid, " has ", has, " streams, and access rule ", grant.rule, " allows ", grant.streams),
-        {.cause = kQuotaCause, .action = "end one of them, or have `streams` of that rule raised"});
+        {.fault = Fault::kQuota, .cause = "quota", .action = "end one of them, or have `streams` of that rule raised"});
   }
   ++accounts_[uid].streams;
   return Lent(static_cast<void*>(this), [this, uid](void*) { GiveBack(uid, 0, 1); });
@@ -144,7 +146,8 @@ absl::StatusOr<AccessLedger::Lent> AccessLedger::ReserveMemory(uid_t uid, uint64
     return MakeError(absl::StatusCode::kResourceExhausted,
                      absl::StrCat("the stream needs ", bytes, " bytes of slabs, and of the ", grant.memory,
                                   " bytes that access rule ", grant.rule, " allows uid ", uid, ", ", has, " are in use"),
-                     {.cause = kQuotaCause,
+                     {.fault = Fault::kQuota,
+                      .cause = "quota",
                       .action = "lower --prefetch or --batch-size, end another stream, or have `memory` of that rule raised"});
   }
   accounts_[uid].memory += bytes;

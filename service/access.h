@@ -49,10 +49,6 @@ struct AccessGrant {
   uint32_t streams = 0;
 };
 
-// The cause in the ErrorInfo of what a rule, or that there is none, refuses.
-inline constexpr char kNoAccessCause[] = "no access rule";
-inline constexpr char kQuotaCause[] = "quota";
-
 class AccessRules {
  public:
   AccessRules() = default;  // no rules: whoever may connect

@@ -151,7 +151,7 @@ TEST(AccessRules, RefusalsSayWhoWhatAndWhatToChange) {
   EXPECT_THAT(Text(refused), HasSubstr("s3://a/b/"));
   EXPECT_THAT(Text(refused), HasSubstr("no access rule lets uid 1 open it"));
   EXPECT_THAT(GetErrorInfo(refused).action, HasSubstr("`access` in the daemon's configuration"));
-  EXPECT_EQ(GetErrorInfo(refused).cause, kNoAccessCause);
+  EXPECT_EQ(FaultOf(refused), Fault::kAccess);
   EXPECT_THAT(Text(refused), ::testing::Not(HasSubstr("secret-project"))) << "what others may open is theirs";
 }
 
@@ -190,7 +190,7 @@ TEST(AccessLedger, StreamsAndMemoryOfAUser) {
   ASSERT_TRUE(memory.ok());
   const absl::Status more = ledger.ReserveMemory(1, 21, grant).status();
   EXPECT_THAT(Text(more), HasSubstr("of the 100 bytes that access rule 3 allows uid 1, 80 are in use"));
-  EXPECT_EQ(GetErrorInfo(more).cause, kQuotaCause);
+  EXPECT_EQ(FaultOf(more), Fault::kQuota);
   EXPECT_FALSE(ledger.ReserveMemory(1, std::numeric_limits<uint64_t>::max(), grant).ok());
   EXPECT_TRUE(ledger.ReserveMemory(1, 20, grant).ok());
   EXPECT_TRUE(ledger.ReserveMemory(2, 100, grant).ok());

@@ -307,12 +307,16 @@ class DaemonImpl final : public Daemon {
     const std::optional<uint64_t> kept_back = range_lines_.Admit(Clock::now());
     if (!kept_back.has_value()) return;
     const ErrorInfo info = GetErrorInfo(status);
+    std::string cause;
+    info.cause.AppendTo(cause);
     std::vector<LogField> fields = {{"stream", std::string(read.stream_id)},
                                     {"range", read.number},
                                     {"object", read.object},
                                     {"offset", read.offset},
                                     {"length", read.length},
-                                    {"cause", info.cause},
+                                    {"fault", std::string(Name(info.fault))},
+                                    {"scope", std::string(Name(info.scope))},
+                                    {"cause", std::move(cause)},
                                     {"retries", uint64_t{read.retries}}};
     std::string text = absl::StrCat("stream ", std::string(read.stream_id), ", range ", read.number);
     if (wait.has_value()) {

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "base/testing/error_text.h"
 #include "client/cpp/client.h"
 #include "gmock/gmock.h"
 #include "gpu/testing/late_device.h"
@@ -254,7 +255,7 @@ TEST_P(DaemonDeviceTest, AnotherDeviceIsToldApart) {
   EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
   EXPECT_THAT(std::string(refused.message()),
               HasSubstr("the daemon serves GPU-late (late:0 there), this trainer asked for cuda:0, which is GPU-other"));
-  EXPECT_EQ(GetErrorInfo(refused).cause, "another device");
+  EXPECT_EQ(CauseText(refused), "another device");
   spec_.set_device_uuid("");
   EXPECT_EQ(client_->OpenStream(spec_, {}).status().code(), absl::StatusCode::kNotFound);
   // One that says nothing finds out when it is to map.

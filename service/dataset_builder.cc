@@ -290,7 +290,8 @@ const SafetensorsTensor* Find(const SafetensorsHeader& header, const std::string
 }
 
 absl::Status NotStreamed(const std::string& what, std::string_view cause, std::string_view action) {
-  return MakeError(absl::StatusCode::kFailedPrecondition, what, {.cause = std::string(cause), .action = std::string(action)});
+  return MakeError(absl::StatusCode::kFailedPrecondition, what,
+                   {.fault = Fault::kObjectMalformed, .cause = cause, .action = std::string(action)});
 }
 
 // Whether the tensors chosen can be columns: a type we stream, samples of some bytes, as many of each.
@@ -401,11 +402,12 @@ absl::StatusOr<std::vector<Dataset::Skipped>> DropBad(bool skip, Draft& draft) {
       } else if (listed.insert(index).second) {
         const auto own = draft.bad.find(index);
         const std::string name = draft.NameOf(index);
-        skipped.push_back({name, own != draft.bad.end() ? own->second
-                                                        : MakeError(absl::StatusCode::kFailedPrecondition,
-                                                                    "left out with " + draft.NameOf(bad->objects[shard]) +
-                                                                        ", which it is paired with",
-                                                                    {.object = name, .cause = "its pair is bad"})});
+        skipped.push_back(
+            {name, own != draft.bad.end()
+                       ? own->second
+                       : MakeError(absl::StatusCode::kFailedPrecondition,
+                                   "left out with " + draft.NameOf(bad->objects[shard]) + ", which it is paired with",
+                                   {.object = name, .fault = Fault::kObjectMalformed, .cause = "its pair is bad"})});
       }
     }
     kept += bad == nullptr ? 1 : 0;

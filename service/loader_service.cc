@@ -57,9 +57,10 @@ AccessPeer AccessPeerOf(const HandleSocket::Peer& peer) {
 }
 
 absl::Status Draining() {
-  return MakeError(
-      absl::StatusCode::kUnavailable, "the daemon is going away",
-      {.cause = kDrainingCause, .action = "reconnect and resume at the last cursor; the client library does so by itself"});
+  return MakeError(absl::StatusCode::kUnavailable, "the daemon is going away",
+                   {.fault = Fault::kDraining,
+                    .cause = "draining",
+                    .action = "reconnect and resume at the last cursor; the client library does so by itself"});
 }
 
 }  // namespace
@@ -251,7 +252,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
     const std::string bucket = BucketForLog(raw.bucket());
     // An error about a URI repeats it, query and all.
     const bool plain = (raw.bucket() + raw.endpoint_url()).find_first_of("?#@") == std::string::npos;
-    const bool of_itself = absl::IsCancelled(status) || GetErrorInfo(status).cause == kDrainingCause;
+    const bool of_itself = absl::IsCancelled(status) || FaultOf(status) == Fault::kDraining;
     LogEvent(of_itself ? spdlog::level::info : spdlog::level::warn, "stream_refused",
              {{"stream", id},
               {"bucket", bucket},
@@ -263,7 +264,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
               {"rule", uint64_t{rule}}},
              absl::StrCat("cannot open a stream of ", bucket.empty() ? "no bucket yet" : bucket, " for pid ",
                           peer_.credentials.pid, " uid ", peer_.credentials.uid, " gid ", peer_.credentials.gid, ": ",
-                          plain ? Text(status) : GetErrorInfo(status).cause));
+                          plain ? Text(status) : LabelOf(status)));
   }
 
   // The trainer is not there any more: whatever is under way stops.
@@ -294,7 +295,8 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
       return RequestFinish(MakeError(absl::StatusCode::kFailedPrecondition,
                                      absl::StrCat("zero copy is required and this node can only copy: ", path.reason()),
                                      {.object = spec_.bucket(),
-                                      .cause = kNoZeroCopyCause,
+                                      .fault = Fault::kNoZeroCopy,
+                                      .cause = "no zero copy",
                                       .action = "run without --require-zero-copy, or on a node with a devmem NIC"}));
     }
     const Time now = Clock::now();
@@ -517,9 +519,10 @@ AccessRules LoaderService::access() const {
 
 absl::StatusOr<HandleSocket::Peer> LoaderService::Authenticate(const grpc::CallbackServerContext& context) const {
   const auto refuse = [](std::string_view why) {
-    return MakeError(
-        absl::StatusCode::kUnauthenticated, why,
-        {.cause = kTokenCause, .action = "connect to the handle socket first and send its token as metadata devmem-token"});
+    return MakeError(absl::StatusCode::kUnauthenticated, why,
+                     {.fault = Fault::kToken,
+                      .cause = "not authenticated",
+                      .action = "connect to the handle socket first and send its token as metadata devmem-token"});
   };
   const auto& metadata = context.client_metadata();
   const auto token = metadata.find("devmem-token");

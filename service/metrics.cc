@@ -279,10 +279,14 @@ void AddProcess(const ProcessState& process, Page& page) {
 
 std::string EndReason(const absl::Status& status) {
   if (status.ok()) return "completed";
-  const std::string cause = GetErrorInfo(status).cause;
-  if (cause == kNoZeroCopyCause) return "no_zero_copy";
-  if (cause == kDrainingCause) return "draining";
-  return CodeName(status.code());
+  switch (const Fault fault = FaultOf(status)) {
+    case Fault::kNoZeroCopy:
+    case Fault::kDraining:
+    case Fault::kTooManySkipped:
+      return std::string(Name(fault));
+    default:
+      return CodeName(status.code());
+  }
 }
 
 std::string RenderMetrics(const NodeSnapshot& node, const ProcessState& process) {

@@ -48,7 +48,7 @@ NodeSnapshot DevmemNode() {
                             .landing_pool = 1 << 20,
                             .rebinds = 2});
   node.path.nics.push_back({.interface = "eth1", .driver = "other", .intact = false});
-  node.path.counters = {.linear_bytes = 11, .tokens_outstanding = 12, .fall_backs = {{"rule table full", 6}, {"a \"b\"\n", 1}}};
+  node.path.counters = {.linear_bytes = 11, .tokens_outstanding = 12, .fall_backs = {{"rule_table_full", 6}, {"a \"b\"\n", 1}}};
   return node;
 }
 
@@ -105,7 +105,7 @@ TEST(RenderMetrics, ANodeWithNics) {
   EXPECT_EQ(samples.at("devmem_loader_landing_pool_bytes{interface=\"eth0\"}"), 1 << 20);
   EXPECT_EQ(samples.at("devmem_loader_steering_rule_capacity{interface=\"eth0\"}"), 64);
   EXPECT_FALSE(samples.contains("devmem_loader_steering_rule_capacity{interface=\"eth1\"}")) << "its driver does not say";
-  EXPECT_EQ(samples.at("devmem_loader_fall_backs_total{reason=\"rule table full\"}"), 6);
+  EXPECT_EQ(samples.at("devmem_loader_fall_backs_total{reason=\"rule_table_full\"}"), 6);
   EXPECT_THAT(page, HasSubstr("{reason=\"a \\\"b\\\"\\n\"} 1\n")) << "whatever a cause holds";
   EXPECT_EQ(samples.at("devmem_loader_tokens"), 12);
 }
@@ -198,14 +198,12 @@ TEST(RenderMetrics, StreamsHaveSeriesAndNoNamesOfOthers) {
 }
 
 TEST(EndReason, IsOfAClosedList) {
-  const auto with = [](absl::StatusCode code, const std::string& cause) {
-    return EndReason(MakeError(code, "it", {.cause = cause}));
-  };
+  const auto with = [](absl::StatusCode code, Fault fault) { return EndReason(MakeError(code, "it", {.fault = fault})); };
   EXPECT_EQ(EndReason(absl::OkStatus()), "completed");
-  EXPECT_EQ(with(absl::StatusCode::kFailedPrecondition, kNoZeroCopyCause), "no_zero_copy");
-  EXPECT_EQ(with(absl::StatusCode::kFailedPrecondition, "listing changed"), "failed_precondition");
-  EXPECT_EQ(with(absl::StatusCode::kUnavailable, kDrainingCause), "draining");
-  EXPECT_EQ(with(absl::StatusCode::kUnavailable, "anything"), "unavailable");
+  EXPECT_EQ(with(absl::StatusCode::kFailedPrecondition, Fault::kNoZeroCopy), "no_zero_copy");
+  EXPECT_EQ(with(absl::StatusCode::kFailedPrecondition, Fault::kListingChanged), "failed_precondition");
+  EXPECT_EQ(with(absl::StatusCode::kUnavailable, Fault::kDraining), "draining");
+  EXPECT_EQ(with(absl::StatusCode::kUnavailable, Fault::kUnspecified), "unavailable");
 }
 
 }  // namespace

@@ -55,7 +55,7 @@ bool IsOfObject(const absl::Status& status) {
     case absl::StatusCode::kFailedPrecondition:
     case absl::StatusCode::kInvalidArgument:
     case absl::StatusCode::kOutOfRange:
-      return GetErrorInfo(status).cause != "no such host";
+      return FaultOf(status) != Fault::kNoSuchHost;
     default:
       return false;
   }

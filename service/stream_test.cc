@@ -16,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "base/testing/error_text.h"
 #include "gmock/gmock.h"
 #include "gpu/cpu_device.h"
 #include "gpu/testing/late_device.h"
@@ -523,7 +524,7 @@ TEST_P(StreamTest, ResumesAfterABatchUnderAnotherWorldSize) {
   std::ofstream(root_ / "shard-9.bin") << Pattern(0);
   const absl::Status changed = Open();
   EXPECT_EQ(changed.code(), absl::StatusCode::kFailedPrecondition) << changed;
-  EXPECT_EQ(GetErrorInfo(changed).cause, "listing changed");
+  EXPECT_EQ(CauseText(changed), "listing changed");
 }
 
 TEST_P(StreamTest, ABatchLargerThanTheCapIsRefused) {
@@ -544,7 +545,7 @@ TEST_P(StreamTest, ReleasingWhatIsNotHeldFailsTheStreamAlone) {
   stream_->Start();
   ASSERT_TRUE(trainer_->Next().has_value());
   stream_->Release({12345});
-  EXPECT_EQ(GetErrorInfo(trainer_->Failure()).cause, "bad release");
+  EXPECT_EQ(CauseText(trainer_->Failure()), "bad release");
   // The trainer may still read what it holds: the slab is kept for it.
   ASSERT_TRUE(trainer_->WaitClosed());
   ASSERT_TRUE(trainer_->kept().has_value());
@@ -697,7 +698,7 @@ TEST_P(BusyDeviceTest, ADeviceThatDoesNotFinishFailsTheStream) {
   ASSERT_NO_FATAL_FAILURE(StartWithCastsHeld());
   const absl::Status failure = trainer_->Failure();
   EXPECT_EQ(failure.code(), absl::StatusCode::kDeadlineExceeded) << failure;
-  EXPECT_EQ(GetErrorInfo(failure).cause, "device deadline");
+  EXPECT_EQ(CauseText(failure), "device deadline");
   EXPECT_THAT(std::string(failure.message()), HasSubstr("late:0"));
   EXPECT_FALSE(trainer_->closed());
   late_->Hold(LateDevice::Holds::kNothing);

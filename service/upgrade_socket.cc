@@ -38,9 +38,10 @@ constexpr Duration kLastWord = std::chrono::seconds(5);  // for a predecessor th
 
 // Why there is no packet, besides an error of the socket.
 absl::Status Closed() {
-  return MakeError(absl::StatusCode::kUnavailable, "the other daemon closed the connection, or died", {.cause = "peer closed"});
+  return MakeError(absl::StatusCode::kUnavailable, "the other daemon closed the connection, or died",
+                   {.fault = Fault::kConnectionEnded, .cause = "peer closed"});
 }
-bool IsClosed(const absl::Status& status) { return GetErrorInfo(status).cause == "peer closed"; }
+bool IsClosed(const absl::Status& status) { return FaultOf(status) == Fault::kConnectionEnded; }
 
 absl::Status Send(int socket, const std::string& bytes, const std::vector<int>& fds = {}) {
   iovec iov{const_cast<char*>(bytes.data()), bytes.size()};

@@ -318,7 +318,7 @@ class StreamImpl final : public Stream {
     if (cancelled_.load(std::memory_order_relaxed)) return Fail(Cancelled());
     switch (status.code()) {
       case absl::StatusCode::kUnavailable:
-        gone = !from_daemon || !alive || info.cause == kDrainingCause;
+        gone = !from_daemon || !alive || info.fault == Fault::kDraining;
         break;
       case absl::StatusCode::kCancelled:
         // Nobody here has cancelled it: that is how gRPC ends the calls of a server that shuts down, and the daemon's handle
@@ -327,7 +327,7 @@ class StreamImpl final : public Stream {
         break;
       case absl::StatusCode::kUnauthenticated:
         // Between two daemons the token may be of the one and the call go to the other.
-        gone = !alive || (opening_ && (give_up_.has_value() || info.cause == kTokenCause));
+        gone = !alive || (opening_ && (give_up_.has_value() || info.fault == Fault::kToken));
         break;
       case absl::StatusCode::kInternal:
       case absl::StatusCode::kUnknown:

@@ -14,6 +14,7 @@
 namespace devmem {
 namespace {
 
+namespace v1 = devmem_loader::v1;
 using devmem_loader::v1::ErrorDetail;
 using devmem_loader::v1::RpcStatus;
 
@@ -59,6 +60,22 @@ std::string Utf8(std::string_view text, size_t limit) {
   return clean;
 }
 
+// The causes that clients act on, as daemons up to 0.1.0 word them on the wire.
+Fault FaultOfOldDaemon(std::string_view cause) {
+  if (cause == "draining") return Fault::kDraining;
+  if (cause == "not authenticated") return Fault::kToken;
+  if (cause == "no zero copy") return Fault::kNoZeroCopy;
+  return Fault::kUnspecified;
+}
+
+// One list of numbers, in two places: what a client branches on must be what the daemon said.
+static_assert(v1::Fault_ARRAYSIZE == kFaults);
+static_assert(static_cast<int>(v1::FAULT_FORBIDDEN) == static_cast<int>(Fault::kForbidden));
+static_assert(static_cast<int>(v1::FAULT_NO_ZERO_COPY) == static_cast<int>(Fault::kNoZeroCopy));
+static_assert(static_cast<int>(v1::FAULT_DRAINING) == static_cast<int>(Fault::kDraining));
+static_assert(static_cast<int>(v1::FAULT_TOKEN) == static_cast<int>(Fault::kToken));
+static_assert(static_cast<int>(v1::SCOPE_POLICY) == static_cast<int>(Scope::kPolicy));
+
 }  // namespace
 
 std::string ToUtf8(std::string_view text) { return Utf8(text, kMaxObject); }
@@ -70,9 +87,28 @@ ErrorDetail DetailOf(const absl::Status& status) {
   detail.set_object(Utf8(info.object, kMaxObject));
   detail.set_offset(info.offset);
   detail.set_length(info.length);
-  detail.set_cause(Utf8(info.cause, kMaxPhrase));
+  std::string cause;
+  info.cause.AppendTo(cause);
+  detail.set_cause(Utf8(cause, kMaxPhrase));
   detail.set_action(Utf8(info.action, kMaxPhrase));
+  detail.set_fault(static_cast<v1::Fault>(info.fault));
+  detail.set_scope(static_cast<v1::Scope>(info.scope));
+  detail.set_http_status(static_cast<uint32_t>(info.http_status));
   return detail;
+}
+
+ErrorInfo InfoOf(const ErrorDetail& detail) {
+  ErrorInfo info{.object = detail.object(),
+                 .offset = detail.offset(),
+                 .length = detail.length(),
+                 .scope = v1::Scope_IsValid(detail.scope()) ? static_cast<Scope>(detail.scope()) : Scope::kUnspecified,
+                 .http_status = static_cast<int>(detail.http_status()),
+                 .cause = detail.cause(),
+                 .action = detail.action()};
+  // A newer daemon's fault that this client does not know is acted on as if there were none.
+  if (v1::Fault_IsValid(detail.fault())) info.fault = static_cast<Fault>(detail.fault());
+  if (detail.fault() == v1::FAULT_UNSPECIFIED) info.fault = FaultOfOldDaemon(detail.cause());
+  return info;
 }
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
@@ -91,11 +127,7 @@ absl::Status FromGrpcStatus(const grpc::Status& status) {
     for (const google::protobuf::Any& any : rpc.details()) {
       ErrorDetail detail;
       if (!any.Is<ErrorDetail>() || !any.UnpackTo(&detail)) continue;
-      info = {.object = detail.object(),
-              .offset = detail.offset(),
-              .length = detail.length(),
-              .cause = detail.cause(),
-              .action = detail.action()};
+      info = InfoOf(detail);
       break;
     }
   }

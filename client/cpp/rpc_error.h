@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "absl/status/status.h"
+#include "base/error.h"
 #include "devmem_loader/v1/loader.pb.h"
 
 namespace grpc {
@@ -23,16 +24,10 @@ namespace devmem {
 // `text` with '?' for what is not UTF-8, as string fields need it.
 [[nodiscard]] std::string ToUtf8(std::string_view text);
 
+// What a detail says. A daemon older than the field `fault` sends none: it is told from the words such daemons use.
+[[nodiscard]] ErrorInfo InfoOf(const devmem_loader::v1::ErrorDetail& detail);
+
 [[nodiscard]] grpc::Status ToGrpcStatus(const absl::Status& status);
 [[nodiscard]] absl::Status FromGrpcStatus(const grpc::Status& status);
-
-// The cause in the ErrorInfo of an UNAVAILABLE that a daemon sends because it is about to end: a client with
-// `reconnect` resumes as soon as there is a daemon again. UNAVAILABLE with another cause speaks of something else (the
-// store, say) and is final.
-inline constexpr char kDrainingCause[] = "draining";
-
-// The cause in the ErrorInfo of an UNAUTHENTICATED that is about the token: between a daemon and its successor, the token may
-// be of the one and the call go to the other.
-inline constexpr char kTokenCause[] = "not authenticated";
 
 }  // namespace devmem

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "base/testing/error_text.h"
 #include "devmem_loader/v1/loader.pb.h"
 #include "devmem_loader/v1/rpc_status.pb.h"
 
@@ -14,11 +15,18 @@ namespace {
 
 TEST(RpcErrorTest, ComesBackAsItWent) {
   for (int code = 1; code <= 16; ++code) {
-    const ErrorInfo info{.object = "a/b.npy", .offset = uint64_t{1} << 40, .length = 7, .cause = "cause", .action = "do this"};
+    const ErrorInfo info{.object = "a/b.npy",
+                         .offset = uint64_t{1} << 40,
+                         .length = 7,
+                         .fault = Fault::kForbidden,
+                         .scope = Scope::kObject,
+                         .http_status = 403,
+                         .cause = "cause",
+                         .action = "do this"};
     const absl::Status status = MakeError(static_cast<absl::StatusCode>(code), "what failed", info);
     const absl::Status back = FromGrpcStatus(ToGrpcStatus(status));
     EXPECT_EQ(back, status);
-    EXPECT_EQ(GetErrorInfo(back), info);
+    EXPECT_EQ(InfoText(GetErrorInfo(back)), InfoText(info));
   }
   EXPECT_TRUE(FromGrpcStatus(ToGrpcStatus(absl::OkStatus())).ok());
 }
@@ -41,8 +49,33 @@ TEST(RpcErrorTest, StatusesOfOthersHaveNoDetail) {
     const absl::Status status = FromGrpcStatus({grpc::StatusCode::UNAVAILABLE, "Socket closed", details});
     EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
     EXPECT_EQ(status.message(), "Socket closed");
-    EXPECT_EQ(GetErrorInfo(status), ErrorInfo());
+    EXPECT_EQ(InfoText(GetErrorInfo(status)), InfoText(ErrorInfo()));
   }
+}
+
+// What a daemon sends that knows no faults: the detail as of 0.1.0, whose words were acted on.
+TEST(RpcErrorTest, AnOldDaemonsFaultIsToldFromItsWords) {
+  const auto fault = [](const char* cause) {
+    devmem_loader::v1::ErrorDetail detail;
+    detail.set_code("UNAVAILABLE");
+    detail.set_cause(cause);
+    devmem_loader::v1::RpcStatus rpc;
+    rpc.set_code(14);
+    rpc.add_details()->PackFrom(detail);
+    return FaultOf(FromGrpcStatus({grpc::StatusCode::UNAVAILABLE, "it", rpc.SerializeAsString()}));
+  };
+  EXPECT_EQ(fault("draining"), Fault::kDraining);
+  EXPECT_EQ(fault("not authenticated"), Fault::kToken);
+  EXPECT_EQ(fault("no zero copy"), Fault::kNoZeroCopy);
+  EXPECT_EQ(fault("anything else"), Fault::kUnspecified);
+}
+
+TEST(RpcErrorTest, ANewerDaemonsFaultIsNone) {
+  devmem_loader::v1::ErrorDetail detail;
+  detail.set_fault(static_cast<devmem_loader::v1::Fault>(200));
+  detail.set_scope(static_cast<devmem_loader::v1::Scope>(200));
+  EXPECT_EQ(InfoOf(detail).fault, Fault::kUnspecified);
+  EXPECT_EQ(InfoOf(detail).scope, Scope::kUnspecified);
 }
 
 TEST(RpcErrorTest, TextIsMadeUtf8) {

@@ -41,8 +41,9 @@ int Call(int fd, unsigned long command, Request& request, Words& words) {
 std::string Said(const Words& words) { return {words.data(), strnlen(words.data(), words.size())}; }
 
 absl::Status NoModule(const char* why) {
-  return MakeError(absl::StatusCode::kUnimplemented, absl::StrCat("bindings as handles cannot be had: ", why),
-                   {.object = kDevice, .cause = BindingHandle::kNoModule, .action = "load the module devmem_binding"});
+  return MakeError(
+      absl::StatusCode::kUnimplemented, absl::StrCat("bindings as handles cannot be had: ", why),
+      {.object = kDevice, .fault = Fault::kNoModule, .cause = "no devmem_binding", .action = "load the module devmem_binding"});
 }
 
 uint32_t Split(HeaderSplit split) {
@@ -134,7 +135,10 @@ absl::StatusOr<uint32_t> BindingHandle::AddRule(const std::string& interface, co
   const std::string what = absl::StrCat("no rule for ", match.ToString(), " to queue ", queue);
   if (error == ENOSPC) {
     return MakeError(absl::StatusCode::kResourceExhausted, absl::StrCat(what, ": ", Said(words)),
-                     {.object = interface, .cause = "rule table full", .action = "use fewer connections, or --steer address"});
+                     {.object = interface,
+                      .fault = Fault::kRuleTableFull,
+                      .cause = "rule table full",
+                      .action = "use fewer connections, or --steer address"});
   }
   return KernelRefusal({interface, what}, error, Said(words));
 }

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "base/testing/error_text.h"
 #include "net/netlink/testing/own_namespace.h"
 
 namespace devmem {
@@ -40,7 +41,7 @@ TEST_F(EthtoolTest, TheKernelsWordsArrive) {
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(Text(status),
               StartsWith("no-such-nic: cannot read its rings: no device matches name (attribute 1 of the request"));
-  EXPECT_EQ(GetErrorInfo(status).cause, "no device matches name");
+  EXPECT_EQ(CauseText(status), "no device matches name");
   EXPECT_THAT(GetErrorInfo(status).action, HasSubstr("ip link"));
   EXPECT_EQ(ethtool_->Driver("no-such-nic").status().code(), absl::StatusCode::kNotFound);
   EXPECT_EQ(ethtool_->Driver("a-name-longer-than-names-are").status().code(), absl::StatusCode::kNotFound);

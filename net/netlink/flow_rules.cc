@@ -157,7 +157,10 @@ class IoctlFlowRules : public FlowRules {
   static absl::Status Full(const std::string& interface, const FlowMatch& match, uint32_t used) {
     return MakeError(absl::StatusCode::kResourceExhausted,
                      absl::StrCat("no room for a steering rule for ", match.ToString(), ": ", used, " are there"),
-                     {.object = interface, .cause = "rule table full", .action = "use fewer connections, or --steer address"});
+                     {.object = interface,
+                      .fault = Fault::kRuleTableFull,
+                      .cause = "rule table full",
+                      .action = "use fewer connections, or --steer address"});
   }
 
   [[nodiscard]] static NetlinkSubject Inserting(const std::string& interface, const FlowMatch& match, uint64_t queue) {
@@ -217,9 +220,12 @@ class IoctlFlowRules : public FlowRules {
   absl::Status Refused(const std::string& interface, const FlowMatch& match, const ethtool_rx_flow_spec& spec, int error) {
     const NetlinkSubject subject = Inserting(interface, match, spec.ring_cookie);
     if (error == ENOSPC) {
-      return MakeError(
-          absl::StatusCode::kResourceExhausted, absl::StrCat(subject.what, ": the driver has no room for the rule"),
-          {.object = interface, .cause = "rule table full", .action = "use fewer connections, or --steer address"});
+      return MakeError(absl::StatusCode::kResourceExhausted,
+                       absl::StrCat(subject.what, ": the driver has no room for the rule"),
+                       {.object = interface,
+                        .fault = Fault::kRuleTableFull,
+                        .cause = "rule table full",
+                        .action = "use fewer connections, or --steer address"});
     }
     if (error == EOPNOTSUPP) {
       return MakeError(absl::StatusCode::kUnimplemented, absl::StrCat(subject.what, ": the driver takes no such rule"),

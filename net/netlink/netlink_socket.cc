@@ -164,7 +164,7 @@ absl::Status KernelRefusal(const NetlinkSubject& subject, int error, std::string
   if (error == EINVAL && words == "Unknown attribute type") error = EOPNOTSUPP;
   return MakeError(absl::ErrnoToStatusCode(error),
                    absl::StrCat(subject.what, ": ", cause, absl::string_view(detail.data(), detail.size())),
-                   {.object = subject.object, .cause = cause, .action = ActionFor(error)});
+                   {.object = subject.object, .error_number = error, .cause = cause, .action = ActionFor(error)});
 }
 
 NetlinkSocket::NetlinkSocket(UniqueFd fd) : fd_(std::move(fd)), buffer_(kReceive / sizeof(uint64_t)) {}

@@ -70,10 +70,14 @@ sockaddr_storage StorageOf(sa_family_t family, std::span<const std::byte> addres
   return storage;
 }
 
-absl::Status NoRoute(const std::string& to, std::string_view why) {
-  return MakeError(
-      absl::StatusCode::kUnavailable, absl::StrCat("no route: ", absl::string_view(why.data(), why.size())),
-      {.object = to, .cause = "no route", .action = absl::StrCat("ip route get ", to, " should name an interface")});
+absl::Status NoRoute(const std::string& to, const Cause& why) {
+  std::string message = "no route: ";
+  why.AppendTo(message);
+  return MakeError(absl::StatusCode::kUnavailable, message,
+                   {.object = to,
+                    .fault = Fault::kNoRoute,
+                    .cause = "no route",
+                    .action = absl::StrCat("ip route get ", to, " should name an interface")});
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "base/testing/error_text.h"
 #include "net/netlink/testing/own_namespace.h"
 
 namespace devmem {
@@ -46,7 +47,7 @@ TEST(RouteTo, WhatHasNoRouteIsNamed) {
       const absl::Status status = To(address).status();
       EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << address;
       EXPECT_THAT(Text(status), HasSubstr(std::string(address) + ": no route: "));
-      EXPECT_EQ(GetErrorInfo(status).cause, "no route");
+      EXPECT_EQ(CauseText(status), "no route");
     }
   });
 }

@@ -68,7 +68,7 @@ absl::Status BindingWatch::Lost(const absl::StatusOr<RxState>& state, Time now) 
   }
   // What is on its way back needs nobody, for a time.
   const Severity severity = absl::IsUnavailable(again) && now - lost_since_ < kSettled ? Severity::kInfo : Severity::kWarning;
-  if (const std::pair cause(severity, CauseOf(again)); std::exchange(told_, cause) != cause) {
+  if (const std::pair said(severity, OnceKey(again)); std::exchange(told_, said) != said) {
     say_(severity, absl::StrCat("cannot bind ", binding_.interface(), " again yet (", why, "): ", Text(again)));
   }
   return NotBound(why);

@@ -177,6 +177,7 @@ class Steering final : public FlowSteering {
         absl::StatusCode::kUnavailable,
         absl::StrCat("packets came by NAPI ", napi_id, ", not by ", absl::StrJoin(wanted, " or ")),
         {.object = Describe(queues.front()),
+         .fault = Fault::kSteering,
          .cause = "flow not steered",
          .action = "see whether the rule is there (`ethtool -n`) and whether something before it matches the flow"});
   }
@@ -226,11 +227,13 @@ class Steering final : public FlowSteering {
       found.insert(at == queue ? found.begin() : found.end(), at);
     }
     if (!found.empty()) return found;
-    return MakeError(
-        absl::StatusCode::kFailedPrecondition,
-        absl::StrCat("the route leaves by ", interface, " (", absl::StrJoin(devices, ", "), "), and ", Bound(),
-                     devices.size() == 1 ? " is" : " are", " not among it"),
-        {.object = interface, .cause = "route by another NIC", .action = "bind that NIC too, or change the route"});
+    return MakeError(absl::StatusCode::kFailedPrecondition,
+                     absl::StrCat("the route leaves by ", interface, " (", absl::StrJoin(devices, ", "), "), and ", Bound(),
+                                  devices.size() == 1 ? " is" : " are", " not among it"),
+                     {.object = interface,
+                      .fault = Fault::kOtherNic,
+                      .cause = "route by another NIC",
+                      .action = "bind that NIC too, or change the route"});
   }
 
   // Those whose NIC has its binding now. Another's loss is no matter; under a bond it is enough that one has it, for what comes
@@ -259,11 +262,13 @@ class Steering final : public FlowSteering {
   absl::Status HasRoom(RxBinding& binding) const {
     const uint64_t capacity = binding.rule_capacity();
     if (capacity == 0 || binding.rules() + kSpareRules < capacity) return absl::OkStatus();
-    return MakeError(
-        absl::StatusCode::kResourceExhausted,
-        absl::StrCat("no rule is left: ", binding.rules(), " are ours of the ", capacity, " that it has room for, ",
-                     kSpareRules, " of which stays free"),
-        {.object = binding.interface(), .cause = "rule table full", .action = "use fewer connections, or steer by address"});
+    return MakeError(absl::StatusCode::kResourceExhausted,
+                     absl::StrCat("no rule is left: ", binding.rules(), " are ours of the ", capacity,
+                                  " that it has room for, ", kSpareRules, " of which stays free"),
+                     {.object = binding.interface(),
+                      .fault = Fault::kRuleTableFull,
+                      .cause = "rule table full",
+                      .action = "use fewer connections, or steer by address"});
   }
 
   // `match` to each of `queues`; all of them or none.
@@ -347,7 +352,10 @@ absl::StatusOr<std::unique_ptr<FlowSteering::Lease>> Steering::Steer(int socket,
   DEVMEM_ASSIGN_OR_RETURN(const Route route, routing_.route_to(peer, length));
   if (route.local) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "the peer is this host: no NIC is on the way",
-                     {.object = route.interface, .cause = "local peer", .action = "nothing; it comes by host memory"});
+                     {.object = route.interface,
+                      .fault = Fault::kNoRoute,
+                      .cause = "local peer",
+                      .action = "nothing; it comes by host memory"});
   }
   auto lease = std::make_unique<LeaseImpl>(*this, route.interface);
   DEVMEM_ASSIGN_OR_RETURN(const std::vector<size_t> under, QueuesUnder(route.interface, queue));

@@ -114,7 +114,7 @@ class RealKernel final : public RxKernel {
     absl::StatusOr<BindingHandle> handle =
         BindingHandle::Create(link.interface, link.ifindex, dmabuf_fd, queues, page_size, reset);
     if (handle.ok()) return std::make_unique<HandleBound>(*std::move(handle), *rules_);
-    if (GetErrorInfo(handle.status()).cause != BindingHandle::kNoModule) return handle.status();
+    if (FaultOf(handle.status()) != Fault::kNoModule) return handle.status();
     DEVMEM_ASSIGN_OR_RETURN(DmabufBinding binding,
                             DmabufBinding::Bind(link.interface, link.ifindex, dmabuf_fd, queues, page_size));
     return std::make_unique<NetlinkBound>(std::move(binding), *rules_);

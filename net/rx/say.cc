@@ -6,9 +6,6 @@
 
 namespace devmem {
 
-std::string CauseOf(const absl::Status& status) {
-  const ErrorInfo info = GetErrorInfo(status);
-  return info.cause.empty() ? Text(status) : absl::StrCat(info.object, ": ", info.cause);
-}
+std::string OnceKey(const absl::Status& status) { return absl::StrCat(GetErrorInfo(status).object, ": ", LabelOf(status)); }
 
 }  // namespace devmem

@@ -14,7 +14,8 @@ namespace devmem {
 enum class Severity : uint8_t { kInfo, kWarning };                          // a warning is to be acted on
 using Say = std::function<void(Severity severity, std::string_view line)>;  // from any thread
 
-// What went wrong on what, without the particulars of the one time (a port, a number): equal for what need be said but once.
-[[nodiscard]] std::string CauseOf(const absl::Status& status);
+// What kind of thing went wrong on what, without the particulars of the one time (a port, a number): equal for what need be
+// said but once.
+[[nodiscard]] std::string OnceKey(const absl::Status& status);
 
 }  // namespace devmem

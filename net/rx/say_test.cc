@@ -3,23 +3,30 @@
 
 #include <gtest/gtest.h>
 
+#include <cerrno>
+
 #include "base/error.h"
 
 namespace devmem {
 namespace {
 
-absl::Status NoRule(const char* nic, const char* flow, const char* cause) {
-  return MakeError(absl::StatusCode::kInternal, flow, {.object = nic, .cause = cause});
+absl::Status NoRule(const char* nic, const char* flow, int error_number) {
+  return ErrnoError(error_number, flow, {.object = nic});
 }
 
-TEST(CauseOf, IsTheSameForEveryConnection) {
-  const std::string cause = CauseOf(NoRule("eth0", "no rule for port 40000", "Input/output error"));
-  EXPECT_EQ(cause, CauseOf(NoRule("eth0", "no rule for port 40001", "Input/output error")));
-  EXPECT_NE(cause, CauseOf(NoRule("eth1", "no rule for port 40000", "Input/output error")));
-  EXPECT_NE(cause, CauseOf(NoRule("eth0", "no rule for port 40000", "rule table full")));
+TEST(OnceKey, IsTheSameForEveryConnection) {
+  const std::string kind = OnceKey(NoRule("eth0", "no rule for port 40000", EIO));
+  EXPECT_EQ(kind, "eth0: EIO");
+  EXPECT_EQ(kind, OnceKey(NoRule("eth0", "no rule for port 40001", EIO)));
+  EXPECT_NE(kind, OnceKey(NoRule("eth1", "no rule for port 40000", EIO)));
+  EXPECT_NE(kind, OnceKey(NoRule("eth0", "no rule for port 40000", ENOSPC)));
 }
 
-TEST(CauseOf, IsTheMessageWhereThatIsAll) { EXPECT_EQ(CauseOf(absl::InternalError("so it is")), "so it is"); }
+TEST(OnceKey, IsTheFaultWhereOneIsGiven) {
+  EXPECT_EQ(OnceKey(MakeError(absl::StatusCode::kInternal, "full", {.object = "eth0", .fault = Fault::kRuleTableFull})),
+            "eth0: rule_table_full");
+  EXPECT_EQ(OnceKey(absl::InternalError("so it is")), ": internal");
+}
 
 }  // namespace
 }  // namespace devmem

@@ -112,10 +112,7 @@ std::string DryRunText(const devmem_loader::v1::StreamSpec& spec, const devmem_l
 int ExitCodeOf(const Summary& summary, bool zero_copy_required) {
   if (summary.interrupted) return kExitInterrupted;
   if (summary.status.ok()) return kExitOk;
-  const std::string message = Text(summary.status);
-  const bool zero_copy = message.find("zero copy") != std::string::npos || message.find("zero-copy") != std::string::npos ||
-                         message.find("zero_copy") != std::string::npos;
-  if (zero_copy_required && zero_copy && summary.status.code() == absl::StatusCode::kFailedPrecondition) return kExitNoZeroCopy;
+  if (zero_copy_required && FaultOf(summary.status) == Fault::kNoZeroCopy) return kExitNoZeroCopy;
   return kExitFailed;
 }
 

@@ -233,13 +233,17 @@ class JsonLines final : public Progress {
   void Error(const absl::Status& status) override {
     std::lock_guard lock(mutex_);
     const ErrorInfo info = GetErrorInfo(status);
+    std::string cause;
+    info.cause.AppendTo(cause);
     Say({{"event", "error"},
          {"code", CodeName(status.code())},
          {"message", Text(status)},
          {"object", info.object},
          {"offset", info.offset},
          {"length", info.length},
-         {"cause", info.cause},
+         {"fault", Name(info.fault)},
+         {"scope", Name(info.scope)},
+         {"cause", cause},
          {"action", info.action}});
   }
   void Finish() override {}

@@ -51,8 +51,11 @@ Json OrNull(const std::optional<double>& value) { return value ? Json(Rounded(*v
 
 Json ErrorObject(const absl::Status& status) {
   const ErrorInfo info = GetErrorInfo(status);
-  return {{"code", CodeName(status.code())}, {"message", Text(status)}, {"object", info.object}, {"offset", info.offset},
-          {"length", info.length},           {"cause", info.cause},     {"action", info.action}};
+  std::string cause;
+  info.cause.AppendTo(cause);
+  return {{"code", CodeName(status.code())}, {"message", Text(status)},   {"object", info.object},
+          {"offset", info.offset},           {"length", info.length},     {"fault", Name(info.fault)},
+          {"scope", Name(info.scope)},       {"cause", std::move(cause)}, {"action", info.action}};
 }
 
 std::string Dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }

@@ -201,7 +201,7 @@ Row BindRow(const NicFacts& facts) {
   const absl::StatusCode code = facts.bind.code();
   if (code == absl::StatusCode::kPermissionDenied) return Skip("bind", facts.interface, Words(facts.bind), kAsRoot);
   // EBADF, which has no status code of its own.
-  if (GetErrorInfo(facts.bind).cause == "Bad file descriptor") {
+  if (GetErrorInfo(facts.bind).error_number == EBADF) {
     return Pass("bind", facts.interface, {.found = "bind-rx is there, and looks at the dma-buf", .wanted = wanted});
   }
   if (facts.bind.ok()) return Skip("bind", facts.interface, "not asked: there is no queue to ask for");

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <functional>
 
 #include "base/error.h"
@@ -21,7 +22,8 @@ const NicNeeds kNeeds{.queues = 2, .connections = 4};
 struct Stage {
   FakeNic nic;
   LinkFacts told{.mtu = 9000, .driver = "bnxt_en", .firmware = "229.1", .bus = "0000:3b:00.0"};
-  absl::Status bind = MakeError(absl::StatusCode::kInvalidArgument, "cannot bind", {.cause = "Bad file descriptor"});
+  absl::Status bind =
+      MakeError(absl::StatusCode::kInvalidArgument, "cannot bind", {.error_number = EBADF, .cause = "Bad file descriptor"});
 
   Rows Look() {
     const std::unique_ptr<RxKernel> kernel = nic.Kernel();

@@ -17,11 +17,13 @@ constexpr std::string_view kMagic = "\x93NUMPY";
 constexpr size_t kMaxDimensions = 64;  // numpy 2's own limit
 
 absl::Status Broken(std::string_view what, std::string_view cause) {
-  return MakeError(absl::StatusCode::kDataLoss, what, {.cause = std::string(cause), .action = "write the file again"});
+  return MakeError(absl::StatusCode::kDataLoss, what,
+                   {.fault = Fault::kObjectMalformed, .cause = cause, .action = "write the file again"});
 }
 
 absl::Status Unusable(std::string_view what, std::string_view cause, std::string_view action) {
-  return MakeError(absl::StatusCode::kFailedPrecondition, what, {.cause = std::string(cause), .action = std::string(action)});
+  return MakeError(absl::StatusCode::kFailedPrecondition, what,
+                   {.fault = Fault::kObjectMalformed, .cause = cause, .action = std::string(action)});
 }
 
 // What the dict literal says, before it is judged.

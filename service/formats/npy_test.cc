@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "base/error.h"
+#include "base/testing/error_text.h"
 
 namespace devmem {
 namespace {
@@ -192,7 +193,7 @@ TEST(NpyTest, ErrorsNameTheirCause) {
     const auto header = Parse(row.head, row.data_bytes);
     ASSERT_FALSE(header.ok()) << row.description;
     EXPECT_EQ(header.status().code(), row.code) << row.description << ": " << header.status();
-    EXPECT_EQ(GetErrorInfo(header.status()).cause, row.cause) << row.description << ": " << header.status();
+    EXPECT_EQ(CauseText(header.status()), row.cause) << row.description << ": " << header.status();
     for (const char c : Text(header.status())) EXPECT_TRUE(c >= ' ' && c < 0x7f) << row.description << ": " << header.status();
   }
 }

@@ -16,7 +16,8 @@ namespace {
 constexpr size_t kMaxDimensions = 64;
 
 absl::Status Broken(std::string_view what, std::string_view cause) {
-  return MakeError(absl::StatusCode::kDataLoss, what, {.cause = std::string(cause), .action = "write the file again"});
+  return MakeError(absl::StatusCode::kDataLoss, what,
+                   {.fault = Fault::kObjectMalformed, .cause = cause, .action = "write the file again"});
 }
 
 std::optional<DType> DTypeOf(std::string_view name) {

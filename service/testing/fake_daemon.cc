@@ -299,7 +299,8 @@ class FakeDaemonImpl final : public FakeDaemon, public v1::Loader::CallbackServi
             lock.lock();
           }
           changed_.wait(lock, [&] { return !credits.free.empty() || credits.closed || stopping_; });
-          if (stopping_) return MakeError(absl::StatusCode::kUnavailable, "shutting down", {.cause = kDrainingCause});
+          if (stopping_)
+            return MakeError(absl::StatusCode::kUnavailable, "shutting down", {.fault = Fault::kDraining, .cause = "draining"});
           if (credits.free.empty()) return absl::CancelledError("client gone");
           slot = credits.free.back();
           credits.free.pop_back();
