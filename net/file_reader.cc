@@ -185,6 +185,7 @@ bool FileReader::Begin(Task* task) {
     const int error = errno;
     if ((error == EMFILE || error == ENFILE) && open_ > 0) return false;
     ErrorInfo info = task->Where();
+    info.fault = FaultOfFile(error);
     if (error == ENOENT) info.action = "the file vanished after it was listed; open the stream again";
     if (error == EMFILE) info.action = "raise the limit (ulimit -n)";
     task->End(ErrnoError(error, absl::StrCat("open ", task->path), info));

@@ -32,10 +32,13 @@ using Dir = std::unique_ptr<DIR, DirCloser>;
 
 absl::Status FileError(int error, std::string_view what, const std::string& path) {
   if (error == ENOENT || error == ENOTDIR) {
-    return ErrnoError(ENOENT, what, {.object = path, .action = "check the path, and that it exists on the daemon's host"});
+    return ErrnoError(
+        ENOENT, what,
+        {.object = path, .fault = FaultOfFile(error), .action = "check the path, and that it exists on the daemon's host"});
   }
   if (error == EACCES || error == EPERM) {
-    return ErrnoError(error, what, {.object = path, .action = "give the daemon's user the right to read it"});
+    return ErrnoError(error, what,
+                      {.object = path, .fault = FaultOfFile(error), .action = "give the daemon's user the right to read it"});
   }
   return ErrnoError(error, what, {.object = path, .action = "check the file system"});
 }
@@ -229,6 +232,19 @@ absl::StatusOr<PayloadRequest> FileStore::PrepareGet(std::string_view object) co
 }
 
 }  // namespace
+
+Fault FaultOfFile(int error_number) {
+  switch (error_number) {
+    case ENOENT:
+    case ENOTDIR:
+      return Fault::kObjectGone;
+    case EACCES:
+    case EPERM:
+      return Fault::kForbidden;
+    default:
+      return Fault::kUnspecified;  // ErrnoError() may know more
+  }
+}
 
 std::string FileValidator(const struct stat& file) {
   const int64_t mtime_ns = static_cast<int64_t>(file.st_mtim.tv_sec) * 1'000'000'000 + file.st_mtim.tv_nsec;

@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/error.h"
 #include "net/object_store.h"
 #include "net/uri.h"
 
@@ -19,6 +20,9 @@ namespace devmem {
 // What identifies one content of a file, in the form of a strong ETag: "\"inode-mtime in ns-size\"". Whoever reads
 // payload compares it before and after, so that a file changed in mid-read is an error.
 [[nodiscard]] std::string FileValidator(const struct stat& file);
+
+// What errno means of a file that was listed: gone, or not to be read.
+[[nodiscard]] Fault FaultOfFile(int error_number);
 
 // Whether it is the content that `validator` stands for: one of FileValidator's, or an HTTP date, which an index holds
 // and which says the mtime to the second.

@@ -38,6 +38,7 @@ struct Dataset {
   struct Skipped {
     std::string object;
     absl::Status status;
+    uint64_t bytes = 0;  // the object's size
   };
 
   ObjectTable objects;

@@ -402,12 +402,13 @@ absl::StatusOr<std::vector<Dataset::Skipped>> DropBad(bool skip, Draft& draft) {
       } else if (listed.insert(index).second) {
         const auto own = draft.bad.find(index);
         const std::string name = draft.NameOf(index);
-        skipped.push_back(
-            {name, own != draft.bad.end()
-                       ? own->second
-                       : MakeError(absl::StatusCode::kFailedPrecondition,
-                                   "left out with " + draft.NameOf(bad->objects[shard]) + ", which it is paired with",
-                                   {.object = name, .fault = Fault::kObjectMalformed, .cause = "its pair is bad"})});
+        skipped.push_back({name,
+                           own != draft.bad.end()
+                               ? own->second
+                               : MakeError(absl::StatusCode::kFailedPrecondition,
+                                           "left out with " + draft.NameOf(bad->objects[shard]) + ", which it is paired with",
+                                           {.object = name, .fault = Fault::kObjectMalformed, .cause = "its pair is bad"}),
+                           draft.objects[draft.PlaceOf(index)].size});
       }
     }
     kept += bad == nullptr ? 1 : 0;

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/trace.h"
 #include "client/cpp/rpc_error.h"
+#include "service/skip_allowance.h"
 
 namespace devmem {
 namespace {
@@ -238,6 +239,10 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
                      ", world size ", plan_spec.world_size, "), and ", plan_spec.epochs, " of them were asked for"),
         "epochs", "lower --batch-size, use --tail pad, or ask for fewer epochs");
   }
+  std::optional<uint64_t> may_skip;
+  if (spec.on_error() == v1::ON_ERROR_SKIP) {
+    DEVMEM_ASSIGN_OR_RETURN(may_skip, SkipAllowance(spec, plan, *dataset));
+  }
   const uint64_t spec_hash = plan.SpecHash(OrderText(spec, *dataset));
   DEVMEM_ASSIGN_OR_RETURN(const Position start, StartOf(spec, plan, spec_hash, *dataset));
 
@@ -273,7 +278,7 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
   setup.dataset = dataset;
   setup.start = start;
   setup.spec_hash = spec_hash;
-  setup.skip_bad_samples = spec.on_error() == v1::ON_ERROR_SKIP;
+  setup.may_skip = may_skip;
   setup.require_zero_copy = spec.require_zero_copy();
   setup.with_sources = spec.with_sources();
   setup.signals_waiting = spec.signals_waiting();

@@ -21,9 +21,11 @@ endif()
 devmem_unit(service_batch_layout HDRS batch_layout.h SRCS batch_layout.cc DEPS service_dataset gpu_dtype)
 devmem_unit(service_stream_counters HDRS stream_counters.h SRCS stream_counters.cc DEPS base_counters net_transfer_counters
   TEST stream_counters_test.cc)
+devmem_unit(service_skip_allowance HDRS skip_allowance.h SRCS skip_allowance.cc DEPS base_error devmem_proto service_plan service_dataset
+  TEST skip_allowance_test.cc)
 devmem_unit(service_stream
   HDRS stream.h memory_budget.h SRCS stream.cc
-  DEPS base_trace devmem_proto client_rpc_error service_batch_layout service_plan service_read_planner service_stream_counters net_copy_transport
+  DEPS base_trace devmem_proto client_rpc_error service_batch_layout service_plan service_read_planner service_skip_allowance service_stream_counters net_copy_transport
   gpu_device
   TEST stream_test.cc memory_budget_test.cc TEST_DEPS service_open_stream gpu_late_device)
 devmem_unit(service_open_stream

@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "base/trace.h"
 #include "client/cpp/rpc_error.h"
+#include "service/skip_allowance.h"
 
 namespace devmem {
 namespace {
@@ -44,22 +45,9 @@ Duration Within(Time from, Time to, Time begin, Time end) {
   return std::max(Duration::zero(), std::min(to, end) - std::max(from, begin));
 }
 
-// Whether an error speaks of one object, so that the stream can go on without it. A store that is down is no reason
-// to skip everything it holds.
-bool IsOfObject(const absl::Status& status) {
-  switch (status.code()) {
-    case absl::StatusCode::kNotFound:
-    case absl::StatusCode::kAborted:
-    case absl::StatusCode::kDataLoss:
-    case absl::StatusCode::kPermissionDenied:
-    case absl::StatusCode::kFailedPrecondition:
-    case absl::StatusCode::kInvalidArgument:
-    case absl::StatusCode::kOutOfRange:
-      return FaultOf(status) != Fault::kNoSuchHost;
-    default:
-      return false;
-  }
-}
+// Whether a failed range is the object's fault or the store's may take another object to tell. So many are tried: one may have
+// been deleted meanwhile, all of them hardly.
+constexpr uint32_t kMostProbes = 3;
 
 }  // namespace
 
@@ -96,8 +84,10 @@ class DataStream::Read final : public RangeRead {
 
   DataStream* stream = nullptr;
   size_t worker = 0;
-  size_t position = 0;  // in reading_
-  Time planned{};
+  size_t position = 0;           // in reading_
+  uint32_t object_index = 0;     // in the data set
+  bool probe = false;            // fills no slot: it only tells whether the store still serves
+  Time planned{};                // of a suspect: when it failed
   std::vector<uint64_t> places;  // slot << 32 | row * tensors + tensor
 };
 
@@ -333,24 +323,24 @@ void DataStream::PlanWave(size_t batches) {
   }
 }
 
-void DataStream::Issue(const PlannedRange& range, const ReadPlan& plan, Time planned) {
-  std::unique_ptr<Read> owned;
+std::unique_ptr<DataStream::Read> DataStream::NewRead(uint32_t index, Time planned) {
+  std::unique_ptr<Read> read;
   if (spare_.empty()) {
-    owned = std::make_unique<Read>();
+    read = std::make_unique<Read>();
   } else {
-    owned = std::move(spare_.back());
+    read = std::move(spare_.back());
     spare_.pop_back();
   }
-  Read* const read = owned.release();
-  const ObjectTable::Object object = setup_.dataset->objects[range.object];
+  const ObjectTable::Object object = setup_.dataset->objects[index];
   read->stream = this;
   read->store = setup_.store.get();
   read->object = object.name;
+  read->object_index = index;
   read->validator = object.validator;
   read->object_size = object.size;
-  read->offset = range.offset;
-  read->length = range.length;
   read->destinations.clear();
+  read->places.clear();
+  read->probe = false;
   read->status = absl::OkStatus();
   read->received = read->copied = 0;
   read->require_zero_copy = setup_.require_zero_copy;
@@ -359,6 +349,13 @@ void DataStream::Issue(const PlannedRange& range, const ReadPlan& plan, Time pla
   read->stream_id = setup_.id;
   read->number = reads_issued_++;
   read->planned = planned;
+  return read;
+}
+
+void DataStream::Issue(const PlannedRange& range, const ReadPlan& plan, Time planned) {
+  std::unique_ptr<Read> read = NewRead(range.object, planned);
+  read->offset = range.offset;
+  read->length = range.length;
   for (const ReadPiece& piece : plan.PiecesOf(range)) {
     DeviceSpan span{.bytes = piece.bytes};
     if (piece.destination != ReadPiece::kDiscard) {
@@ -368,8 +365,12 @@ void DataStream::Issue(const PlannedRange& range, const ReadPlan& plan, Time pla
     }
     read->destinations.push_back(span);
   }
-  read->places.clear();
   for (const uint32_t want : plan.WantsOf(range)) read->places.push_back(want_places_[want]);
+  Launch(std::move(read));
+}
+
+void DataStream::Launch(std::unique_ptr<Read> owned) {
+  Read* const read = owned.release();  // until ReadDone
   read->worker = next_worker_;
   next_worker_ = (next_worker_ + 1) % transport_.workers();
   read->position = reading_.size();
@@ -399,14 +400,99 @@ void DataStream::ReadDone(Read* read) {
     return MaybeFinishClose();
   }
 
-  std::shared_ptr<const absl::Status> bad;
-  if (!read->status.ok()) {
+  if (read->status.ok()) {
+    if (readable_.empty() || readable_.front() != read->object_index) {
+      std::erase(readable_, read->object_index);
+      readable_.push_front(read->object_index);
+      if (readable_.size() > kMostProbes + 1) readable_.pop_back();
+    }
+  } else {
     if (setup_.say_failed) setup_.say_failed(*read, read->status, std::nullopt);
     const auto code = static_cast<size_t>(read->status.code());
     counters_.errors[Index(store_kind_)][std::min(code, kStatusCodes - 1)].Add(1);
-    if (!setup_.skip_bad_samples || !IsOfObject(read->status)) return Fail(read->status);
-    bad = std::make_shared<const absl::Status>(read->status);
   }
+  if (read->probe) return ProbeDone(std::move(owned));
+  Judge(std::move(owned));
+}
+
+// What becomes of a range that is done: it lands, it ends the stream, or it waits until the store has spoken.
+void DataStream::Judge(std::unique_ptr<Read> read) {
+  const absl::Status& status = read->status;
+  if (status.ok()) return Land(std::move(read));
+  // Only what is the object's fault is left out. A store that is down, turns this daemon away or cannot do ranges is no reason
+  // to skip all that it holds, and a rule of the user's none either.
+  if (setup_.may_skip.has_value() && ScopeOf(status) == Scope::kObject) return Land(std::move(read));
+  if (!setup_.may_skip.has_value() || ScopeOf(status) != Scope::kStore || !MayBeTheObjects(FaultOf(status)))
+    return Fail(status);
+  read->planned = Clock::now();
+  suspects_.push_back(std::move(read));
+  if (!probing_) Probe(absl::OkStatus());
+}
+
+std::optional<uint32_t> DataStream::ObjectToProbe() {
+  const auto usable = [this](uint32_t index) {
+    return setup_.dataset->objects[index].size > 0 &&
+           std::none_of(suspects_.begin(), suspects_.end(), [&](const auto& read) { return read->object_index == index; });
+  };
+  uint32_t rank = 0;  // among the candidates: those that failed before are passed over
+  for (const uint32_t index : readable_) {
+    if (usable(index) && rank++ == probes_failed_) return index;
+  }
+  const auto objects = static_cast<uint32_t>(setup_.dataset->objects.size());
+  for (uint32_t i = 1; i < objects; ++i) {
+    const uint32_t index = (suspects_.front()->object_index + i) % objects;
+    if (usable(index) && std::find(readable_.begin(), readable_.end(), index) == readable_.end() && rank++ == probes_failed_) {
+      return index;
+    }
+  }
+  return std::nullopt;
+}
+
+// Reads a byte of another object: if it comes, the suspects' objects are at fault; if none of a few does, the store is.
+void DataStream::Probe(const absl::Status& last) {
+  const std::optional<uint32_t> index = probes_failed_ < kMostProbes ? ObjectToProbe() : std::nullopt;
+  if (!index.has_value()) {
+    const absl::Status& status = suspects_.front()->status;
+    const std::string since = last.ok() ? "there is no other object to tell by whether the store serves at all"
+                                        : absl::StrCat("nor could another object be read since: ", Text(last));
+    return Fail(MakeErrorVerbatim(status.code(), absl::StrCat(Text(status), "; ", since), GetErrorInfo(status)));
+  }
+  probing_ = true;
+  std::unique_ptr<Read> probe = NewRead(*index, Clock::now());
+  probe->probe = true;
+  probe->require_zero_copy = false;  // its byte goes nowhere
+  probe->offset = 0;
+  probe->length = 1;
+  probe->destinations.push_back({.bytes = 1});
+  Launch(std::move(probe));
+}
+
+void DataStream::ProbeDone(std::unique_ptr<Read> probe) {
+  probing_ = false;
+  if (!probe->status.ok()) {
+    ++probes_failed_;
+    return Probe(probe->status);
+  }
+  probes_failed_ = 0;
+  // It speaks of what had failed before it was sent.
+  const auto later = std::find_if(suspects_.begin(), suspects_.end(),
+                                  [&](const std::unique_ptr<Read>& read) { return read->planned > probe->planned; });
+  std::vector<std::unique_ptr<Read>> told(std::make_move_iterator(suspects_.begin()), std::make_move_iterator(later));
+  suspects_.erase(suspects_.begin(), later);
+  if (spare_.size() < kSpareReads) spare_.push_back(std::move(probe));
+  for (std::unique_ptr<Read>& read : told) {
+    read->status = WithScope(read->status, Scope::kObject);
+    Land(std::move(read));
+    if (closing_) return;
+  }
+  if (!suspects_.empty() && !probing_) Probe(absl::OkStatus());
+}
+
+// Counts a range in the slots it fills, or marks what it lacks.
+void DataStream::Land(std::unique_ptr<Read> owned) {
+  Read* const read = owned.get();
+  std::shared_ptr<const absl::Status> bad;
+  if (!read->status.ok()) bad = std::make_shared<const absl::Status>(read->status);
   const Time now = Clock::now();
   if (bad == nullptr) counters_.range[Index(store_kind_)].Observe(now - read->planned);
   const bool landed = read->received > read->copied, copied = read->copied > 0;
@@ -448,6 +534,12 @@ void DataStream::CutOut(uint32_t index) {
     slot.bad.erase(
         std::unique(slot.bad.begin(), slot.bad.end(), [](const BadRow& a, const BadRow& b) { return a.row == b.row; }),
         slot.bad.end());
+    // A row of padding is another's repeat: nothing is lost with it.
+    const auto lost =
+        std::count_if(slot.bad.begin(), slot.bad.end(), [&](const BadRow& bad) { return bad.row < slot.batch.padding_from; });
+    uint64_t& skipped = skipped_[slot.batch.epoch];
+    skipped += static_cast<uint64_t>(lost);
+    if (skipped > *setup_.may_skip) return Fail(TooManySkipped(skipped, *setup_.may_skip, *slot.bad.back().status));
     std::vector<uint32_t> good;
     for (uint32_t row = 0, next = 0; row < slot.rows; ++row) {
       if (next < slot.bad.size() && slot.bad[next].row == row) {
@@ -594,6 +686,7 @@ void DataStream::Deliver() {
     if (entry.kind == Entry::Kind::kEpochEnd) {
       v1::EpochEnd* const end = event.mutable_epoch_end();
       delivered_to_ = {.epoch = entry.epoch + 1, .position = 0};
+      skipped_.erase(entry.epoch);
       end->set_epoch(entry.epoch);
       end->set_batches(std::exchange(epoch_batches_, 0));
       end->set_samples(std::exchange(epoch_samples_, 0));

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -40,7 +41,7 @@ struct StreamSetup {
   BatchLayout layout;
   Position start;
   uint64_t spec_hash = 0;
-  bool skip_bad_samples = false;
+  std::optional<uint64_t> may_skip;  // bad samples are left out, so many in an epoch; none: the first ends the stream
   bool require_zero_copy = false;
   bool with_sources = false;
   bool signals_waiting = false;
@@ -118,8 +119,16 @@ class DataStream : public std::enable_shared_from_this<DataStream> {
   void PlanWaves();
   void PlanWave(size_t batches);
   [[nodiscard]] size_t BatchesToGroupEnd();
+  [[nodiscard]] std::unique_ptr<Read> NewRead(uint32_t object, Time planned);
   void Issue(const PlannedRange& range, const ReadPlan& plan, Time planned);
+  void Launch(std::unique_ptr<Read> read);
   void ReadDone(Read* read);
+  void Judge(std::unique_ptr<Read> read);
+  void Land(std::unique_ptr<Read> read);
+  // Suspects: failed ranges of which it is not known whether the object or the store is at fault.
+  void Probe(const absl::Status& last);
+  void ProbeDone(std::unique_ptr<Read> probe);
+  [[nodiscard]] std::optional<uint32_t> ObjectToProbe();
   void SlotFilled(uint32_t slot);
   // What the device has to do for a slot, one step after the other; each comes back at once where the device is done at once.
   void CutOut(uint32_t slot);
@@ -168,8 +177,13 @@ class DataStream : public std::enable_shared_from_this<DataStream> {
   uint64_t reads_issued_ = 0;
   std::vector<std::unique_ptr<Read>> spare_;
   std::vector<Read*> reading_;
-  std::vector<Event> works_;  // what was asked of the device in the step under way
-  size_t working_ = 0;        // events of the device to come
+  std::vector<std::unique_ptr<Read>> suspects_;  // in the order of their failing
+  std::deque<uint32_t> readable_;                // objects that were read lately, each once
+  uint32_t probes_failed_ = 0;                   // in a row
+  bool probing_ = false;
+  std::map<uint64_t, uint64_t> skipped_;  // samples by epoch, of epochs not yet over
+  std::vector<Event> works_;              // what was asked of the device in the step under way
+  size_t working_ = 0;                    // events of the device to come
   size_t next_worker_;
   Time last_delivery_{};
   Time slots_ran_out_{};

@@ -164,6 +164,47 @@ class StuckTransport final : public Transport {
   std::vector<std::pair<size_t, RangeRead*>> stuck_;
 };
 
+// What a transport says of an object, whatever is stored; the rest goes the real way.
+class FailingTransport final : public Transport {
+ public:
+  // Fails reads of `object` with the error that this makes of it; OK means that the real one may try.
+  using Judge = std::function<absl::Status(const RangeRead&)>;
+  FailingTransport(Transport& real, Judge judge) : real_(real), judge_(std::move(judge)) {}
+  PathInfo path() override { return real_.path(); }
+  size_t workers() const override { return real_.workers(); }
+  Reactor& reactor(size_t worker) override { return real_.reactor(worker); }
+  void Start(size_t worker, RangeRead* read) override {
+    absl::Status status;
+    {
+      std::lock_guard lock(mutex_);
+      asked_.push_back(read->object);
+      status = judge_(*read);
+    }
+    if (status.ok()) return real_.Start(worker, read);
+    real_.reactor(worker).Post([read, status] {
+      read->status = status;
+      read->Done();
+    });
+  }
+  void Cancel(size_t worker, RangeRead* read) override { real_.Cancel(worker, read); }
+  void SetPolicy(const ReadPolicy& policy) override { real_.SetPolicy(policy); }
+  std::vector<std::string> asked() {
+    std::lock_guard lock(mutex_);
+    return asked_;
+  }
+
+ private:
+  Transport& real_;
+  std::mutex mutex_;
+  Judge judge_;
+  std::vector<std::string> asked_;
+};
+
+absl::Status Forbidden(const RangeRead& read) {
+  return MakeError(absl::StatusCode::kPermissionDenied, "the server answered 403",
+                   {.object = read.object, .fault = Fault::kForbidden, .http_status = 403});
+}
+
 class StreamTest : public testing::TestWithParam<bool> {
  protected:
   void SetUp() override {
@@ -220,9 +261,14 @@ class StreamTest : public testing::TestWithParam<bool> {
     opened->setup.id = "it";
     opened->setup.device_deadline = device_deadline_;
     trainer_ = std::make_shared<Trainer>();
-    stream_ = std::make_shared<DataStream>(std::move(opened->setup), stuck_ != nullptr ? *stuck_ : *transport_, 0, trainer_,
+    stream_ = std::make_shared<DataStream>(std::move(opened->setup), UsedTransport(), 0, trainer_,
                                            [](const std::function<void()>& task) { task(); });
     return absl::OkStatus();
+  }
+
+  Transport& UsedTransport() {
+    if (failing_ != nullptr) return *failing_;
+    return stuck_ != nullptr ? static_cast<Transport&>(*stuck_) : *transport_;
   }
 
   std::string Row(const v1::Batch& batch, int row, int tensor = 0) {
@@ -242,6 +288,7 @@ class StreamTest : public testing::TestWithParam<bool> {
   std::vector<std::string> said_;  // the loop's, until the stream is closed
   std::unique_ptr<Transport> transport_;
   std::unique_ptr<StuckTransport> stuck_;  // used where there is one
+  std::unique_ptr<FailingTransport> failing_;
   v1::StreamSpec spec_;
   std::shared_ptr<DeviceMemory> slab_;
   std::shared_ptr<Trainer> trainer_;
@@ -403,6 +450,7 @@ TEST_P(StreamTest, SkipsWhatIsBadAndKeepsTheOrderOfTheRest) {
   spec_.set_batch_size(6);
   spec_.mutable_shuffle()->set_mode(v1::Shuffle::NONE);
   spec_.set_on_error(v1::ON_ERROR_SKIP);
+  spec_.mutable_max_skipped()->set_samples(10);
   spec_.set_with_sources(true);
   ASSERT_TRUE(Open().ok());
   std::filesystem::remove(root_ / "shard-1.bin");
@@ -431,6 +479,118 @@ TEST_P(StreamTest, SkipsWhatIsBadAndKeepsTheOrderOfTheRest) {
   EXPECT_THAT(sizes, ElementsAre(6, 4, 0, 4, 6));
   EXPECT_THAT(order, ElementsAre(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29));
   EXPECT_THAT(skipped, ElementsAre(10, 11, 12, 13, 14, 15, 16, 17, 18, 19));
+}
+
+TEST_P(StreamTest, FailsWhereMoreWouldBeSkippedThanMay) {
+  WriteShards({10, 10, 10});
+  spec_.set_batch_size(5);
+  spec_.mutable_shuffle()->set_mode(v1::Shuffle::NONE);
+  spec_.set_on_error(v1::ON_ERROR_SKIP);
+  spec_.mutable_max_skipped()->set_samples(9);
+  ASSERT_TRUE(Open().ok());
+  std::filesystem::remove(root_ / "shard-1.bin");
+  stream_->Start();
+  const absl::Status failure = trainer_->Failure();
+  EXPECT_EQ(FaultOf(failure), Fault::kTooManySkipped) << failure;
+  EXPECT_EQ(ScopeOf(failure), Scope::kPolicy);
+  EXPECT_EQ(GetErrorInfo(failure).object, "shard-1.bin");
+}
+
+// One object that may not be read is skipped, for others are read since.
+TEST_P(StreamTest, SkipsAForbiddenObjectBecauseOthersAreReadSince) {
+  WriteShards({10, 10, 10});
+  spec_.set_batch_size(5);
+  spec_.mutable_shuffle()->set_mode(v1::Shuffle::NONE);
+  spec_.set_on_error(v1::ON_ERROR_SKIP);
+  spec_.mutable_max_skipped()->set_share(1);
+  failing_ = std::make_unique<FailingTransport>(
+      *transport_, [](const RangeRead& read) { return read.object == "shard-1.bin" ? Forbidden(read) : absl::OkStatus(); });
+  ASSERT_TRUE(Open().ok());
+  stream_->Start();
+  std::vector<uint64_t> order;
+  uint64_t skipped = 0;
+  while (true) {
+    const auto event = trainer_->Next();
+    ASSERT_TRUE(event.has_value()) << trainer_->Failure();
+    if (event->has_stream_end()) break;
+    if (event->has_epoch_end()) continue;
+    const v1::Batch& batch = event->batches().batches(0);
+    for (int row = 0; row < batch.sample_ids_size(); ++row) {
+      order.push_back(batch.sample_ids(row));
+      EXPECT_EQ(Row(batch, row), Pattern(batch.sample_ids(row)));
+    }
+    for (const auto& sample : batch.skipped()) {
+      ++skipped;
+      EXPECT_EQ(sample.error().scope(), v1::SCOPE_OBJECT);
+      EXPECT_EQ(sample.error().fault(), v1::FAULT_FORBIDDEN);
+    }
+    stream_->Release({batch.sequence()});
+  }
+  EXPECT_THAT(order, ElementsAre(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29));
+  EXPECT_EQ(skipped, 10u);
+}
+
+// A store that turns everybody away after a while, as with credentials that expired: nothing is skipped for it.
+TEST_P(StreamTest, AStoreThatForbidsAllAfterAWhileFailsTheStream) {
+  WriteShards({10, 10, 10, 10, 10, 10});
+  spec_.set_batch_size(10);
+  spec_.set_prefetch_bytes(2 * 10 * kRow);
+  spec_.mutable_shuffle()->set_mode(v1::Shuffle::NONE);
+  spec_.set_on_error(v1::ON_ERROR_SKIP);
+  spec_.mutable_max_skipped()->set_share(1);
+  failing_ = std::make_unique<FailingTransport>(
+      *transport_, [served = 0](const RangeRead& read) mutable { return ++served > 2 ? Forbidden(read) : absl::OkStatus(); });
+  ASSERT_TRUE(Open().ok());
+  stream_->Start();
+  uint64_t samples = 0;
+  while (const auto event = trainer_->Next()) {
+    if (!event->has_batches()) continue;
+    const v1::Batch& batch = event->batches().batches(0);
+    EXPECT_EQ(batch.skipped_size(), 0);
+    samples += static_cast<uint64_t>(batch.sample_ids_size());
+    stream_->Release({batch.sequence()});
+  }
+  const absl::Status failure = trainer_->Failure();
+  EXPECT_EQ(failure.code(), absl::StatusCode::kPermissionDenied) << failure;
+  EXPECT_EQ(ScopeOf(failure), Scope::kStore);
+  EXPECT_THAT(Text(failure), HasSubstr("nor could another object be read since"));
+  EXPECT_EQ(samples, 20u);
+}
+
+// Faults of the store and of policy end the stream whatever may be skipped.
+TEST_P(StreamTest, SkipsNothingThatIsNotTheObjects) {
+  struct Row {
+    Fault fault;
+    size_t shards;
+    const char* words;
+  };
+  for (const auto& row : {Row{Fault::kBadAnswer, 3, ""}, Row{Fault::kNoZeroCopy, 3, ""}, Row{Fault::kServerError, 3, ""},
+                          Row{Fault::kCredentials, 3, ""}, Row{Fault::kUnspecified, 3, ""},
+                          Row{Fault::kForbidden, 1, "no other object to tell by"}}) {
+    SCOPED_TRACE(Name(row.fault));
+    std::filesystem::remove_all(root_);
+    std::filesystem::create_directories(root_);
+    if (row.shards == 1) {
+      WriteShards({30});
+    } else {
+      WriteShards({10, 10, 10});
+    }
+    spec_.set_batch_size(5);
+    spec_.set_on_error(v1::ON_ERROR_SKIP);
+    spec_.mutable_max_skipped()->set_share(1);
+    failing_ = std::make_unique<FailingTransport>(*transport_, [fault = row.fault](const RangeRead& read) {
+      return read.object == "shard-0.bin"
+                 ? MakeError(absl::StatusCode::kFailedPrecondition, "no", {.object = read.object, .fault = fault})
+                 : absl::OkStatus();
+    });
+    ASSERT_TRUE(Open().ok());
+    stream_->Start();
+    const absl::Status failure = trainer_->Failure();
+    EXPECT_EQ(FaultOf(failure), row.fault) << failure;
+    EXPECT_THAT(Text(failure), HasSubstr(row.words));
+    ASSERT_TRUE(trainer_->WaitClosed());
+    stream_.reset();
+  }
 }
 
 TEST_P(StreamTest, FailsByNameWithoutSkip) {
@@ -606,6 +766,7 @@ TEST_P(StreamTest, CastsWhatIsLeftInOrder) {
   spec_.set_batch_size(7);
   spec_.mutable_shuffle()->set_mode(v1::Shuffle::GLOBAL);
   spec_.set_on_error(v1::ON_ERROR_SKIP);
+  spec_.mutable_max_skipped()->set_samples(4);  // an epoch: twelve in three
   spec_.mutable_tensors(0)->set_cast(v1::DTYPE_UINT16);
   ASSERT_FALSE(Open().ok()) << "no cast of these two";
   spec_.mutable_tensors(0)->set_cast(v1::DTYPE_FLOAT32);

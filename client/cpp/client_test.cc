@@ -541,6 +541,26 @@ TEST_F(ClientTest, ResumesWhenADyingDaemonCancelsItsCalls) {
   EXPECT_EQ(stream->Next(Soon()).status().code(), absl::StatusCode::kUnavailable);
 }
 
+// Daemons up to 0.1.0 say no fault: that they drain is told by their words, and any other UNAVAILABLE is final, as it was.
+TEST_F(ClientTest, ResumesAfterAnOldDaemonThatDrained) {
+  const absl::Status draining = MakeError(absl::StatusCode::kUnavailable, "the daemon is about to end", {.cause = "draining"});
+  auto daemon = Serve({.batches = 10, .slots = 10, .fail_after = 3, .failure = draining, .knows_faults = false});
+  auto client = Connect();
+  int reconnects = 0;
+  auto stream = Open(*client, {.on_reconnect = [&](const absl::Status&) { ++reconnects; }});
+  ASSERT_NO_FATAL_FAILURE(ExpectAll(*stream, 1, 10));
+  EXPECT_EQ(reconnects, 3);
+  stream.reset();
+  daemon.reset();
+
+  const absl::Status refused =
+      MakeError(absl::StatusCode::kUnavailable, "no store", {.object = "o", .cause = "connection refused"});
+  daemon = Serve({.batches = 10, .slots = 10, .fail_after = 3, .failure = refused, .knows_faults = false});
+  stream = Open(*client);
+  for (uint64_t k = 0; k < 3; ++k) ASSERT_NO_FATAL_FAILURE(ExpectBatch(stream->Next(Soon())->batch, 0, k));
+  EXPECT_EQ(stream->Next(Soon()).status().message(), refused.message());
+}
+
 TEST_F(ClientTest, ACancelThatTheDaemonExplainsIsFinal) {
   const absl::Status failure = MakeError(absl::StatusCode::kCancelled, "the operator ended it", {.cause = "ended"});
   auto daemon = Serve({.batches = 10, .slots = 10, .fail_after = 1, .failure = failure});

@@ -376,6 +376,26 @@ FlagTable LoaderTable(LoaderOptions* options) {
                    .help = "what a bad sample does: end the stream, or be left out and listed",
                    .set = SetEnum<v1::OnError>(spec, &v1::StreamSpec::set_on_error,
                                                {{"fail", v1::ON_ERROR_FAIL}, {"skip", v1::ON_ERROR_SKIP}})});
+  flags.push_back({.name = "--max-skipped",
+                   .value = "N|P%",
+                   .fallback = "1%",
+                   .group = stream,
+                   .help = "with --on-error skip: samples of an epoch that this rank may leave out before the stream fails",
+                   .set = [spec](const std::string& text) {
+                     if (text.empty() || text.back() != '%') {
+                       const auto samples = ParseWhole(text, 0, std::numeric_limits<uint64_t>::max());
+                       if (samples.ok()) spec->mutable_max_skipped()->set_samples(*samples);
+                       return samples.ok()
+                                  ? absl::OkStatus()
+                                  : absl::InvalidArgumentError("expected samples, such as 100, or a share, such as 1%");
+                     }
+                     const auto percent = ParseNumber(std::string_view(text).substr(0, text.size() - 1));
+                     if (!percent.ok() || !(*percent >= 0 && *percent <= 100)) {
+                       return absl::InvalidArgumentError("expected a share from 0% to 100%");
+                     }
+                     spec->mutable_max_skipped()->set_share(*percent / 100);
+                     return absl::OkStatus();
+                   }});
   flags.push_back({.name = "--require-zero-copy",
                    .group = stream,
                    .help = "fail (exit 3) rather than fall back to the copy path",

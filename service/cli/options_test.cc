@@ -46,7 +46,7 @@ TEST(LoaderOptions, Defaults) {
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_EQ(spec->ShortDebugString(),
             "bucket: \"file:///d\" batch_size: 1 tail: TAIL_DROP shuffle { mode: BLOCK } epochs: 1 world_size: 1 on_error: "
-            "ON_ERROR_FAIL");
+            "ON_ERROR_FAIL max_skipped { share: 0.01 }");
   const DaemonOptions daemon;
   EXPECT_EQ(options.daemon.connections, daemon.connections);
   EXPECT_EQ(options.daemon.workers, daemon.workers);
@@ -99,6 +99,9 @@ TEST(LoaderOptions, EveryFlagReachesTheSpec) {
       {"--prefetch 256MiB", "prefetch_bytes: 268435456"},
       {"--device cpu", "device: \"cpu\""},
       {"--on-error skip", "on_error: ON_ERROR_SKIP"},
+      {"--max-skipped 100", "max_skipped { samples: 100 }"},
+      {"--max-skipped 0", "max_skipped { samples: 0 }"},
+      {"--max-skipped 2.5%", "max_skipped { share: 0.025 }"},
       {"--require-zero-copy", "require_zero_copy: true"},
       {"--digest /tmp/x", "with_sources: true"},
       {"--endpoint-url http://127.0.0.1:5000", "endpoint_url: \"http://127.0.0.1:5000\""},

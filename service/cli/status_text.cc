@@ -64,13 +64,13 @@ Json StreamsArray(const v1::GetNodeStatusResponse& node) {
 std::string StreamsText(const v1::GetNodeStatusResponse& node) {
   if (node.streams_size() == 0) return "No streams.\n";
   std::vector<std::vector<std::string>> rows = {
-      {"STREAM", "PID", "UID", "RANK", "PATH", "EPOCH", "BATCHES", "BYTES", "SLAB", "HELD", "BUCKET"}};
+      {"STREAM", "PID", "UID", "RANK", "PATH", "EPOCH", "BATCHES", "SKIPPED", "BYTES", "SLAB", "HELD", "BUCKET"}};
   for (const auto& stream : node.streams()) {
     rows.push_back({stream.stream_id(), absl::StrCat(stream.peer_pid()), absl::StrCat(stream.peer_uid()),
                     absl::StrCat(stream.rank(), "/", stream.world_size()), stream.path().name(),
                     absl::StrCat(stream.cursor().epoch()), absl::StrCat(stream.statistics().batches()),
-                    FormatSize(stream.statistics().bytes()), FormatSize(stream.slab_bytes()),
-                    absl::StrCat(stream.slots_held(), "/", stream.slots()), stream.bucket()});
+                    absl::StrCat(stream.statistics().skipped_samples()), FormatSize(stream.statistics().bytes()),
+                    FormatSize(stream.slab_bytes()), absl::StrCat(stream.slots_held(), "/", stream.slots()), stream.bucket()});
   }
   return TextTable(std::move(rows));
 }

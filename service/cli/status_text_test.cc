@@ -35,6 +35,7 @@ devmem_loader::v1::GetNodeStatusResponse Example() {
   stream->set_slots(8);
   stream->set_slots_held(3);
   stream->mutable_statistics()->set_batches(42);
+  stream->mutable_statistics()->set_skipped_samples(17);
   stream->mutable_statistics()->mutable_stall()->set_trainer(500000);
   return node;
 }
@@ -46,7 +47,8 @@ TEST(StatusText, ForPeople) {
     EXPECT_THAT(text, HasSubstr(part));
   }
   const std::string streams = StreamsText(Example());
-  for (const char* part : {"STREAM", "s-1", "1/2", "3/8", "42", "http://h/b?[2J/"}) EXPECT_THAT(streams, HasSubstr(part));
+  for (const char* part : {"STREAM", "s-1", "1/2", "3/8", "42", "SKIPPED", "17", "http://h/b?[2J/"})
+    EXPECT_THAT(streams, HasSubstr(part));
   EXPECT_THAT(streams, Not(HasSubstr("\x1b")));
   EXPECT_EQ(StreamsText({}), "No streams.\n");
 }

@@ -58,6 +58,10 @@ Json ErrorObject(const absl::Status& status) {
           {"scope", Name(info.scope)},       {"cause", std::move(cause)}, {"action", info.action}};
 }
 
+std::string Counted(uint64_t count, std::string_view noun) {
+  return absl::StrCat(count, " ", absl::string_view(noun.data(), noun.size()), count == 1 ? "" : "s");
+}
+
 std::string Dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
 std::string Printed(const char* format, double value) {
@@ -142,6 +146,11 @@ std::string SummaryText(const Summary& summary) {
   std::string out = summary.interrupted   ? "Interrupted; until then:\n"
                     : summary.status.ok() ? "Done:\n"
                                           : "Failed; until then:\n";
+  // First: whoever reads nothing else should see that not all of the data came.
+  if (summary.skipped_objects + summary.skipped_samples > 0) {
+    Line(&out, "SKIPPED",
+         absl::StrCat(Counted(summary.skipped_objects, "object"), ", ", Counted(summary.skipped_samples, "sample")));
+  }
   if (!summary.path.empty()) Line(&out, "path", absl::StrCat(summary.path, " (", summary.path_reason, ")"));
   Line(&out, "delivered",
        absl::StrCat(summary.samples, " samples", summary.padding > 0 ? absl::StrCat(" (", summary.padding, " padding)") : "",
@@ -189,9 +198,6 @@ std::string SummaryText(const Summary& summary) {
                     FormatSeconds(static_cast<double>(part.second) / 1e6));
   }
   Line(&out, "stalls", stalls.empty() ? "none" : stalls);
-  if (summary.skipped_objects + summary.skipped_samples > 0) {
-    Line(&out, "skipped", absl::StrCat(summary.skipped_objects, " objects, ", summary.skipped_samples, " samples"));
-  }
   if (!summary.stream_id.empty()) Line(&out, "cursor", CursorText(summary.cursor));
   return out;
 }

@@ -24,6 +24,7 @@
 #include "client/cpp/rpc_error.h"
 #include "devmem_loader/v1/handle_socket.pb.h"
 #include "devmem_loader/v1/loader.grpc.pb.h"
+#include "devmem_loader/v1/rpc_status.pb.h"
 #include "service/grpc_listener.h"
 #include "service/handle_socket.h"
 
@@ -34,6 +35,19 @@ namespace v1 = devmem_loader::v1;
 constexpr uint64_t kSlotBytes = 512;
 static_assert(kSlotBytes == kWords * sizeof(uint64_t));
 constexpr Duration kLong = std::chrono::seconds(30);
+
+// What a daemon sends that is older than ErrorDetail's fault, scope and http_status.
+grpc::Status WithoutFault(const grpc::Status& status) {
+  v1::RpcStatus rpc;
+  if (!rpc.ParseFromString(status.error_details()) || rpc.details_size() == 0) return status;
+  v1::ErrorDetail detail;
+  if (!rpc.details(0).UnpackTo(&detail)) return status;
+  detail.clear_fault();
+  detail.clear_scope();
+  detail.clear_http_status();
+  rpc.mutable_details(0)->PackFrom(detail);
+  return {status.error_code(), status.error_message(), rpc.SerializeAsString()};
+}
 
 // A slab as the real daemon makes them, emptied when the stream ends.
 class Slab {
@@ -179,7 +193,7 @@ class FakeDaemonImpl final : public FakeDaemon, public v1::Loader::CallbackServi
     }
     channel->thread = std::thread([this, channel, credits] {
       const absl::Status status = Serve(channel, *credits);
-      channel->End(ToGrpcStatus(status));
+      channel->End(options_.knows_faults ? ToGrpcStatus(status) : WithoutFault(ToGrpcStatus(status)));
       std::lock_guard lock(mutex_);
       --streams_;
       changed_.notify_all();

@@ -33,6 +33,7 @@ struct FakeDaemonOptions {
   bool send_slabs = true;
   uint64_t fail_after = ~uint64_t{0};  // end with `failure` after so many batches
   absl::Status failure;
+  bool knows_faults = true;  // false: as a daemon up to 0.1.0, whose errors are told by their words
   std::function<void(devmem_loader::v1::OpenStreamResponse&)> edit;  // every message, just before it is sent
   std::function<void(devmem_loader::v1::SlabHandle&)> edit_handle;
   std::function<absl::Status()> admit;

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults of servers and of the network (docs/faults.md): the byte delivered is the byte stored, once, or the stream
 fails with an error that names the object. `heals` says the first; `fails` the second."""
+import json
 import os
 import time
 
@@ -286,10 +287,48 @@ class HttpFaultsTest(harness.TestCase):
     def test_one_bad_object_skipped(self):
         server = self.server(self.bucket)
         server.fault("/0001.bin", fault_server.Status(404))
-        run = self.run_against(server, *FEW, "--on-error", "skip")
+        run = self.run_against(server, *FEW, "--on-error", "skip", "--max-skipped", "100%")
         self.assertEqual(run.status, 0, run.text)
         self.assertIn("0001.bin", run.text, "the skipped is listed")
+        self.assertGreater(run.summary["skipped_samples"], 0)
         self.assert_delivered(self.bucket, self.digest_path, without=["0001.bin"])
+
+    def test_more_is_bad_than_may_be_skipped(self):
+        server = self.server(self.bucket)
+        server.fault("/0001.bin", fault_server.Status(404))
+        run = self.run_against(server, *FEW, "--on-error", "skip")
+        self.assert_failed(run, "0001.bin", "may be", "--max-skipped", code="FAILED_PRECONDITION")
+        self.assertEqual(run.error["fault"], "too_many_skipped")
+        self.delivered_so_far_is_right()
+
+    def test_one_forbidden_object_is_skipped(self):
+        server = self.server(self.bucket)
+        server.fault("/0001.bin", fault_server.Status(403))
+        run = self.run_against(server, *FEW, "--on-error", "skip", "--max-skipped", "100%")
+        self.assertEqual(run.status, 0, run.text)
+        self.assert_delivered(self.bucket, self.digest_path, without=["0001.bin"])
+
+    def skip_fails(self, path, act, fault, scope, *flags, **options):
+        """on_error=skip, with leave to skip everything, and a fault that is not the objects'."""
+        server = self.server(self.bucket)
+        rule = server.fault(path, act, **options)
+        run = self.run_against(server, *FEW, "--on-error", "skip", "--max-skipped", "100%", *flags)
+        self.assertGreater(rule.hits, 0, "the fault was never met")
+        self.assertNotEqual(run.status, 0, run.text)
+        self.assertEqual((run.error["fault"], run.error["scope"]), (fault, scope), run.text)
+        self.assertEqual(json.loads(run.stdout.splitlines()[-1])["skipped"], 0, run.text)
+        self.delivered_so_far_is_right()
+        return run
+
+    def test_a_store_that_forbids_all_after_a_while_is_not_skipped(self):
+        run = self.skip_fails("*", fault_server.Status(403, body=b"<Error><Code>ExpiredToken</Code></Error>"), "forbidden", "store", skip=3)
+        self.assertIn("nor could another object be read since", run.error["message"])
+
+    def test_a_store_that_ignores_ranges_is_not_skipped(self):
+        self.skip_fails("*", fault_server.IgnoreRange(), "bad_answer", "store", "--prefetch", "256k", "--shuffle", "none")
+
+    def test_a_store_that_cuts_every_body_short_is_not_skipped(self):
+        self.skip_fails("*", fault_server.Truncate(0), "truncated", "store", skip=3)
 
     def test_skipping_never_shifts_the_order(self):
         order = []
@@ -297,7 +336,7 @@ class HttpFaultsTest(harness.TestCase):
             server = self.server(self.bucket)
             if bad:
                 server.fault("/0001.bin", fault_server.Status(404))
-            run = self.run_against(server, *FEW, "--on-error", "skip", "--batch-size", "4")
+            run = self.run_against(server, *FEW, "--on-error", "skip", "--max-skipped", "100%", "--batch-size", "4")
             self.assertEqual(run.status, 0, run.text)
             order.append([(line["object"], line["offset"]) for line in self.digest(self.digest_path)])
         self.assertEqual([key for key in order[0] if key[0] != "0001.bin"], order[1])

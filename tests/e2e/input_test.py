@@ -152,12 +152,20 @@ class InputTest(harness.TestCase):
         bad.write_bytes(b"\x93NUMPY\x01\x00\xff\xff not a header")
         digest = self.work / "digest"
         run = self.loader("--bucket", self.nginx(folder).url, "--tensor", "x=images/*.npy", "--tensor", "y=labels/*.npy", "--tail", "uneven",
-                          "--on-error", "skip", digest=digest)
+                          "--on-error", "skip", "--max-skipped", "20%", digest=digest)
         self.assertEqual(run.status, 0, run.text)
         self.assertIn("images/0005.npy", json.dumps(run.summary), "the skipped is listed")
         (folder / "labels" / "0005.npy").unlink()
         bad.unlink()
         self.assert_delivered(folder, digest)
+
+    def test_corrupt_shard_is_more_than_may_be_skipped(self):
+        folder = self.npy_bucket(shards=8)
+        (folder / "images" / "0005.npy").write_bytes((folder / "images" / "0005.npy").read_bytes().replace(b"NUMPY", b"NUMPX"))
+        run = self.loader("--bucket", self.nginx(folder).url, "--tensor", "x=images/*.npy", "--tensor", "y=labels/*.npy", "--tail", "uneven",
+                          "--on-error", "skip")
+        self.assert_failed(run, "images/0005.npy", "--max-skipped", code="FAILED_PRECONDITION")
+        self.assertEqual(run.error["fault"], "too_many_skipped")
 
     # --- the request ---
     def test_batch_larger_than_memory_cap(self):
