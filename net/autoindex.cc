@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "net/http_fields.h"
 #include "net/object_name.h"
 

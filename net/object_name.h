@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstddef>
-#include <string>
 #include <string_view>
 
 #include "absl/status/status.h"
@@ -25,8 +24,5 @@ inline constexpr int kMaxFolderDepth = 64;
 // kResourceExhausted: more than kMaxObjects, or folders nested deeper than kMaxFolderDepth.
 [[nodiscard]] absl::Status TooManyObjects(std::string_view where);
 [[nodiscard]] absl::Status TooDeep(std::string_view where);
-
-// `name` fit for a log: bytes that do not print are written \xNN, and what is over 200 bytes is cut.
-[[nodiscard]] std::string Printable(std::string_view name);
 
 }  // namespace devmem

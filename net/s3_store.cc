@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "net/curl_client.h"
 #include "net/object_name.h"
 #include "net/ranged_reads.h"

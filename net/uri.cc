@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "net/object_name.h"
+#include "base/text.h"
 
 namespace devmem {
 namespace {

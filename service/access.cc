@@ -13,7 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/error.h"
-#include "net/object_name.h"
+#include "base/text.h"
 #include "net/uri.h"
 
 namespace devmem {

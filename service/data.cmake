@@ -3,10 +3,10 @@
 devmem_unit(service_dataset HDRS dataset.h SRCS dataset.cc DEPS base_error gpu_dtype net_object_table service_format TEST dataset_test.cc)
 devmem_unit(service_digest HDRS digest.h SRCS digest.cc DEPS service_dataset OpenSSL::Crypto TEST digest_test.cc)
 devmem_unit(service_format
-  HDRS formats/format.h formats/utf8.h SRCS formats/format.cc formats/utf8.cc DEPS gpu_dtype absl::strings
+  HDRS formats/format.h SRCS formats/format.cc DEPS gpu_dtype absl::strings
   TEST formats/format_test.cc)
 devmem_unit(service_npy
-  HDRS formats/npy.h SRCS formats/npy.cc DEPS base_error service_format
+  HDRS formats/npy.h SRCS formats/npy.cc DEPS base_error base_text service_format
   TEST formats/npy_test.cc FUZZ formats/npy_fuzz.cc)
 devmem_unit(service_safetensors
   HDRS formats/safetensors.h SRCS formats/safetensors.cc DEPS base_error service_format nlohmann_json::nlohmann_json

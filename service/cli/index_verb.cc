@@ -11,11 +11,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "service/cli/print.h"
 #include "service/cli/progress.h"
 #include "service/cli/signals.h"
 #include "service/cli/summary.h"
-#include "service/cli/values.h"
 #include "service/dataset_builder.h"
 
 namespace devmem::cli {

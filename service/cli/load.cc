@@ -15,13 +15,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "gpu/dtype.h"
 #include "service/cli/log.h"
 #include "service/cli/print.h"
 #include "service/cli/private_daemon.h"
 #include "service/cli/signals.h"
 #include "service/cli/stream_run.h"
-#include "service/cli/values.h"
 
 namespace devmem::cli {
 namespace {

@@ -40,8 +40,8 @@ class LogTest : public ::testing::Test {
 };
 
 TEST_F(LogTest, OneLineAMessage) {
-  logger_.info("object {}", "evil\n\x1b[2Jname");
-  EXPECT_EQ(disk_.content, "info object evil\\x0a\\x1b[2Jname\n");
+  logger_.info("object {}", "evil\n\x1b[2J\xc2\x9b\xe2\x80\xae-caf\xe9");
+  EXPECT_EQ(disk_.content, "info object evil\\x0a\\x1b[2J\\u009b\\u202e-caf\\xe9\n");
 }
 
 TEST_F(LogTest, AFullDiskDropsCountsAndSaysSo) {

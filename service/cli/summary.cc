@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "service/cli/cursor_text.h"
 #include "service/cli/data_path_json.h"
 #include "service/cli/values.h"
