@@ -4,7 +4,7 @@
 //   1. settings; the log; more descriptors; the socket's folder
 //   2. Daemon::Start, "ready"
 //   3. SIGHUP: the settings once more; what can change while it runs does.
-//   4. SIGTERM or SIGINT: drain until the deadline, end. A second one: end at once.
+//   4. SIGTERM or SIGINT: drain until the deadline, end. A second one, half a second later or more: end at once.
 //      Or a successor takes over (--take-over): end, leaving everything as it is.
 //
 // SIGUSR2 starts a successor: what lies at this program's path by now, with the same arguments. systemd (deploy/systemd/) is
@@ -121,7 +121,8 @@ int Main(const std::string& program, std::vector<std::string> arguments) {
   std::vector<std::string> command = {program};
   command.insert(command.end(), arguments.begin(), arguments.end());
   SuccessorStarter successors(std::move(command));
-  SignalWatcher signals({SIGTERM, SIGINT, SIGHUP, SIGUSR2, SIGCHLD, SIGALRM}, [&](int signal, int) {
+  EndRequests requests;
+  SignalWatcher signals({SIGTERM, SIGINT, SIGHUP, SIGUSR2, SIGCHLD, SIGALRM}, [&](int signal, Time at) {
     if (signal == SIGUSR2 || signal == SIGCHLD || signal == SIGALRM) return successors.OnSignal(signal);
     std::lock_guard lock(mutex);
     if (signal == SIGHUP) {
@@ -129,7 +130,7 @@ int Main(const std::string& program, std::vector<std::string> arguments) {
       changed.notify_all();
       return;
     }
-    if (asked != 0) {
+    if (requests.Again(at)) {
       spdlog::warn("second {}: ending at once", ::strsignal(signal));
       if (listening && !succeeded.has_value()) {  // else the files may be another daemon's
         for (const char* const suffix : {"", ".fd", ".upgrade"}) {
@@ -139,7 +140,7 @@ int Main(const std::string& program, std::vector<std::string> arguments) {
       }
       ::_exit(kExitInterrupted);
     }
-    asked = signal;
+    if (asked == 0) asked = signal;
     changed.notify_all();
   });
 

@@ -82,9 +82,10 @@ std::string ResultText(const Result& result, const std::string& uri) {
 
 int WriteIndexOf(const IndexOptions& options) {
   std::atomic<bool> interrupted = false;
-  SignalWatcher signals({SIGINT, SIGTERM, SIGHUP}, [&](int, int count) {
+  EndRequests requests;
+  SignalWatcher signals({SIGINT, SIGTERM, SIGHUP}, [&](int, Time at) {
     interrupted = true;
-    if (count > 1) ::_exit(kExitInterrupted);
+    if (requests.Again(at)) ::_exit(kExitInterrupted);
   });
   std::unique_ptr<Progress> progress = MakeProgress(STDERR_FILENO);
   int usage = kExitFailed;

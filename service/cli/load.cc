@@ -31,10 +31,10 @@ using Json = nlohmann::ordered_json;
 // What a signal has to reach: the run that is to end, and at a second signal the folder that must not be left.
 class Interrupter {
  public:
-  void Signal(int count) {
+  void Signal(Time at) {
     std::lock_guard lock(mutex_);
     interrupted_ = true;
-    if (count > 1) {
+    if (requests_.Again(at)) {
       if (daemon_ != nullptr) daemon_->RemoveFolder();
       ::_exit(kExitInterrupted);
     }
@@ -53,6 +53,7 @@ class Interrupter {
 
  private:
   std::mutex mutex_;
+  EndRequests requests_;
   bool interrupted_ = false;
   StreamRun* run_ = nullptr;
   PrivateDaemon* daemon_ = nullptr;
@@ -140,7 +141,7 @@ int Fail(const LoaderOptions& options, const absl::Status& status, Progress* pro
 
 int Load(const LoaderOptions& options, const devmem_loader::v1::StreamSpec& spec) {
   Interrupter interrupter;
-  SignalWatcher signals({SIGINT, SIGTERM, SIGHUP}, [&](int, int count) { interrupter.Signal(count); });
+  SignalWatcher signals({SIGINT, SIGTERM, SIGHUP}, [&](int, Time at) { interrupter.Signal(at); });
   std::unique_ptr<Progress> progress = MakeProgress(STDERR_FILENO);
   if (absl::Status log = SetUpLog("", options.verbose ? "info" : "off"); !log.ok()) return Fail(options, log, progress.get());
 

@@ -722,10 +722,10 @@ FlagTable DaemonTable(DaemonCommandOptions* options) {
   AddCommon(&options->common, &flags);
   return FlagTable(
       {.usage = {"devmem-loaderd [options]"},
-       .about =
-           "The daemon of a node: streams buckets into memory and hands batches to trainers by handle. SIGTERM or "
-           "SIGINT drains; a second one ends at once. SIGHUP reads the configuration again. SIGUSR2 starts what lies at its "
-           "path by now as a successor.",
+       .about = "The daemon of a node: streams buckets into memory and hands batches to trainers by handle. SIGTERM or "
+                "SIGINT drains; a second one, half a second later or more, ends at once. SIGHUP reads the configuration again. "
+                "SIGUSR2 starts what lies at its "
+                "path by now as a successor.",
        .examples = {{"for one user, on a socket of his own",
                      "devmem-loaderd --socket $XDG_RUNTIME_DIR/loader.sock --socket-mode 0600"},
                     {"what it would run with, and where each value is from", "devmem-loaderd --print-config"}},
