@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/trace.h"
 #include "client/cpp/rpc_error.h"
+#include "service/prefetch_window.h"
 #include "service/skip_allowance.h"
 
 namespace devmem {
@@ -254,8 +255,9 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
   // way to the trainer.
   constexpr uint64_t kMostSlots = 1 << 16;
   constexpr uint64_t kMostRows = 1 << 20;
-  const uint64_t slots = std::min({std::max<uint64_t>(2, slot_cost == 0 ? 2 : wanted / slot_cost),
-                                   std::max<uint64_t>(2, batches), kMostSlots, std::max<uint64_t>(2, kMostRows / rows)});
+  const uint64_t most_slots = std::min(kMostSlots, std::max<uint64_t>(2, kMostRows / rows));
+  const uint64_t slots =
+      std::min({std::max<uint64_t>(2, slot_cost == 0 ? 2 : wanted / slot_cost), std::max<uint64_t>(2, batches), most_slots});
   MemoryBudget::Reservation of_user;
   if (context.quota) {
     DEVMEM_ASSIGN_OR_RETURN(of_user, context.quota(slots * slot_cost));
@@ -318,14 +320,16 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
                                      " samples has no full step of ", plan_spec.world_size, " ranks with batches of ",
                                      plan_spec.batch_size, "; see --tail"));
   }
-  if (plan_spec.samples > 0 && plan.spec().shuffle.mode == ShuffleMode::kBlock) {
-    const uint64_t group = plan.GroupEnd(0, 0);
-    if (group / plan_spec.world_size > wave && wave < plan_spec.samples) {
-      opened.add_warnings(
-          absl::StrCat("the prefetch window reads ", wave, " samples at a time, a shuffle group has ", group,
-                       ": groups are read in parts, with more requests and discarded bytes; raise --prefetch to ",
-                       2 * group / plan_spec.world_size * layout.sample_bytes(), " bytes"));
-    }
+  // A window that holds all there is to read has no parts.
+  if (plan_spec.samples > 0 && plan.spec().shuffle.mode == ShuffleMode::kBlock && slots < batches) {
+    std::string warning = SplitGroupWarning({.slots = slots,
+                                             .wave_slots = setup.wave_slots,
+                                             .most_slots = most_slots,
+                                             .slot_bytes = slot_cost,
+                                             .batch_size = plan_spec.batch_size,
+                                             .prefetch = wanted},
+                                            plan.GroupEnd(0, 0), plan_spec.world_size);
+    if (!warning.empty()) opened.add_warnings(std::move(warning));
   }
   setup.layout = std::move(layout);
   return result;
