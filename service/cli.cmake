@@ -66,7 +66,7 @@ devmem_unit(service_cli_answers HDRS cli/answers.h SRCS cli/answers.cc DEPS clie
 devmem_unit(service_cli_index_verb HDRS cli/index_verb.h SRCS cli/index_verb.cc
   DEPS service_cli_replace_file service_cli_progress service_cli_print service_cli_signals service_dataset_builder net_object_store base_text)
 devmem_unit(service_cli_stream_run HDRS cli/stream_run.h SRCS cli/stream_run.cc
-  DEPS service_cli_digest service_cli_process_usage service_cli_progress client_cpp
+  DEPS service_cli_digest service_cli_process_usage service_cli_progress client_cpp client_rpc_error
   TEST cli/stream_run_test.cc TEST_DEPS service_fake_daemon nlohmann_json::nlohmann_json)
 devmem_unit(service_cli_load HDRS cli/load.h cli/private_daemon.h SRCS cli/load.cc cli/private_daemon.cc
   DEPS service_cli_stream_run service_cli_options service_cli_private_folder service_cli_signals service_cli_log service_cli_print

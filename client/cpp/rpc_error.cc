@@ -5,7 +5,9 @@
 
 #include <string>
 #include <string_view>
+#include <utility>
 
+#include "absl/strings/cord.h"
 #include "base/error.h"
 #include "base/text.h"
 #include "devmem_loader/v1/loader.pb.h"
@@ -17,6 +19,9 @@ namespace {
 namespace v1 = devmem_loader::v1;
 using devmem_loader::v1::ErrorDetail;
 using devmem_loader::v1::RpcStatus;
+using devmem_loader::v1::StreamStatistics;
+
+constexpr char kStatistics[] = "devmem-loader/statistics";  // the payload of a Status
 
 // gRPC's limit on all metadata of a call is 8 KiB, and the details travel as base64.
 constexpr size_t kMaxMessage = 3072;
@@ -74,27 +79,42 @@ ErrorInfo InfoOf(const ErrorDetail& detail) {
   return info;
 }
 
+absl::Status WithStatistics(absl::Status status, const StreamStatistics& statistics) {
+  status.SetPayload(kStatistics, absl::Cord(statistics.SerializeAsString()));
+  return status;
+}
+
+std::optional<StreamStatistics> StatisticsOf(const absl::Status& status) {
+  const auto payload = status.GetPayload(kStatistics);
+  StreamStatistics statistics;
+  if (!payload.has_value() || !statistics.ParseFromString(std::string(*payload))) return std::nullopt;
+  return statistics;
+}
+
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   RpcStatus rpc;
   rpc.set_code(static_cast<int32_t>(status.code()));
   rpc.add_details()->PackFrom(DetailOf(status));
+  if (const auto statistics = StatisticsOf(status)) rpc.add_details()->PackFrom(*statistics);
   return {static_cast<grpc::StatusCode>(status.code()), AsUtf8(Text(status), kMaxMessage), rpc.SerializeAsString()};
 }
 
 absl::Status FromGrpcStatus(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
   ErrorInfo info;
+  std::optional<StreamStatistics> statistics;
   RpcStatus rpc;
   if (!status.error_details().empty() && rpc.ParseFromString(status.error_details())) {
     for (const google::protobuf::Any& any : rpc.details()) {
+      if (any.Is<StreamStatistics>() && !any.UnpackTo(&statistics.emplace())) statistics.reset();
       ErrorDetail detail;
       if (!any.Is<ErrorDetail>() || !any.UnpackTo(&detail)) continue;
       info = InfoOf(detail);
-      break;
     }
   }
-  return MakeErrorVerbatim(static_cast<absl::StatusCode>(status.error_code()), status.error_message(), info);
+  absl::Status made = MakeErrorVerbatim(static_cast<absl::StatusCode>(status.error_code()), status.error_message(), info);
+  return statistics.has_value() ? WithStatistics(std::move(made), *statistics) : made;
 }
 
 }  // namespace devmem

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "client/cpp/rpc_error.h"
 
 namespace devmem::cli {
 namespace {
@@ -260,6 +261,7 @@ void StreamRun::Read() {
   summary_.stream_id = stream_->opened().stream_id();  // a reconnect has changed it
   summary_.cursor = stream_->cursor();
   EndMeasuring();
+  if (!status.ok() && !summary_.statistics) summary_.statistics = StatisticsOf(status);
   if (!status.ok() && !summary_.statistics) FetchStatistics();
   summary_.interrupted = interrupted_;
   // What an interrupt makes fail is no failure of the transfer.
