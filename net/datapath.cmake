@@ -3,9 +3,10 @@ devmem_unit(net_reactor
   HDRS reactor.h reactor_base.h SRCS reactor.cc reactor_uring.cc reactor_epoll.cc
   DEPS base_clock base_error base_unique_fd PkgConfig::LIBURING
   TEST reactor_test.cc)
+devmem_unit(net_peer_text HDRS peer_text.h SRCS peer_text.cc TEST peer_text_test.cc)
 devmem_unit(net_byte_stream
   HDRS byte_stream.h copy_stream.h stream_socket.h SRCS scatter.cc copy_stream.cc stream_socket.cc
-  DEPS gpu_device net_reactor
+  DEPS gpu_device net_peer_text net_reactor
   TEST scatter_test.cc TEST_DEPS gpu_cpu_device)
 devmem_unit(net_staged_stream
   HDRS staging_pool.h staged_move.h staged_stream.h SRCS staging_pool.cc staged_move.cc staged_stream.cc

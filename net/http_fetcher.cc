@@ -22,6 +22,7 @@
 #include "net/http_fields.h"
 #include "net/http_head.h"
 #include "net/http_status.h"
+#include "net/peer_text.h"
 #include "net/stream_socket.h"
 
 namespace devmem {
@@ -139,7 +140,8 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
 
   void Connect(Task* task, const SocketAddress& address) {
     Take(task);
-    ExpectWithin(fetcher_.policy_.connect_timeout, "connect");
+    ExpectWithin(fetcher_.policy_.connect_timeout,
+                 "a connection to " + PeerText(reinterpret_cast<const sockaddr*>(&address.storage), address.length));
     stream_->Connect(reinterpret_cast<const sockaddr*>(&address.storage), address.length);
   }
 
@@ -305,8 +307,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     const Time now = Clock::now();
     if (now >= task_->give_up) {
       return Close(task_->Unfinished(absl::StatusCode::kDeadlineExceeded, NotWithin(fetcher_.policy_.total_timeout),
-                                     absl::StrCat("waiting for ", std::string(awaited_)),
-                                     {.fault = Fault::kTimeout, .cause = "timeout"}));
+                                     absl::StrCat("waiting for ", awaited_), {.fault = Fault::kTimeout, .cause = "timeout"}));
     }
     if (now < Due()) return SetTimer();
     if (moving_ && !nudged_) {
@@ -316,7 +317,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
       return SetTimer();
     }
     Close(MakeError(absl::StatusCode::kUnavailable,
-                    absl::StrCat("waited ", std::chrono::duration<double>(limit_).count(), " s for ", std::string(awaited_)),
+                    absl::StrCat("waited ", std::chrono::duration<double>(limit_).count(), " s for ", awaited_),
                     {.fault = Fault::kTimeout, .cause = "timeout"}));
   }
 
@@ -463,7 +464,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
   absl::Status failure_;
   absl::Status send_failed_;
   Duration retry_after_{};
-  std::string_view awaited_;
+  std::string awaited_;
   Duration limit_{};
   Time waiting_since_{};  // the last progress, or the nudge
   Time asked_{};          // when the request was sent

@@ -8,7 +8,7 @@ devmem_unit(net_file_store HDRS file_store.h object_store.h SRCS file_store.cc D
 devmem_unit(net_testing_nginx HDRS testing/nginx.h SRCS testing/nginx.cc DEPS base_error base_unique_fd TEST testing/nginx_test.cc)
 devmem_unit(net_request_signer HDRS request_signer.h DEPS net_uri)
 devmem_unit(net_http_fields HDRS http_fields.h SRCS http_fields.cc TEST http_fields_test.cc FUZZ http_fields_fuzz.cc)
-devmem_unit(net_curl_client HDRS curl_client.h SRCS curl_client.cc DEPS base_clock base_error net_http_status net_request_signer net_uri CURL::libcurl
+devmem_unit(net_curl_client HDRS curl_client.h SRCS curl_client.cc DEPS base_clock base_error net_http_status net_peer_text net_request_signer net_uri CURL::libcurl
   TEST curl_client_test.cc TEST_DEPS net_testing_nginx)
 devmem_unit(net_autoindex HDRS autoindex.h SRCS autoindex.cc DEPS base_error base_text net_http_fields net_object_name nlohmann_json::nlohmann_json
   TEST autoindex_test.cc FUZZ autoindex_fuzz.cc)
