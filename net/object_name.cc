@@ -28,9 +28,11 @@ absl::Status CheckObjectName(std::string_view name, std::string_view where) {
     begin = end + 1;
   }
   if (fault == nullptr) return absl::OkStatus();
-  return MakeError(
-      absl::StatusCode::kInvalidArgument, "object name \"" + Printable(name) + "\" is refused: " + fault,
-      {.object = std::string(where), .cause = "hostile object name", .action = "rename the object or list another folder"});
+  return MakeError(absl::StatusCode::kInvalidArgument, "object name \"" + Printable(name) + "\" is refused: " + fault,
+                   {.object = std::string(where),
+                    .fault = Fault::kObjectMalformed,
+                    .cause = "hostile object name",
+                    .action = "rename the object or list another folder"});
 }
 
 absl::Status TooManyObjects(std::string_view where) {

@@ -17,5 +17,5 @@ devmem_unit(service_index
 devmem_unit(service_dataset_builder
   HDRS dataset_builder.h header_reader.h data_object.h index_selection.h
   SRCS dataset_builder.cc header_reader.cc data_object.cc index_selection.cc
-  DEPS net_object_table service_index service_npy service_safetensors
+  DEPS base_text net_object_name net_object_table net_uri service_index service_npy service_safetensors
   TEST dataset_builder_test.cc TEST_DEPS net_file_store)
