@@ -19,6 +19,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "net/http_fields.h"
 #include "net/http_head.h"
 #include "net/http_status.h"
@@ -649,7 +650,9 @@ void HttpFetcher::AttemptFailed(Task* task, absl::Status status, Duration at_lea
     Finish(task, task->Unfinished(code, why, std::string_view(status.message().data(), status.message().size()), info));
   };
   if (task->failures > policy_.max_retries) {
-    return give_up(absl::StatusCode::kUnavailable, absl::StrCat("gave up after ", task->failures, " tries without a byte"));
+    return give_up(
+        absl::StatusCode::kUnavailable,
+        absl::StrCat("gave up after ", Counted(static_cast<uint64_t>(task->failures), "try", "tries"), " without a byte"));
   }
   Duration backoff = policy_.backoff_first;
   for (int i = 1; i < task->failures && backoff < policy_.backoff_max; ++i) backoff *= 2;

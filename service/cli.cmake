@@ -11,7 +11,7 @@ devmem_unit(service_cli_cursor_text HDRS cli/cursor_text.h SRCS cli/cursor_text.
 devmem_unit(service_cli_settings HDRS cli/settings.h SRCS cli/settings.cc DEPS service_cli_flag_table base_text devmem_proto
   TEST cli/settings_test.cc)
 devmem_unit(service_cli_config_file HDRS cli/config_file.h SRCS cli/config_file.cc
-  DEPS service_cli_settings base_unique_fd yaml-cpp TEST cli/config_file_test.cc FUZZ cli/config_file_fuzz.cc)
+  DEPS service_cli_settings base_text base_unique_fd yaml-cpp TEST cli/config_file_test.cc FUZZ cli/config_file_fuzz.cc)
 devmem_unit(service_cli_options HDRS cli/options.h SRCS cli/options.cc
   DEPS service_cli_config_file service_cli_cursor_text service_cli_log service_access service_http_server gpu_dtype TEST cli/options_test.cc)
 devmem_unit(service_cli_reload HDRS cli/reload.h SRCS cli/reload.cc DEPS service_cli_options TEST cli/reload_test.cc)
@@ -29,7 +29,7 @@ devmem_unit(service_cli_descriptor_limit HDRS cli/descriptor_limit.h SRCS cli/de
   TEST cli/descriptor_limit_test.cc)
 devmem_unit(service_cli_json_text HDRS cli/json_text.h SRCS cli/json_text.cc DEPS nlohmann_json::nlohmann_json)
 devmem_unit(service_cli_digest HDRS cli/digest.h SRCS cli/digest.cc
-  DEPS service_cli_json_text base_error base_unique_fd devmem_proto OpenSSL::Crypto
+  DEPS service_cli_json_text base_error base_text base_unique_fd devmem_proto OpenSSL::Crypto
   TEST cli/digest_test.cc TEST_DEPS nlohmann_json::nlohmann_json)
 devmem_unit(service_cli_data_path_json HDRS cli/data_path_json.h SRCS cli/data_path_json.cc DEPS devmem_proto nlohmann_json::nlohmann_json)
 devmem_unit(service_cli_summary HDRS cli/summary.h SRCS cli/summary.cc

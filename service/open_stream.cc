@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "base/trace.h"
 #include "client/cpp/rpc_error.h"
 #include "service/prefetch_window.h"
@@ -176,7 +177,7 @@ absl::StatusOr<Position> StartOf(const v1::StreamSpec& spec, const Plan& plan, u
   }
   if (cursor.position() > plan.spec().samples || cursor.epoch() > plan.spec().epochs) {
     return refuse(absl::StrCat("epoch ", cursor.epoch(), ", position ", cursor.position(), " is outside of ",
-                               plan.spec().epochs, " epochs of ", plan.spec().samples, " samples"),
+                               Counted(plan.spec().epochs, "epoch"), " of ", Counted(plan.spec().samples, "sample")),
                   "cursor out of range", "check --epochs");
   }
   return Position{.epoch = cursor.epoch(), .position = cursor.position()};
@@ -227,18 +228,18 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
                             : std::min<uint64_t>(plan_spec.batch_size, std::max<uint64_t>(1, dataset->samples()));
   DEVMEM_ASSIGN_OR_RETURN(BatchLayout layout, MakeBatchLayout(*dataset, casts, static_cast<uint32_t>(rows)));
   if (rows * layout.tensors.size() > kMostPieces) {
-    return Invalid(
-        absl::StrCat("a batch of ", rows, " rows of ", layout.tensors.size(), " tensors is more than ", kMostPieces, " pieces"),
-        "batch size", "lower --batch-size or select fewer tensors");
+    return Invalid(absl::StrCat("a batch of ", Counted(rows, "row"), " of ", Counted(layout.tensors.size(), "tensor"),
+                                " is more than ", kMostPieces, " pieces"),
+                   "batch size", "lower --batch-size or select fewer tensors");
   }
   plan_spec.samples = dataset->samples();
   plan_spec.sample_bytes = layout.sample_bytes();
   DEVMEM_ASSIGN_OR_RETURN(Plan plan, Plan::Create(plan_spec));
   if (plan.Steps(0) == 0 && plan_spec.epochs > kMostEmptyEpochs) {
-    return Invalid(
-        absl::StrCat("an epoch has no batch for this rank (", plan_spec.samples, " samples, batch size ", plan_spec.batch_size,
-                     ", world size ", plan_spec.world_size, "), and ", plan_spec.epochs, " of them were asked for"),
-        "epochs", "lower --batch-size, use --tail pad, or ask for fewer epochs");
+    return Invalid(absl::StrCat("an epoch has no batch for this rank (", Counted(plan_spec.samples, "sample"), ", batch size ",
+                                plan_spec.batch_size, ", world size ", plan_spec.world_size, "), and ", plan_spec.epochs,
+                                " of them were asked for"),
+                   "epochs", "lower --batch-size, use --tail pad, or ask for fewer epochs");
   }
   std::optional<uint64_t> may_skip;
   if (spec.on_error() == v1::ON_ERROR_SKIP) {
@@ -316,8 +317,8 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
   if (std::string warning = SmallReadWarning(plan, row_bytes, wave, context.reads); !warning.empty())
     opened.add_warnings(std::move(warning));
   if (plan.Steps(0) == 0) {
-    opened.add_warnings(absl::StrCat("this rank gets no batch: an epoch of ", plan_spec.samples,
-                                     " samples has no full step of ", plan_spec.world_size, " ranks with batches of ",
+    opened.add_warnings(absl::StrCat("this rank gets no batch: an epoch of ", Counted(plan_spec.samples, "sample"),
+                                     " has no full step of ", Counted(plan_spec.world_size, "rank"), " with batches of ",
                                      plan_spec.batch_size, "; see --tail"));
   }
   // A window that holds all there is to read has no parts.

@@ -29,6 +29,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "net/rx/rx_binding.h"
 #include "service/cli/answers.h"
 #include "service/cli/capabilities.h"
@@ -190,7 +191,8 @@ int Main(const std::string& program, std::vector<std::string> arguments) {
   watchdog.reset();
   const size_t cut = (*daemon)->Drain(Clock::now() + options.drain_timeout);
   if (cut > 0) {
-    spdlog::warn("ended; {} streams were cut off and resume by cursor", cut);
+    spdlog::warn("ended; {} cut off and {} by cursor", Counted(cut, "stream was", "streams were"),
+                 cut == 1 ? "resumes" : "resume");
   } else {
     spdlog::info("ended; every stream came to its end");
   }

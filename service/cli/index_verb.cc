@@ -63,13 +63,13 @@ std::string ResultJson(const Result& result) {
 std::string ResultText(const Result& result, const std::string& uri) {
   const Dataset& data = result.indexed.dataset;
   std::string text =
-      absl::StrCat("Wrote ", result.path, " (", FormatSize(result.bytes), "): ", data.samples(), " samples in ", data.shards(),
-                   data.shards() == 1 ? " shard of " : " shards of ", std::string(Name(result.indexed.format)));
+      absl::StrCat("Wrote ", result.path, " (", FormatSize(result.bytes), "): ", Counted(data.samples(), "sample"), " in ",
+                   Counted(data.shards(), "shard"), " of ", std::string(Name(result.indexed.format)));
   for (const TensorColumn& tensor : data.tensors) {
     absl::StrAppend(&text, "\n  ", tensor.name, ": ", std::string(Name(tensor.dtype)), " [", absl::StrJoin(tensor.shape, ", "),
                     "]");
   }
-  if (!data.skipped.empty()) absl::StrAppend(&text, "\n  ", data.skipped.size(), " objects left out");
+  if (!data.skipped.empty()) absl::StrAppend(&text, "\n  ", Counted(data.skipped.size(), "object"), " left out");
   text += '\n';
   if (!result.in_bucket) {
     absl::StrAppend(&text, "Upload it as ", uri, !uri.empty() && uri.back() == '/' ? "" : "/", std::string(kIndexName),

@@ -106,7 +106,7 @@ std::string DryRunText(const devmem_loader::v1::StreamSpec& spec, const devmem_l
                   ExpectedBatches(opened, spec), " for this rank, ", opened.steps_per_epoch(), " in a full epoch\n");
   uint64_t slab_bytes = 0;
   for (const auto& slab : opened.slabs()) slab_bytes += slab.bytes();
-  absl::StrAppend(&text, "  slab memory     ", FormatSize(slab_bytes), " in ", opened.slots(), " slots\n");
+  absl::StrAppend(&text, "  slab memory     ", FormatSize(slab_bytes), " in ", Counted(opened.slots(), "slot"), "\n");
   return text;
 }
 

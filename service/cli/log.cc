@@ -87,7 +87,8 @@ bool LineSink::WriteLine(const spdlog::details::log_msg& message, const LogEvent
 
 void LineSink::sink_it_(const spdlog::details::log_msg& message) {
   if (dropped_ > 0) {
-    const std::string note = absl::StrCat(dropped_, " lines of this log were lost: ", reason_);
+    const std::string note =
+        absl::StrCat(Counted(dropped_, "line of this log was", "lines of this log were"), " lost: ", reason_);
     if (!WriteLine(spdlog::details::log_msg(message.time, {}, message.logger_name, spdlog::level::warn, note), nullptr)) {
       ++dropped_;
       return;

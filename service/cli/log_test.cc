@@ -60,7 +60,7 @@ TEST_F(LogTest, ATornLineIsEnded) {
   logger_.info("one");
   disk_.room = 1 << 20;
   logger_.info("two");
-  EXPECT_EQ(disk_.content, "info o\nwarning 1 lines of this log were lost: No space left on device\ninfo two\n");
+  EXPECT_EQ(disk_.content, "info o\nwarning 1 line of this log was lost: No space left on device\ninfo two\n");
 }
 
 nlohmann::json Parse(const std::string& line) { return nlohmann::json::parse(line); }

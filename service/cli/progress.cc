@@ -118,7 +118,8 @@ class LiveLine final : public Progress {
   }
   void EpochEnd(const devmem_loader::v1::EpochEnd& end) override {
     std::lock_guard lock(mutex_);
-    Say(absl::StrCat("epoch ", end.epoch(), " ended: ", end.batches(), " batches, ", end.samples(), " samples"));
+    Say(absl::StrCat("epoch ", end.epoch(), " ended: ", Counted(end.batches(), "batch", "batches"), ", ",
+                     Counted(end.samples(), "sample")));
   }
   void Warning(const std::string& text) override {
     std::lock_guard lock(mutex_);

@@ -244,8 +244,9 @@ void StreamRun::WarnOfNothing() {
   } else if (stream_->opened().samples() == 0) {
     text += "the objects hold none";
   } else {
-    absl::StrAppend(&text, "the bucket has ", stream_->opened().samples(), ", which do not fill a step of --batch-size ",
-                    options_.spec.batch_size(), " and --world-size ", options_.spec.world_size(),
+    const uint64_t samples = stream_->opened().samples();
+    absl::StrAppend(&text, "the bucket has ", samples, samples == 1 ? ", which does not fill" : ", which do not fill",
+                    " a step of --batch-size ", options_.spec.batch_size(), " and --world-size ", options_.spec.world_size(),
                     "; --tail pad or uneven delivers what does not");
   }
   summary_.warnings.push_back(text);

@@ -59,10 +59,6 @@ Json ErrorObject(const absl::Status& status) {
           {"scope", Name(info.scope)},       {"cause", std::move(cause)}, {"action", info.action}};
 }
 
-std::string Counted(uint64_t count, std::string_view noun) {
-  return absl::StrCat(count, " ", absl::string_view(noun.data(), noun.size()), count == 1 ? "" : "s");
-}
-
 std::string Dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
 
 std::string Printed(const char* format, double value) {
@@ -154,8 +150,9 @@ std::string SummaryText(const Summary& summary) {
   }
   if (!summary.path.empty()) Line(&out, "path", absl::StrCat(summary.path, " (", summary.path_reason, ")"));
   Line(&out, "delivered",
-       absl::StrCat(summary.samples, " samples", summary.padding > 0 ? absl::StrCat(" (", summary.padding, " padding)") : "",
-                    ", ", summary.batches, " batches, ", summary.epochs, summary.epochs == 1 ? " epoch, " : " epochs, ",
+       absl::StrCat(Counted(summary.samples, "sample"),
+                    summary.padding > 0 ? absl::StrCat(" (", summary.padding, " padding)") : "", ", ",
+                    Counted(summary.batches, "batch", "batches"), ", ", Counted(summary.epochs, "epoch"), ", ",
                     FormatSize(summary.bytes), " in ", FormatSeconds(summary.seconds)));
   Line(&out, "rate",
        absl::StrCat(Printed("%.3f GB/s", Rate(static_cast<double>(summary.bytes) / 1e9, summary.seconds)), ", ",
@@ -173,17 +170,18 @@ std::string SummaryText(const Summary& summary) {
     auto amplification = Amplification(summary);
     Line(&out, "requests",
          absl::StrCat(summary.statistics->requests(), amplification ? Printed(", amplification %.3f", *amplification) : "",
-                      ", ", summary.statistics->retries(), " retries"));
+                      ", ", Counted(summary.statistics->retries(), "retry", "retries")));
   }
   if (summary.data_path.nics_size() > 0 && summary.statistics) {
     const auto& counters = summary.data_path.counters();
     Line(&out, "zero copy",
          absl::StrCat(FormatSize(summary.statistics->bytes_received() - summary.statistics->bytes_copied()),
-                      " by NIC and device, ", summary.statistics->bytes_copied(), " bytes copied by the CPU, ",
-                      counters.tokens_outstanding(), " tokens outstanding"));
+                      " by NIC and device, ", Counted(summary.statistics->bytes_copied(), "byte"), " copied by the CPU, ",
+                      Counted(counters.tokens_outstanding(), "token"), " outstanding"));
     if (counters.connections_fallen_back() > 0) {
       Line(&out, "fell back",
-           absl::StrCat(counters.connections_fallen_back(), " connections of the daemon; last: ", counters.last_fall_back()));
+           absl::StrCat(Counted(counters.connections_fallen_back(), "connection"),
+                        " of the daemon; last: ", counters.last_fall_back()));
     }
   }
   if (summary.reconnects > 0) {
