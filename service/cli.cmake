@@ -13,7 +13,9 @@ devmem_unit(service_cli_settings HDRS cli/settings.h SRCS cli/settings.cc DEPS s
 devmem_unit(service_cli_config_file HDRS cli/config_file.h SRCS cli/config_file.cc
   DEPS service_cli_settings base_text base_unique_fd yaml-cpp TEST cli/config_file_test.cc FUZZ cli/config_file_fuzz.cc)
 devmem_unit(service_cli_options HDRS cli/options.h SRCS cli/options.cc
-  DEPS service_cli_config_file service_cli_cursor_text service_cli_log service_access service_http_server gpu_dtype TEST cli/options_test.cc)
+  DEPS service_cli_config_file service_cli_cursor_text service_cli_log service_cli_suggest service_access service_http_server base_text net_uri
+       gpu_dtype
+  TEST cli/options_test.cc)
 devmem_unit(service_cli_reload HDRS cli/reload.h SRCS cli/reload.cc DEPS service_cli_options TEST cli/reload_test.cc)
 devmem_unit(service_cli_signals HDRS cli/signals.h SRCS cli/signals.cc DEPS base_clock base_unique_fd TEST cli/signals_test.cc)
 devmem_unit(service_cli_capabilities HDRS cli/capabilities.h SRCS cli/capabilities.cc DEPS base_error TEST cli/capabilities_test.cc)

@@ -105,6 +105,7 @@ int Main(const std::string& program, std::vector<std::string> arguments) {
   };
 
   if (!capable.ok()) spdlog::warn("{}", Text(capable));
+  for (const std::string& warning : UnknownVariables(::environ)) spdlog::warn("{}", warning);
   if (options.recover) {
     const std::vector<std::string> done = Recover(options.daemon.journal_folder);
     for (const std::string& line : done) spdlog::info("{}", line);

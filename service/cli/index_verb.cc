@@ -88,6 +88,7 @@ int WriteIndexOf(const IndexOptions& options) {
     if (requests.Again(at)) ::_exit(kExitInterrupted);
   });
   std::unique_ptr<Progress> progress = MakeProgress(STDERR_FILENO);
+  for (const std::string& warning : UnknownVariables(::environ)) progress->Warning(warning);
   int usage = kExitFailed;
   auto write = [&]() -> absl::StatusOr<Result> {
     auto dataset = MakeOptions(options);

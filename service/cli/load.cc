@@ -145,6 +145,8 @@ int Load(const LoaderOptions& options, const devmem_loader::v1::StreamSpec& spec
   std::unique_ptr<Progress> progress = MakeProgress(STDERR_FILENO);
   if (absl::Status log = SetUpLog("", options.verbose ? "info" : "off"); !log.ok()) return Fail(options, log, progress.get());
 
+  for (const std::string& warning : UnknownVariables(::environ)) progress->Warning(warning);
+
   // A file that cannot be written is found out before any byte is read.
   std::unique_ptr<DigestWriter> digest;
   if (!options.digest.empty() && !options.dry_run) {

@@ -140,6 +140,9 @@ std::string SummaryJson(const Summary& summary) {
 std::string ErrorJson(const absl::Status& status) { return Dump({{"error", ErrorObject(status)}}); }
 
 std::string SummaryText(const Summary& summary) {
+  if (summary.stream_id.empty() && (summary.interrupted || !summary.status.ok())) {  // figures of nothing are all zero
+    return summary.interrupted ? "Interrupted before the stream was open.\n" : "Failed before the stream was open.\n";
+  }
   std::string out = summary.interrupted   ? "Interrupted; until then:\n"
                     : summary.status.ok() ? "Done:\n"
                                           : "Failed; until then:\n";
@@ -157,7 +160,8 @@ std::string SummaryText(const Summary& summary) {
   Line(&out, "rate",
        absl::StrCat(Printed("%.3f GB/s", Rate(static_cast<double>(summary.bytes) / 1e9, summary.seconds)), ", ",
                     Printed("%.0f samples/s", Rate(static_cast<double>(summary.samples), summary.seconds))));
-  if (auto cpu = CpuPerGb(summary)) {
+  constexpr uint64_t kTells = 1'000'000;  // of less, what starting costs would be all of it
+  if (auto cpu = CpuPerGb(summary); cpu && summary.bytes >= kTells) {
     Line(&out, "CPU",
          absl::StrCat(Printed("%.3f s per GB", *cpu),
                       summary.cpu_includes_daemon ? ", daemon included" : ", without the daemon"));

@@ -343,6 +343,29 @@ class InputTest(harness.TestCase):
         self.assertEqual(run.status, 2, run.text)
         self.assertIn("--batch-size", run.text)
 
+    def test_help_with_a_value(self):
+        """`--help=1` must not run what it is asked about."""
+        for flags, expected in ((["--help=1"], "Usage: "), (["-h"], "Usage: "), (["--version=yes"], "devmem-loader ")):
+            run = self.loader("--bucket", "http://127.0.0.1:1/", *flags)
+            self.assertEqual((run.status, run.stdout[:len(expected)]), (0, expected), run.text)
+        for flag in ("--help=perhaps", "--dry-run=", "--dry-run=maybe"):
+            run = self.loader("--bucket", "http://127.0.0.1:1/", flag)
+            self.assertEqual(run.status, 2, run.text)
+            self.assertIn("expected 1 or 0", run.text)
+
+    def test_unknown_variable(self):
+        variables = {"DEVMEM_BATCHSIZE": "4", "DEVMEM_LOADER_SERVICE_HOST": "10.0.0.1", "DEVMEM_LOG_LEVEL": "info"}
+        bucket = f"file://{self.raw_bucket()}"
+        run = self.loader("--bucket", bucket, *RAW, environment=variables)
+        self.assertEqual(run.status, 0, run.text)
+        self.assertEqual(run.text.count("nothing reads"), 1, run.text)
+        self.assertIn("nothing reads the environment variable DEVMEM_BATCHSIZE; did you mean DEVMEM_BATCH_SIZE?", run.text)
+        daemon = self.daemon(environment={"DEVMEM_MEMROY_LIMIT": "1G"})
+        self.assertIn("DEVMEM_MEMROY_LIMIT; did you mean DEVMEM_MEMORY_LIMIT?", daemon.stderr())
+        status = self.verb("status", "--service", daemon.socket, environment=variables)
+        self.assertEqual(status.status, 0, status.text)
+        self.assertIn("DEVMEM_BATCHSIZE", status.text)
+
     def test_no_bucket(self):
         run = self.loader()
         self.assertEqual(run.status, 2, run.text)
