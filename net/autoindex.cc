@@ -1,21 +1,87 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "net/autoindex.h"
 
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "net/http_fields.h"
 #include "net/object_name.h"
 
 namespace devmem {
 namespace {
 
+// JSON is UTF-8, and a parser refuses what is not. nginx writes names as their bytes, and these may be Latin-1 or anything. So
+// a byte that is not part of UTF-8 goes into the parser as a character of Unicode's last private plane, and comes out of it as
+// the byte it was. Real characters of that range go the same way, four bytes each: nothing is taken for what it is not.
+constexpr uint32_t kByteAsCharacter = 0x10FF00;
+
+class AsCharacters {
+ public:
+  using iterator_category = std::input_iterator_tag;
+  using value_type = char;
+  using difference_type = std::ptrdiff_t;
+  using pointer = const char*;
+  using reference = char;
+
+  explicit AsCharacters(std::string_view rest) : rest_(rest) { Load(); }
+  char operator*() const { return shown_[at_]; }
+  AsCharacters& operator++() {
+    if (++at_ == length_) {
+      rest_.remove_prefix(taken_);
+      Load();
+    }
+    return *this;
+  }
+  bool operator==(const AsCharacters& other) const { return rest_.size() == other.rest_.size() && at_ == other.at_; }
+
+ private:
+  void Load() {
+    at_ = 0;
+    if (rest_.empty()) return;
+    const Utf8Character next = DecodeUtf8(rest_);
+    if (next.length > 0 && next.point < kByteAsCharacter) {
+      taken_ = length_ = next.length;
+      std::copy_n(rest_.begin(), length_, shown_.begin());
+    } else {
+      const auto byte = static_cast<unsigned char>(rest_[0]);
+      taken_ = 1;
+      length_ = 4;
+      shown_ = {'\xF4', '\x8F', static_cast<char>(0xBC | byte >> 6), static_cast<char>(0x80 | (byte & 0x3F))};
+    }
+  }
+
+  std::string_view rest_;
+  std::array<char, 4> shown_{};  // the character at its head
+  size_t length_ = 0;
+  size_t taken_ = 0;  // bytes of rest_ that it stands for
+  size_t at_ = 0;
+};
+
+std::string AsBytes(std::string_view text) {
+  std::string bytes;
+  while (!text.empty()) {
+    const Utf8Character next = DecodeUtf8(text);
+    if (next.point >= kByteAsCharacter) {
+      bytes.push_back(static_cast<char>(next.point & 0xFF));
+    } else {
+      bytes.append(text.substr(0, next.length));
+    }
+    text.remove_prefix(next.length);  // the parser lets only UTF-8 through
+  }
+  return bytes;
+}
+
 // Reads an array of flat objects as it comes; a listing of a million files never becomes a tree.
 class Reader final : public nlohmann::json_sax<nlohmann::json> {
  public:
-  explicit Reader(std::string_view where) : where_(where) {}
+  Reader(std::string_view where, bool as_bytes) : where_(where), as_bytes_(as_bytes) {}
 
   absl::Status status;
   std::vector<AutoindexEntry> entries;
@@ -46,7 +112,7 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
   bool string(std::string& text) override {
     if (depth_ != 2) return Reject("a string in place of an entry");
     if (key_ == "name") {
-      name_ = std::move(text);
+      name_ = as_bytes_ ? AsBytes(text) : std::move(text);
       has_name_ = true;
     } else if (key_ == "type") {
       type_ = std::move(text);
@@ -70,10 +136,9 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
   bool null() override { return Other("null"); }
   bool boolean(bool) override { return Other("a boolean"); }
   bool binary(binary_t&) override { return Reject("binary"); }
-  bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception& error) override {
-    // Error 316 is about UTF-8; the text of others quotes what it met, which may be any bytes.
-    return Reject(std::string(error.id == 316 ? "a name that is not UTF-8" : "what is not JSON") + " at byte " +
-                  std::to_string(position));
+  bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception&) override {
+    // Its text quotes what it met, which may be any bytes.
+    return Reject("what is not JSON at byte " + std::to_string(position));
   }
 
  private:
@@ -92,13 +157,19 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
     if (!has_name_) return Reject("an entry without a name");
     const bool folder = type_ == "directory";
     if (!folder && type_ != "file") return true;
+    if (name_ == "." || name_ == "..") return true;  // links of the folder's, to itself and to where we come from
     if (name_.find('/') != std::string::npos) {
       status = MakeError(absl::StatusCode::kInvalidArgument,
                          "object name \"" + Printable(name_) + "\" is refused: it contains a '/'",
-                         {.object = std::string(where_), .cause = "hostile object name", .action = "check the server"});
+                         {.object = std::string(where_),
+                          .fault = Fault::kBadAnswer,
+                          .cause = "hostile object name",
+                          .action = "check the server"});
       return false;
     }
-    if (status = CheckObjectName(name_, where_); !status.ok()) return false;
+    // A folder is about to be walked; a file's name matters when the file is chosen.
+    if (folder || name_.empty()) status = CheckObjectName(name_, where_);
+    if (!status.ok()) return false;
     if (!folder && !has_size_) return Reject("a file without a size");
     if (entries.size() >= kMaxObjects) {
       status = TooManyObjects(where_);
@@ -112,6 +183,7 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
   }
 
   std::string_view where_;
+  const bool as_bytes_;  // the text comes by AsCharacters
   int depth_ = 0;
   std::string key_, name_, type_, mtime_;
   uint64_t size_ = 0;
@@ -121,8 +193,11 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
 }  // namespace
 
 absl::StatusOr<std::vector<AutoindexEntry>> ParseAutoindex(std::string_view json, std::string_view where) {
-  Reader reader(where);
-  if (nlohmann::json::sax_parse(json.begin(), json.end(), &reader)) return std::move(reader.entries);
+  const bool as_bytes = !IsUtf8(json);
+  Reader reader(where, as_bytes);
+  const bool parsed = as_bytes ? nlohmann::json::sax_parse(AsCharacters(json), AsCharacters(json.substr(json.size())), &reader)
+                               : nlohmann::json::sax_parse(json.begin(), json.end(), &reader);
+  if (parsed) return std::move(reader.entries);
   return reader.status;
 }
 

@@ -12,15 +12,16 @@
 namespace devmem {
 
 struct AutoindexEntry {
-  std::string name;  // decoded, one segment: neither "." nor "..", without '/' and NUL
+  std::string name;  // decoded, one segment: neither "." nor "..", without '/'; of a file, it may yet fail CheckObjectName()
   bool folder = false;
   uint64_t size = 0;      // of a file
   std::string validator;  // mtime if it is an HTTP date, else empty
   bool operator==(const AutoindexEntry&) const = default;
 };
 
-// What is neither file nor folder is left out. `where` is the folder's URL, for errors: kFailedPrecondition if `json`
-// is not such a listing, kInvalidArgument for a name that could lead elsewhere.
+// What is neither file nor folder is left out, and "." and ".." are. nginx writes names as the bytes they are in the file
+// system, so a listing need not be UTF-8. `where` is the folder's URL, for errors: kFailedPrecondition if `json` is not such a
+// listing, kInvalidArgument for a name that could lead elsewhere.
 [[nodiscard]] absl::StatusOr<std::vector<AutoindexEntry>> ParseAutoindex(std::string_view json, std::string_view where);
 
 }  // namespace devmem

@@ -61,12 +61,12 @@ TEST(Autoindex, Errors) {
            Row{"[{\"name\":\"x\",\"type\":\"file\",\"size\":\"1\"}]", kNot, "not a number"},
            Row{"[{\"name\":\"x\",\"type\":\"file\",\"size\":9223372036854775808}]", kNot, "2^63"},
            Row{"[{\"name\":\"x\",\"type\":\"file\",\"size\":1}", kNot, "not JSON"},
-           Row{"[{\"name\":\"\xff\",\"type\":\"file\",\"size\":1}]", kNot, "byte"},
-           Row{"[{\"name\":\"..\",\"type\":\"directory\"}]", kHostile, "\"..\""},
+           Row{"[{\"name\":\"\xff\",\"type\":\"file\",\"size\":1}\xff]", kNot, "not JSON"},
+           Row{"[{\"name\":\"\xff/\",\"type\":\"file\",\"size\":1}]", kHostile, "\\xff/"},
            Row{"[{\"name\":\"../x\",\"type\":\"file\",\"size\":1}]", kHostile, "\"../x\""},
            Row{"[{\"name\":\"/etc/passwd\",\"type\":\"file\",\"size\":1}]", kHostile, "/etc/passwd"},
            Row{"[{\"name\":\"a/b\",\"type\":\"file\",\"size\":1}]", kHostile, "a/b"},
-           Row{"[{\"name\":\"a\\u0000b\",\"type\":\"file\",\"size\":1}]", kHostile, "a\\x00b"},
+           Row{"[{\"name\":\"a\\u0000b\",\"type\":\"directory\"}]", kHostile, "a\\x00b"},
            Row{"[{\"name\":\"\",\"type\":\"file\",\"size\":1}]", kHostile, "empty"},
        }) {
     const auto entries = ParseAutoindex(row.json, "http://h/d/");
@@ -74,6 +74,28 @@ TEST(Autoindex, Errors) {
     EXPECT_THAT(Text(entries.status()), HasSubstr(row.says)) << row.json;
     EXPECT_EQ(GetErrorInfo(entries.status()).object, "http://h/d/") << row.json;
   }
+}
+
+// nginx writes the bytes of a name, whatever they are.
+TEST(Autoindex, NamesThatAreNotUtf8) {
+  for (const std::string name :
+       {"caf\xe9.npy", "\xff", "\xc3", "\xe2\x82", "both \xc3\xa9 and \xe9", "\xf4\x8f\xbf\xa9 and \xe9", "\xf4\x90\x80\x80"}) {
+    const std::string json = R"([{"name":")" + name + R"(","type":"file","size":1},{"name":"ok","type":"file","size":2}])";
+    const auto entries = ParseAutoindex(json, "x");
+    ASSERT_TRUE(entries.ok()) << entries.status();
+    EXPECT_THAT(*entries, ElementsAre(AutoindexEntry{name, false, 1, ""}, AutoindexEntry{"ok", false, 2, ""}));
+  }
+}
+
+TEST(Autoindex, OneBadNameSpoilsNothingElse) {
+  const std::string longest(5000, 'x');
+  const auto entries = ParseAutoindex(R"([{"name":"..","type":"directory"},{"name":".","type":"file","size":1},)"
+                                      R"({"name":"a\u0000b","type":"file","size":1},{"name":")" +
+                                          longest + R"(","type":"file","size":1},{"name":"ok","type":"file","size":2}])",
+                                      "x");
+  ASSERT_TRUE(entries.ok()) << entries.status();
+  EXPECT_THAT(*entries, ElementsAre(AutoindexEntry{std::string("a\0b", 3), false, 1, ""}, AutoindexEntry{longest, false, 1, ""},
+                                    AutoindexEntry{"ok", false, 2, ""}));
 }
 
 TEST(Autoindex, DeepNestingEndsAtTheFirstStep) { EXPECT_FALSE(ParseAutoindex(std::string(1 << 20, '['), "x").ok()); }

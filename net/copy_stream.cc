@@ -11,6 +11,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "net/peer_text.h"
+
 namespace devmem {
 namespace {
 
@@ -41,7 +43,10 @@ void CopyStream::Connect(const sockaddr* address, socklen_t length) {
 
 void CopyStream::OnConnectDone(int result) {
   if (FinishClose()) return;
-  owner_.OnConnected(result == 0 ? absl::OkStatus() : ConnectionError(-result, "connect"));
+  owner_.OnConnected(
+      result == 0
+          ? absl::OkStatus()
+          : ConnectionError(-result, "connect to " + PeerText(reinterpret_cast<const sockaddr*>(&address_), sizeof address_)));
 }
 
 void CopyStream::Send(std::string_view data) {

@@ -338,7 +338,8 @@ TEST_P(CopyTransportServerTest, ADeadServerFailsAfterTheRetriesItSays) {
   ASSERT_TRUE(read->Wait());
   EXPECT_EQ(read->status.code(), absl::StatusCode::kUnavailable) << read->status;
   EXPECT_EQ(read->retries, 3u);
-  EXPECT_THAT(std::string(read->status.message()), testing::HasSubstr("Connection refused"));
+  EXPECT_THAT(std::string(read->status.message()),
+              testing::HasSubstr("connect to 127.0.0.1:" + std::to_string(nginx_->port()) + ": Connection refused"));
 }
 
 // What a transport with deadlines of its own makes of one range.

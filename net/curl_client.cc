@@ -9,6 +9,7 @@
 #include <curl/curl.h>
 #include <net/if.h>
 #include <strings.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <array>
@@ -20,6 +21,7 @@
 
 #include "base/error.h"
 #include "net/http_status.h"
+#include "net/peer_text.h"
 
 namespace devmem {
 namespace {
@@ -51,6 +53,7 @@ struct Slot {
   size_t head_bytes = 0;
   bool head_too_long = false;
   bool body_too_long = false;
+  std::string tried;  // addresses that were connected to
   Time start_at;
 };
 
@@ -100,14 +103,27 @@ size_t OnHeader(char* data, size_t, size_t size, void* user) {
   return size;
 }
 
+// libcurl's errors name the host, and not which of its addresses were tried.
+curl_socket_t OnOpenSocket(void* user, curlsocktype, curl_sockaddr* address) {
+  Slot& slot = *static_cast<Slot*>(user);
+  slot.tried += (slot.tried.empty() ? "" : " and ") + PeerText(&address->addr, address->addrlen);
+  return ::socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+}
+
 // The one adapter from CURLcode to absl::Status.
 struct CurlFault {
   absl::Status status;
   bool retry = false;
 };
 CurlFault FaultOfCurl(CURLcode code, const Slot& slot) {
-  const std::string where = NameOf(slot.request);
-  const std::string detail = slot.error[0] != '\0' ? slot.error.data() : curl_easy_strerror(code);
+  curl_off_t connected = 0;
+  curl_easy_getinfo(slot.easy.get(), CURLINFO_CONNECT_TIME_T, &connected);
+  // Where there is no connection yet it is the server's fault, whichever object was to be read.
+  const bool of_server = code == CURLE_COULDNT_CONNECT || code == CURLE_COULDNT_RESOLVE_HOST ||
+                         (code == CURLE_OPERATION_TIMEDOUT && connected == 0);
+  const std::string where = of_server ? OriginText(slot.request.origin) : NameOf(slot.request);
+  std::string detail = slot.error[0] != '\0' ? slot.error.data() : curl_easy_strerror(code);
+  if (of_server && !slot.tried.empty()) detail = "connecting to " + slot.tried;
   const auto fault = [&](absl::StatusCode status, Fault kind, std::string cause, std::string action, bool retry) {
     const std::string message = cause + (detail.empty() ? "" : ": " + detail);
     return CurlFault{
@@ -203,6 +219,7 @@ absl::Status Runner::Start(Slot& slot) {
   slot.head_bytes = 0;
   slot.head_too_long = slot.body_too_long = false;
   slot.error[0] = '\0';
+  slot.tried.clear();
   const Time now = Clock::now();
   if (now >= deadline_) return DeadlinePassed(request);
   HeaderList headers = request.headers;
@@ -235,6 +252,8 @@ absl::Status Runner::Start(Slot& slot) {
   curl_easy_setopt(easy, CURLOPT_WRITEDATA, &slot);
   curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, OnHeader);
   curl_easy_setopt(easy, CURLOPT_HEADERDATA, &slot);
+  curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, OnOpenSocket);
+  curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, &slot);
   curl_easy_setopt(easy, CURLOPT_PRIVATE, &slot);
   if (const size_t zone = request.origin.host.find('%'); zone != std::string::npos) {
     // The Host header carries no zone, so neither does the URL; curl takes it as an interface index.

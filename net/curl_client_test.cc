@@ -140,11 +140,14 @@ TEST_F(CurlClientTest, TransportFaults) {
   const absl::Status refused = client.Get(Request("/o"), Soon()).status;
   EXPECT_EQ(refused.code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(CauseText(refused), "connection refused");
+  EXPECT_EQ(GetErrorInfo(refused).object, OriginText(Request("/o").origin)) << "the server's fault, not the object's";
+  EXPECT_THAT(Text(refused), testing::HasSubstr("connecting to 127.0.0.1:" + std::to_string(nginx_->port())));
   CurlRequest nowhere = Request("/");
   nowhere.origin = {"no-such-host.invalid", 80, "no-such-host.invalid", "/"};
   const absl::Status unresolved = client.Get(nowhere, Soon()).status;
   EXPECT_EQ(unresolved.code(), absl::StatusCode::kUnavailable);
   EXPECT_EQ(CauseText(unresolved), "no such host");
+  EXPECT_EQ(GetErrorInfo(unresolved).object, "http://no-such-host.invalid");
 }
 
 // Answers every connection with the same bytes, until it is destroyed.

@@ -26,6 +26,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "base/trace.h"
+#include "net/peer_text.h"
 
 namespace devmem {
 namespace {
@@ -130,7 +131,9 @@ bool DevmemStream::WorthKeeping() const { return lease_ != nullptr || queue_.rea
 
 void DevmemStream::OnConnectDone(int result) {
   if (FinishClose()) return;
-  if (result != 0) return owner_.OnConnected(ConnectionError(-result, "connect"));
+  if (result != 0)
+    return owner_.OnConnected(
+        ConnectionError(-result, "connect to " + PeerText(reinterpret_cast<const sockaddr*>(&address_), sizeof address_)));
   if (lease_ != nullptr) {
     unsigned napi = 0;
     socklen_t length = sizeof napi;

@@ -17,6 +17,7 @@
 #include "base/unique_fd.h"
 #include "net/http_fields.h"
 #include "net/object_name.h"
+#include "net/uri.h"
 
 namespace devmem {
 namespace {
@@ -38,7 +39,7 @@ absl::Status FileError(int error, std::string_view what, const std::string& path
   }
   if (error == EACCES || error == EPERM) {
     return ErrnoError(error, what,
-                      {.object = path, .fault = FaultOfFile(error), .action = "give the daemon's user the right to read it"});
+                      {.object = path, .fault = FaultOfFile(error), .action = "give the daemon's user the right to read it, or open a folder below"});
   }
   return ErrnoError(error, what, {.object = path, .action = "check the file system"});
 }
@@ -104,8 +105,15 @@ absl::Status FileStore::WalkFolder(const std::string& below, Walk& walk) const {
   const std::string path = directory_ + "/" + below;
   if (walk.ancestors.size() > kMaxFolderDepth) return TooDeep(path);
   UniqueFd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!fd.valid()) return FileError(errno, "the folder cannot be opened", path);
   struct stat self;
+  if (!fd.valid()) {
+    const int error = errno;
+    if (below.empty() && error == ENOTDIR && ::stat(directory_.c_str(), &self) == 0) {
+      if (S_ISREG(self.st_mode)) return NotAFolder(uri_);
+      return ErrnoError(ENOTDIR, "it is no folder", {.object = directory_, .action = "give the folder that holds the data"});
+    }
+    return FileError(error, "the folder cannot be opened", path);
+  }
   if (::fstat(fd.get(), &self) != 0) return FileError(errno, "the folder cannot be examined", path);
   for (const Folder& folder : walk.ancestors) {
     if (folder.device == self.st_dev && folder.inode == self.st_ino) return absl::OkStatus();  // a link to where we came from
@@ -140,7 +148,6 @@ absl::Status FileStore::WalkFolder(const std::string& below, Walk& walk) const {
       if (S_ISDIR(file.st_mode)) {
         folders.push_back(std::move(object) + "/");
       } else if (S_ISREG(file.st_mode)) {
-        DEVMEM_RETURN_IF_ERROR(CheckObjectName(object, uri_));
         if (walk.objects.size() >= kMaxObjects) return TooManyObjects(uri_);
         walk.objects.Add(object, static_cast<uint64_t>(file.st_size), ValidatorOf(file));
       }

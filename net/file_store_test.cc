@@ -113,7 +113,14 @@ TEST_F(FileStoreTest, MissingFolderAndFileAreNotFound) {
   EXPECT_EQ(missing.code(), absl::StatusCode::kNotFound) << missing;
   EXPECT_THAT(Text(missing), HasSubstr("nope"));
   Write("file", "x");
-  EXPECT_EQ(Open("file")->List(Soon(), nullptr).status().code(), absl::StatusCode::kNotFound);
+  const absl::Status object = Open("file")->List(Soon(), nullptr).status();
+  EXPECT_EQ(object.code(), absl::StatusCode::kInvalidArgument) << object;
+  EXPECT_THAT(Text(object),
+              HasSubstr("/file: it is an object, not a folder; give its folder, --bucket 'file://" + root_.string() + "/'"));
+  EXPECT_THAT(Text(object), HasSubstr("--tensor 'NAME=file'"));
+  EXPECT_EQ(Open("file/x")->List(Soon(), nullptr).status().code(), absl::StatusCode::kNotFound);
+  ASSERT_EQ(::mkfifo((root_ / "fifo").c_str(), 0600), 0);
+  EXPECT_THAT(Text(Open("fifo")->List(Soon(), nullptr).status()), HasSubstr("it is no folder"));
   SmallRead reads[] = {{.object = ".devmem-index", .length = 10}, {.object = "file/x", .length = 1}};
   ASSERT_TRUE(Open()->ReadSmall(reads, 1, Soon(), nullptr).ok());
   EXPECT_EQ(reads[0].status.code(), absl::StatusCode::kNotFound) << reads[0].status;

@@ -19,9 +19,11 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "net/http_fields.h"
 #include "net/http_head.h"
 #include "net/http_status.h"
+#include "net/peer_text.h"
 #include "net/stream_socket.h"
 
 namespace devmem {
@@ -139,7 +141,8 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
 
   void Connect(Task* task, const SocketAddress& address) {
     Take(task);
-    ExpectWithin(fetcher_.policy_.connect_timeout, "connect");
+    ExpectWithin(fetcher_.policy_.connect_timeout,
+                 "a connection to " + PeerText(reinterpret_cast<const sockaddr*>(&address.storage), address.length));
     stream_->Connect(reinterpret_cast<const sockaddr*>(&address.storage), address.length);
   }
 
@@ -305,8 +308,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     const Time now = Clock::now();
     if (now >= task_->give_up) {
       return Close(task_->Unfinished(absl::StatusCode::kDeadlineExceeded, NotWithin(fetcher_.policy_.total_timeout),
-                                     absl::StrCat("waiting for ", std::string(awaited_)),
-                                     {.fault = Fault::kTimeout, .cause = "timeout"}));
+                                     absl::StrCat("waiting for ", awaited_), {.fault = Fault::kTimeout, .cause = "timeout"}));
     }
     if (now < Due()) return SetTimer();
     if (moving_ && !nudged_) {
@@ -316,7 +318,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
       return SetTimer();
     }
     Close(MakeError(absl::StatusCode::kUnavailable,
-                    absl::StrCat("waited ", std::chrono::duration<double>(limit_).count(), " s for ", std::string(awaited_)),
+                    absl::StrCat("waited ", std::chrono::duration<double>(limit_).count(), " s for ", awaited_),
                     {.fault = Fault::kTimeout, .cause = "timeout"}));
   }
 
@@ -463,7 +465,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
   absl::Status failure_;
   absl::Status send_failed_;
   Duration retry_after_{};
-  std::string_view awaited_;
+  std::string awaited_;
   Duration limit_{};
   Time waiting_since_{};  // the last progress, or the nudge
   Time asked_{};          // when the request was sent
@@ -648,7 +650,9 @@ void HttpFetcher::AttemptFailed(Task* task, absl::Status status, Duration at_lea
     Finish(task, task->Unfinished(code, why, std::string_view(status.message().data(), status.message().size()), info));
   };
   if (task->failures > policy_.max_retries) {
-    return give_up(absl::StatusCode::kUnavailable, absl::StrCat("gave up after ", task->failures, " tries without a byte"));
+    return give_up(
+        absl::StatusCode::kUnavailable,
+        absl::StrCat("gave up after ", Counted(static_cast<uint64_t>(task->failures), "try", "tries"), " without a byte"));
   }
   Duration backoff = policy_.backoff_first;
   for (int i = 1; i < task->failures && backoff < policy_.backoff_max; ++i) backoff *= 2;

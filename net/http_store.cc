@@ -55,6 +55,9 @@ class HttpStore final : public ObjectStore {
   }
 
  private:
+  // Whether what was taken for a folder is an object.
+  bool IsObject(Time deadline) const;
+
   std::string uri_;
   HttpOrigin origin_;
   CurlClient client_;
@@ -100,12 +103,23 @@ void Walk::Take(const CurlResponse& response, const std::string& uri) {
       if (folders.size() >= kMaxObjects) status = TooManyObjects(uri);
       folders.push_back(std::move(name) + "/");
     } else {
-      if (absl::Status checked = CheckObjectName(name, uri); !checked.ok()) status = std::move(checked);
       if (objects.size() >= kMaxObjects) status = TooManyObjects(uri);
       objects.Add(name, entry.size, entry.validator);
     }
     if (!status.ok()) return;
   }
+}
+
+bool HttpStore::IsObject(Time deadline) const {
+  if (origin_.path == "/") return false;
+  CurlRequest request{.origin = origin_,
+                      .target = origin_.path.substr(0, origin_.path.size() - 1),
+                      .headers = {{"Range", "bytes=0-0"}},
+                      .name = uri_,
+                      .max_body = 1,
+                      .cut_at_max = true};
+  const CurlResponse response = client_.Get(std::move(request), deadline);
+  return response.status.ok() && (response.http_status == 200 || response.http_status == 206 || response.http_status == 416);
 }
 
 absl::StatusOr<ObjectTable> HttpStore::List(Time deadline, const ProgressFn& progress) const {
@@ -124,6 +138,7 @@ absl::StatusOr<ObjectTable> HttpStore::List(Time deadline, const ProgressFn& pro
   const absl::Status status = client_.Run(
       next, [&](const CurlResponse& response) { walk.Take(response, uri_); }, kParallelFolders, deadline,
       [&] { return walk.status.ok() && (!progress || progress(walk.objects.size(), 0)); });
+  if (absl::IsNotFound(walk.status) && walk.folders.size() == 1 && IsObject(deadline)) return NotAFolder(uri_);
   if (!walk.status.ok()) return walk.status;
   if (!status.ok()) return WithObject(status, uri_);
   walk.objects.SortByName();

@@ -91,6 +91,7 @@ TEST_F(HttpStoreTest, ListingFaultsSayWhatToDo) {
   for (const Row& row :
        {Row{"html/", absl::StatusCode::kFailedPrecondition, "autoindex_format json"},
         Row{"up/", absl::StatusCode::kInvalidArgument, "\"../x\""},
+        Row{"d/x", absl::StatusCode::kInvalidArgument, "it is an object"},
         Row{"endless/", absl::StatusCode::kResourceExhausted, "deeper than 64"},
         Row{"missing/", absl::StatusCode::kNotFound, "404"}, Row{"busy/", absl::StatusCode::kUnavailable, "503"},
         Row{"loop/", absl::StatusCode::kFailedPrecondition, "endless redirect"},

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "base/text.h"
 
 namespace devmem {
 
@@ -27,9 +28,11 @@ absl::Status CheckObjectName(std::string_view name, std::string_view where) {
     begin = end + 1;
   }
   if (fault == nullptr) return absl::OkStatus();
-  return MakeError(
-      absl::StatusCode::kInvalidArgument, "object name \"" + Printable(name) + "\" is refused: " + fault,
-      {.object = std::string(where), .cause = "hostile object name", .action = "rename the object or list another folder"});
+  return MakeError(absl::StatusCode::kInvalidArgument, "object name \"" + Printable(name) + "\" is refused: " + fault,
+                   {.object = std::string(where),
+                    .fault = Fault::kObjectMalformed,
+                    .cause = "hostile object name",
+                    .action = "rename the object or list another folder"});
 }
 
 absl::Status TooManyObjects(std::string_view where) {
@@ -40,22 +43,6 @@ absl::Status TooManyObjects(std::string_view where) {
 absl::Status TooDeep(std::string_view where) {
   return MakeError(absl::StatusCode::kResourceExhausted, "folders are nested deeper than " + std::to_string(kMaxFolderDepth),
                    {.object = std::string(where), .cause = "folders too deep", .action = "open a folder below it"});
-}
-
-std::string Printable(std::string_view name) {
-  constexpr char kHex[] = "0123456789abcdef";
-  constexpr size_t kShown = 200;
-  std::string text;
-  for (const char c : name.substr(0, kShown)) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) {
-      text.append("\\x").append(1, kHex[byte >> 4]).append(1, kHex[byte & 15]);
-    } else {
-      text.push_back(c);
-    }
-  }
-  if (name.size() > kShown) text.append("...");
-  return text;
 }
 
 }  // namespace devmem

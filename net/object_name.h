@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a listing may hold: which object names are taken, and how many of them. Listings come from other machines, so
-// every store checks every name here before anything else sees it. Thread-safe: functions.
+// Which objects of a listing can be asked for, and how many a listing may hold. Listings come from other machines: they hold
+// whatever names these give, and one that cannot be asked for spoils nothing but itself. So a name is checked here when its
+// object is chosen (service/dataset_builder.h), and by every store before it asks for it. Thread-safe: functions.
 #pragma once
 
 #include <cstddef>
-#include <string>
 #include <string_view>
 
 #include "absl/status/status.h"
@@ -25,8 +25,5 @@ inline constexpr int kMaxFolderDepth = 64;
 // kResourceExhausted: more than kMaxObjects, or folders nested deeper than kMaxFolderDepth.
 [[nodiscard]] absl::Status TooManyObjects(std::string_view where);
 [[nodiscard]] absl::Status TooDeep(std::string_view where);
-
-// `name` fit for a log: bytes that do not print are written \xNN, and what is over 200 bytes is cut.
-[[nodiscard]] std::string Printable(std::string_view name);
 
 }  // namespace devmem

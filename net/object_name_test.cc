@@ -27,7 +27,6 @@ TEST(ObjectName, RefusesWhatCouldLeaveTheBucket) {
 
 TEST(ObjectName, ErrorsPrint) {
   EXPECT_THAT(Text(CheckObjectName(std::string("a\0b\x1b/", 5), "x")), testing::HasSubstr("\"a\\x00b\\x1b/\""));
-  EXPECT_LT(Printable(std::string(1000, 'a')).size(), 210u);
 }
 
 }  // namespace

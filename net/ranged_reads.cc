@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/text.h"
 #include "net/http_fields.h"
 #include "net/object_name.h"
 

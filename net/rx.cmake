@@ -13,7 +13,7 @@ devmem_unit(net_rx_irq_cpus HDRS rx/irq_cpus.h SRCS rx/irq_cpus.cc DEPS absl::st
 devmem_unit(net_rx_binding
   HDRS rx/rx_binding.h rx/rx_binding_on.h rx/nic_settings.h rx/put_back.h
   SRCS rx/rx_binding.cc rx/recover.cc rx/nic_settings.cc rx/put_back.cc
-  DEPS net_rx_irq_cpus net_rx_journal net_rx_kernel net_rx_queue_use
+  DEPS base_text net_rx_irq_cpus net_rx_journal net_rx_kernel net_rx_queue_use
   TEST rx/rx_binding_test.cc)
 devmem_unit(net_rx_held_bindings
   HDRS rx/held_bindings.h SRCS rx/held_bindings.cc

@@ -7,9 +7,9 @@
 #include <pugixml.hpp>
 #include <utility>
 
+#include "base/text.h"
 #include "net/http_fields.h"
 #include "net/http_status.h"
-#include "net/object_name.h"
 #include "net/uri.h"
 
 namespace devmem {

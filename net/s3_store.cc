@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "net/curl_client.h"
 #include "net/object_name.h"
 #include "net/ranged_reads.h"
@@ -52,6 +53,8 @@ class S3Store final : public ObjectStore {
 
  private:
   std::string Target(std::string_view object) const { return bucket_path_ + "/" + EncodePath(prefix_) + EncodePath(object); }
+  // Whether what was taken for a prefix is a key.
+  bool IsObject(Time deadline) const;
   absl::Status AddPage(const S3Page& page, ObjectTable& objects) const;
 
   std::string uri_;
@@ -71,11 +74,22 @@ absl::Status S3Store::AddPage(const S3Page& page, ObjectTable& objects) const {
     const std::string_view name = std::string_view(object.key).substr(prefix_.size());
     // Consoles mark a folder by an empty object named like it.
     if (object.size == 0 && (name.empty() || name.back() == '/')) continue;
-    DEVMEM_RETURN_IF_ERROR(CheckObjectName(name, uri_));
     if (objects.size() >= kMaxObjects) return TooManyObjects(uri_);
     objects.Add(name, object.size, object.etag);
   }
   return absl::OkStatus();
+}
+
+bool S3Store::IsObject(Time deadline) const {
+  if (prefix_.empty()) return false;
+  CurlRequest request{.origin = origin_,
+                      .target = bucket_path_ + "/" + EncodePath(std::string_view(prefix_).substr(0, prefix_.size() - 1)),
+                      .headers = {{"Range", "bytes=0-0"}},
+                      .name = uri_,
+                      .max_body = 1,
+                      .cut_at_max = true};
+  const CurlResponse response = client_.Get(std::move(request), deadline);
+  return response.status.ok() && (response.http_status == 200 || response.http_status == 206 || response.http_status == 416);
 }
 
 absl::StatusOr<ObjectTable> S3Store::List(Time deadline, const ProgressFn& progress) const {
@@ -109,6 +123,7 @@ absl::StatusOr<ObjectTable> S3Store::List(Time deadline, const ProgressFn& progr
       return MakeError(absl::StatusCode::kCancelled, "cancelled by the caller", {.object = uri_, .cause = "cancelled"});
     }
   } while (!token.empty());
+  if (objects.empty() && IsObject(deadline)) return NotAFolder(uri_);
   objects.SortByName();
   return objects;
 }

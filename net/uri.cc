@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "net/object_name.h"
+#include "base/text.h"
 
 namespace devmem {
 namespace {
@@ -77,6 +77,7 @@ bool HasControl(std::string_view text) {
 absl::StatusOr<Url> ParseUrl(std::string_view url, std::string_view what) {
   // Control characters are refused here so that no version of the parser has to be trusted with a CR in a host.
   if (HasControl(url)) return Invalid(what, "it contains a control character", "percent-encode it");
+  if (url.find(' ') != std::string_view::npos) return Invalid(what, "it contains a blank", "write %20 for it: it is a URL");
   Url parsed(curl_url());
   if (parsed == nullptr) return absl::ResourceExhaustedError("curl_url: out of memory");
   const std::string text(url);
@@ -205,6 +206,24 @@ absl::StatusOr<HttpOrigin> ParseHttpOrigin(std::string_view url, std::string_vie
   }
   if (url.substr(0, 7) != "http://") return Invalid(where, "it is not an http:// URL", "write http://host[:port]");
   return ParseHttp(url, where);
+}
+
+absl::Status NotAFolder(std::string_view text) {
+  if (text.ends_with('/')) text.remove_suffix(1);
+  const std::string_view folder = text.substr(0, text.rfind('/') + 1);
+  const std::string_view last = text.substr(folder.size());
+  std::string action = "give its folder, --bucket '" + Printable(folder) + "'";
+  if (last.ends_with(".safetensors")) {
+    action += ": every .safetensors object there is a shard";
+  } else {
+    const std::string name = text.starts_with("s3://") ? std::string(last) : DecodePercent(last);
+    action.append(" --tensor 'NAME=").append(Printable(name)).append("' for this object alone");
+  }
+  return MakeError(absl::StatusCode::kInvalidArgument, "it is an object, not a folder",
+                   {.object = std::string(text),
+                    .fault = Fault::kBadRequest,
+                    .cause = "an object, not a folder",
+                    .action = std::move(action)});
 }
 
 std::string OriginText(const HttpOrigin& origin) { return "http://" + origin.host_header; }

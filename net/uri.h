@@ -41,6 +41,9 @@ struct StoreUri {
 // An "http://host[:port][/path]" on its own: an S3 endpoint. `what` names it in errors.
 [[nodiscard]] absl::StatusOr<HttpOrigin> ParseHttpOrigin(std::string_view url, std::string_view what);
 
+// kInvalidArgument for a bucket, by its StoreUri::text, that is an object, with what to write instead.
+[[nodiscard]] absl::Status NotAFolder(std::string_view text);
+
 // "http://<host_header>", with no path.
 [[nodiscard]] std::string OriginText(const HttpOrigin& origin);
 

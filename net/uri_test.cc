@@ -30,6 +30,7 @@ TEST(StoreUri, Http) {
       {"http://h/a%20b/%C3%A9", {"h", 80, "h", "/a%20b/%C3%A9/"}, "http://h/a%20b/%C3%A9/"},
       {"http://h/%61%2f", {"h", 80, "h", "/a%2F/"}, "http://h/a%2F/"},
       {"http://h/x@y/", {"h", 80, "h", "/x%40y/"}, "http://h/x%40y/"},
+      {"http://h/pre%20fix", {"h", 80, "h", "/pre%20fix/"}, "http://h/pre%20fix/"},  // the folder "pre fix"
       {"http://h/a/../b", {"h", 80, "h", "/b/"}, "http://h/b/"},
   };
   for (const Row& row : rows) {
@@ -46,7 +47,8 @@ TEST(StoreUri, S3IsTakenLiterally) {
     const char *uri, *bucket, *prefix;
   };
   for (const Row& row : {Row{"s3://b", "b", ""}, Row{"s3://b/", "b", ""}, Row{"S3://b_1.x/p", "b_1.x", "p/"},
-                         Row{"s3://123/a b/%20?#/", "123", "a b/%20?#/"}, Row{"s3://b/x@y", "b", "x@y/"}}) {
+                         Row{"s3://123/a b/%20?#/", "123", "a b/%20?#/"}, Row{"s3://b/x@y", "b", "x@y/"},
+                         Row{"s3://b/pre%20fix", "b", "pre%20fix/"}, Row{"s3://b/pre fix", "b", "pre fix/"}}) {
     const auto uri = ParseStoreUri(row.uri);
     ASSERT_TRUE(uri.ok()) << uri.status();
     EXPECT_EQ(uri->scheme, StoreScheme::kS3);
@@ -95,6 +97,8 @@ TEST(StoreUri, ErrorsSayWhatToWrite) {
            Row{"http://h/\r\nx", absl::StatusCode::kInvalidArgument, "control"},
            Row{"http://h/%0d%0ax", absl::StatusCode::kInvalidArgument, "control"},
            Row{"s3://", absl::StatusCode::kInvalidArgument, "bucket is missing"},
+           Row{"http://h/a b", absl::StatusCode::kInvalidArgument, "write %20 for it"},
+           Row{"file:///a b", absl::StatusCode::kInvalidArgument, "write %20 for it"},
            Row{"s3:///x", absl::StatusCode::kInvalidArgument, "bucket is missing"},
            Row{"s3://b:80/x", absl::StatusCode::kInvalidArgument, "--endpoint-url"},
            Row{"s3://../x", absl::StatusCode::kInvalidArgument, ""},

@@ -13,7 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/error.h"
-#include "net/object_name.h"
+#include "base/text.h"
 #include "net/uri.h"
 
 namespace devmem {
@@ -131,7 +131,7 @@ absl::StatusOr<AccessLedger::Lent> AccessLedger::BeginStream(uid_t uid, const Ac
   if (grant.streams != 0 && has >= grant.streams) {
     return MakeError(
         absl::StatusCode::kResourceExhausted,
-        absl::StrCat("uid ", uid, " has ", has, " streams, and access rule ", grant.rule, " allows ", grant.streams),
+        absl::StrCat("uid ", uid, " has ", Counted(has, "stream"), ", and access rule ", grant.rule, " allows ", grant.streams),
         {.fault = Fault::kQuota, .cause = "quota", .action = "end one of them, or have `streams` of that rule raised"});
   }
   ++accounts_[uid].streams;

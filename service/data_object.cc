@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "base/text.h"
+
 namespace devmem {
 
 bool IsDataObject(std::string_view name) {
@@ -28,12 +30,12 @@ std::vector<uint32_t> Match(const ObjectTable& listing, std::span<const uint32_t
 
 std::string Describe(const ObjectTable& listing, std::span<const uint32_t> candidates) {
   constexpr size_t kNamed = 5;
-  std::string text = std::to_string(candidates.size()) + (candidates.size() == 1 ? " object" : " objects");
+  std::string text = Counted(candidates.size(), "object");
   if (candidates.empty()) return text;
   text += " (";
   for (size_t i = 0; i < std::min(candidates.size(), kNamed); ++i) {
     if (i > 0) text += ", ";
-    text.append(listing[candidates[i]].name);
+    text.append(Printable(listing[candidates[i]].name));
   }
   text += candidates.size() > kNamed ? ", …)" : ")";
   return text;

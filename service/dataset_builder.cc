@@ -8,6 +8,7 @@
 #include "service/dataset_builder.h"
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 #include <map>
 #include <numeric>
@@ -16,6 +17,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "base/text.h"
+#include "net/object_name.h"
+#include "net/uri.h"
 #include "service/data_object.h"
 #include "service/digest.h"
 #include "service/formats/npy.h"
@@ -53,9 +57,10 @@ struct Draft {
   std::vector<Column> columns;
   std::vector<Schema> schemas;
   std::map<Schema, uint32_t> schema_ids;
-  std::map<uint32_t, absl::Status> bad;  // by index into the listing
-  ObjectTable objects;                   // the listing's, or what header reads made of it (same order, used ones only)
-  std::vector<uint32_t> listed;          // per object of `objects`: its index in the listing
+  std::map<uint32_t, absl::Status> bad;     // by index into the listing
+  std::vector<Dataset::Skipped> unnamable;  // chosen, and left out beforehand
+  ObjectTable objects;                      // the listing's, or what header reads made of it (same order, used ones only)
+  std::vector<uint32_t> listed;             // per object of `objects`: its index in the listing
 
   // Of an index into the listing.
   [[nodiscard]] size_t PlaceOf(uint32_t index) const {
@@ -93,8 +98,12 @@ absl::Status NothingMatches(const ObjectStore& store, const ObjectTable& listing
                             const std::string& what) {
   std::string held = "the bucket holds " + Describe(listing, data);
   if (data.size() < listing.size()) held += " and " + std::to_string(listing.size() - data.size()) + " hidden";
+  std::string action = "check the URI and the globs";
+  if (store.uri().starts_with("s3://") && DecodePercent(store.uri()) != store.uri()) {
+    action += "; what follows s3:// is taken as it stands: a blank is a blank there, and not %20";
+  }
   return MakeError(absl::StatusCode::kNotFound, what + ": " + held,
-                   {.object = store.uri(), .cause = "no data", .action = "check the URI and the globs"});
+                   {.object = store.uri(), .cause = "no data", .action = std::move(action)});
 }
 
 bool HasSuffix(const ObjectTable& listing, std::span<const uint32_t> data, std::string_view suffix) {
@@ -367,7 +376,7 @@ absl::Status FillSafetensors(const ObjectStore& store, const DatasetOptions& opt
     }
     if (selection.all() && header.tensors.size() != draft.columns.size()) {
       return MakeError(absl::StatusCode::kInvalidArgument,
-                       "it has " + std::to_string(header.tensors.size()) + " tensors, and " + std::string(reference) + " has " +
+                       "it has " + Counted(header.tensors.size(), "tensor") + ", and " + std::string(reference) + " has " +
                            std::to_string(draft.columns.size()),
                        {.object = std::string(name), .cause = "shards differ", .action = "name the tensors all shards have"});
     }
@@ -414,8 +423,11 @@ absl::StatusOr<std::vector<Dataset::Skipped>> DropBad(bool skip, Draft& draft) {
     kept += bad == nullptr ? 1 : 0;
   }
   if (kept == 0) {
-    return MakeError(first.code(), "every shard is bad (" + std::to_string(shards) + "); the first: " + devmem::Text(first),
-                     GetErrorInfo(first));
+    return MakeError(
+        first.code(),
+        (shards == 1 ? "the only shard is bad: " : "every shard is bad (" + std::to_string(shards) + "); the first: ") +
+            devmem::Text(first),
+        GetErrorInfo(first));
   }
   for (Column& column : draft.columns) {
     column.objects.resize(kept);
@@ -454,7 +466,7 @@ absl::Status CheckAgreement(const Draft& draft) {
       }
       if (column.counts[shard] != first.counts[shard]) {
         return MakeError(absl::StatusCode::kFailedPrecondition,
-                         "has " + std::to_string(column.counts[shard]) + " samples, and " + draft.NameOf(first.objects[shard]) +
+                         "has " + Counted(column.counts[shard], "sample") + ", and " + draft.NameOf(first.objects[shard]) +
                              ", which it is paired with, has " + std::to_string(first.counts[shard]),
                          {.object = draft.NameOf(column.objects[shard]),
                           .cause = "paired shards differ in length",
@@ -472,6 +484,8 @@ absl::StatusOr<IndexedDataset> Finish(Draft draft, bool skip) {
   Dataset& dataset = result.dataset;
   dataset.format = draft.format;
   DEVMEM_ASSIGN_OR_RETURN(dataset.skipped, DropBad(skip, draft));
+  dataset.skipped.insert(dataset.skipped.end(), std::make_move_iterator(draft.unnamable.begin()),
+                         std::make_move_iterator(draft.unnamable.end()));
   DEVMEM_RETURN_IF_ERROR(CheckAgreement(draft));
 
   dataset.first_sample.reserve(draft.columns.front().counts.size() + 1);
@@ -507,6 +521,40 @@ absl::StatusOr<IndexedDataset> Finish(Draft draft, bool skip) {
   }
   dataset.fingerprint = Fingerprint(dataset.objects, dataset.skipped);
   return result;
+}
+
+// What of the bucket's data can be asked for, and what cannot.
+struct Candidates {
+  std::vector<uint32_t> data;
+  std::vector<uint32_t> unnamable;
+};
+Candidates FindCandidates(const ObjectStore& store, const ObjectTable& listing) {
+  Candidates found;
+  for (uint32_t i = 0; i < listing.size(); ++i) {
+    if (!IsDataObject(listing[i].name)) continue;
+    (CheckObjectName(listing[i].name, store.uri()).ok() ? found.data : found.unnamable).push_back(i);
+  }
+  return found;
+}
+
+// Those of the unnamable that would have been chosen.
+absl::Status CheckUnnamable(const ObjectStore& store, const DatasetOptions& options, const ObjectTable& listing,
+                            const std::vector<uint32_t>& unnamable, Draft& draft) {
+  for (const uint32_t index : unnamable) {
+    const std::string_view name = listing[index].name;
+    std::string matched(name);
+    std::replace(matched.begin(), matched.end(), '\0', '?');  // fnmatch would take it for the end
+    const auto chosen = [&](const Column& column) { return MatchesGlob(column.wanted.glob, matched); };
+    const bool safetensors = draft.format == DatasetFormat::kSafetensors;
+    if (safetensors ? !MatchesGlob(std::string(kSafetensorsGlob), matched)
+                    : std::none_of(draft.columns.begin(), draft.columns.end(), chosen)) {
+      continue;
+    }
+    const absl::Status refused = CheckObjectName(name, store.uri());
+    if (!options.skip_bad_shards || draft.columns.size() > 1) return refused;
+    draft.unnamable.push_back({std::string(name), refused, listing[index].size});
+  }
+  return absl::OkStatus();
 }
 
 ProgressFn Phase(std::string_view phase, const OpenProgressFn& progress) {
@@ -555,17 +603,16 @@ absl::StatusOr<IndexedDataset> ListDataset(const ObjectStore& store, const Datas
     return MakeError(absl::StatusCode::kFailedPrecondition, "the bucket has more than 2^32 objects",
                      {.object = store.uri(), .cause = "too many objects", .action = "open a folder of it"});
   }
-  std::vector<uint32_t> data;
-  for (uint32_t i = 0; i < listing.size(); ++i) {
-    if (IsDataObject(listing[i].name)) data.push_back(i);
-  }
+  const auto [data, unnamable] = FindCandidates(store, listing);
   Draft draft;
   DEVMEM_ASSIGN_OR_RETURN(draft.format, FindFormat(store, options, listing, data));
   const ProgressFn headers = Phase("headers", progress);
   if (draft.format == DatasetFormat::kSafetensors) {
     DEVMEM_RETURN_IF_ERROR(FillSafetensors(store, options, listing, data, deadline, headers, draft));
+    DEVMEM_RETURN_IF_ERROR(CheckUnnamable(store, options, listing, unnamable, draft));
   } else {
     DEVMEM_RETURN_IF_ERROR(MatchTensors(store, options, listing, data, draft));
+    DEVMEM_RETURN_IF_ERROR(CheckUnnamable(store, options, listing, unnamable, draft));
     if (draft.format == DatasetFormat::kRaw) {
       DEVMEM_RETURN_IF_ERROR(FillRaw(listing, draft));
     } else {

@@ -12,6 +12,10 @@
 // names. raw and npy: one tensor is one glob; without any, one tensor "data" of "*" (raw) or "*.npy". safetensors:
 // every "*.safetensors" object is a shard, and a glob names tensors in it.
 //
+// A name that no store can ask for (CheckObjectName(): a NUL, more than 4096 bytes, a leading '/') is an error if it is chosen,
+// and nobody's business otherwise; with `skip_bad_shards` it is listed with the skipped, if there is but one tensor: among
+// several, pairs would shift.
+//
 // Threads: both functions block, and may be called from any thread; `progress` is called from the calling thread.
 #pragma once
 

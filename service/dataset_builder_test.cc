@@ -337,7 +337,7 @@ TEST(DatasetBuilderTest, SkipsBadSafetensorsAndRawShards) {
   EXPECT_EQ(data->skipped.at(0).object, "a.safetensors");
   store.objects.erase("b.safetensors");
   EXPECT_THAT(Fault(BuildDataset(store, {.skip_bad_shards = true}, Soon(), nullptr), absl::StatusCode::kDataLoss),
-              HasSubstr("every shard"));
+              HasSubstr("the only shard is bad"));
 
   MemoryStore raw;
   raw.Put("a", "12345");
@@ -347,6 +347,50 @@ TEST(DatasetBuilderTest, SkipsBadSafetensorsAndRawShards) {
               AllOf(HasSubstr("a: 5 bytes"), HasSubstr("4 bytes")));
   options.skip_bad_shards = true;
   EXPECT_EQ(BuildDataset(raw, options, Soon(), nullptr)->skipped.at(0).object, "a");
+}
+
+// A name that cannot be asked for spoils nothing but itself, and is never left out in silence.
+TEST(DatasetBuilderTest, NamesThatCannotBeAskedFor) {
+  struct Row {
+    std::string name;
+    const char* says;
+  };
+  for (const Row& row : {Row{"/x/2.npy", "it is absolute"}, Row{std::string("x/2\0.npy", 8), "x/2\\x00.npy"},
+                         Row{"x/" + std::string(5000, 'a') + ".npy", "longer than 4096"}}) {
+    MemoryStore store;
+    for (int i = 0; i < 2; ++i) {
+      store.Put("x/" + std::to_string(i) + ".npy", Npy("<f4", {i + 1, 2}, 4));
+      store.Put("y/" + std::to_string(i) + ".npy", Npy("<i4", {i + 1}, 4));
+    }
+    store.Put(row.name, Npy("<f4", {1, 2}, 4));
+    DatasetOptions options{.tensors = {{.name = "y", .glob = "y/*.npy"}}};
+    auto data = BuildDataset(store, options, Soon(), nullptr);
+    ASSERT_TRUE(data.ok()) << "not chosen: " << data.status();
+    EXPECT_THAT(data->skipped, IsEmpty());
+
+    options.tensors = {{.name = "x", .glob = "*x/*.npy"}};
+    EXPECT_THAT(Fault(BuildDataset(store, options, Soon(), nullptr), absl::StatusCode::kInvalidArgument), HasSubstr(row.says));
+    options.skip_bad_shards = true;
+    data = BuildDataset(store, options, Soon(), nullptr);
+    ASSERT_TRUE(data.ok()) << data.status();
+    EXPECT_THAT(Names(*data), ElementsAre("x/0.npy", "x/1.npy"));
+    ASSERT_EQ(data->skipped.size(), 1u);
+    EXPECT_EQ(data->skipped[0].object, row.name);
+
+    options.tensors.push_back({.name = "y", .glob = "y/*.npy"});  // pairs would shift
+    EXPECT_THAT(Fault(BuildDataset(store, options, Soon(), nullptr), absl::StatusCode::kInvalidArgument), HasSubstr(row.says));
+  }
+}
+
+TEST(DatasetBuilderTest, NamesThatAreNotUtf8AreNamesAsAnyOther) {
+  MemoryStore store;
+  store.Put("caf\xe9.npy", Npy("<f4", {3}, 4));
+  const auto data = BuildDataset(store, {.tensors = {{.name = "x", .glob = "caf*.npy"}}}, Soon(), nullptr);
+  ASSERT_TRUE(data.ok()) << data.status();
+  EXPECT_THAT(Names(*data), ElementsAre("caf\xe9.npy"));
+  EXPECT_THAT(
+      Fault(BuildDataset(store, {.tensors = {{.name = "x", .glob = "no"}}}, Soon(), nullptr), absl::StatusCode::kNotFound),
+      HasSubstr("1 object (caf\\xe9.npy)"));
 }
 
 // What the network does is never a reason to skip.

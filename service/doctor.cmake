@@ -8,10 +8,10 @@ devmem_unit(service_doctor_machine HDRS doctor/machine.h SRCS doctor/machine.cc
 devmem_unit(service_doctor_nic HDRS doctor/nic.h SRCS doctor/nic.cc
   DEPS service_doctor_row net_link_facts net_rx_binding net_rx_kernel net_rx_queue_use
   TEST doctor/nic_test.cc)
-devmem_unit(service_doctor_pci HDRS doctor/pci.h SRCS doctor/pci.cc DEPS service_doctor_row service_doctor_host_files
+devmem_unit(service_doctor_pci HDRS doctor/pci.h SRCS doctor/pci.cc DEPS base_text service_doctor_row service_doctor_host_files
   TEST doctor/pci_test.cc)
 devmem_unit(service_doctor_store HDRS doctor/store.h doctor/resolve.h SRCS doctor/store.cc
-  DEPS service_access service_doctor_row base_clock base_error net_object_store net_resolver net_route
+  DEPS service_access service_doctor_row base_clock base_error base_text net_object_store net_resolver net_route
   TEST doctor/store_test.cc)
 devmem_unit(service_doctor_canary_judge HDRS doctor/canary_judge.h SRCS doctor/canary_judge.cc TEST doctor/canary_judge_test.cc)
 devmem_unit(service_doctor_canary

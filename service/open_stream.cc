@@ -7,8 +7,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "base/trace.h"
 #include "client/cpp/rpc_error.h"
+#include "service/prefetch_window.h"
 #include "service/skip_allowance.h"
 
 namespace devmem {
@@ -175,7 +177,7 @@ absl::StatusOr<Position> StartOf(const v1::StreamSpec& spec, const Plan& plan, u
   }
   if (cursor.position() > plan.spec().samples || cursor.epoch() > plan.spec().epochs) {
     return refuse(absl::StrCat("epoch ", cursor.epoch(), ", position ", cursor.position(), " is outside of ",
-                               plan.spec().epochs, " epochs of ", plan.spec().samples, " samples"),
+                               Counted(plan.spec().epochs, "epoch"), " of ", Counted(plan.spec().samples, "sample")),
                   "cursor out of range", "check --epochs");
   }
   return Position{.epoch = cursor.epoch(), .position = cursor.position()};
@@ -226,18 +228,18 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
                             : std::min<uint64_t>(plan_spec.batch_size, std::max<uint64_t>(1, dataset->samples()));
   DEVMEM_ASSIGN_OR_RETURN(BatchLayout layout, MakeBatchLayout(*dataset, casts, static_cast<uint32_t>(rows)));
   if (rows * layout.tensors.size() > kMostPieces) {
-    return Invalid(
-        absl::StrCat("a batch of ", rows, " rows of ", layout.tensors.size(), " tensors is more than ", kMostPieces, " pieces"),
-        "batch size", "lower --batch-size or select fewer tensors");
+    return Invalid(absl::StrCat("a batch of ", Counted(rows, "row"), " of ", Counted(layout.tensors.size(), "tensor"),
+                                " is more than ", kMostPieces, " pieces"),
+                   "batch size", "lower --batch-size or select fewer tensors");
   }
   plan_spec.samples = dataset->samples();
   plan_spec.sample_bytes = layout.sample_bytes();
   DEVMEM_ASSIGN_OR_RETURN(Plan plan, Plan::Create(plan_spec));
   if (plan.Steps(0) == 0 && plan_spec.epochs > kMostEmptyEpochs) {
-    return Invalid(
-        absl::StrCat("an epoch has no batch for this rank (", plan_spec.samples, " samples, batch size ", plan_spec.batch_size,
-                     ", world size ", plan_spec.world_size, "), and ", plan_spec.epochs, " of them were asked for"),
-        "epochs", "lower --batch-size, use --tail pad, or ask for fewer epochs");
+    return Invalid(absl::StrCat("an epoch has no batch for this rank (", Counted(plan_spec.samples, "sample"), ", batch size ",
+                                plan_spec.batch_size, ", world size ", plan_spec.world_size, "), and ", plan_spec.epochs,
+                                " of them were asked for"),
+                   "epochs", "lower --batch-size, use --tail pad, or ask for fewer epochs");
   }
   std::optional<uint64_t> may_skip;
   if (spec.on_error() == v1::ON_ERROR_SKIP) {
@@ -254,8 +256,9 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
   // way to the trainer.
   constexpr uint64_t kMostSlots = 1 << 16;
   constexpr uint64_t kMostRows = 1 << 20;
-  const uint64_t slots = std::min({std::max<uint64_t>(2, slot_cost == 0 ? 2 : wanted / slot_cost),
-                                   std::max<uint64_t>(2, batches), kMostSlots, std::max<uint64_t>(2, kMostRows / rows)});
+  const uint64_t most_slots = std::min(kMostSlots, std::max<uint64_t>(2, kMostRows / rows));
+  const uint64_t slots =
+      std::min({std::max<uint64_t>(2, slot_cost == 0 ? 2 : wanted / slot_cost), std::max<uint64_t>(2, batches), most_slots});
   MemoryBudget::Reservation of_user;
   if (context.quota) {
     DEVMEM_ASSIGN_OR_RETURN(of_user, context.quota(slots * slot_cost));
@@ -314,18 +317,20 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
   if (std::string warning = SmallReadWarning(plan, row_bytes, wave, context.reads); !warning.empty())
     opened.add_warnings(std::move(warning));
   if (plan.Steps(0) == 0) {
-    opened.add_warnings(absl::StrCat("this rank gets no batch: an epoch of ", plan_spec.samples,
-                                     " samples has no full step of ", plan_spec.world_size, " ranks with batches of ",
+    opened.add_warnings(absl::StrCat("this rank gets no batch: an epoch of ", Counted(plan_spec.samples, "sample"),
+                                     " has no full step of ", Counted(plan_spec.world_size, "rank"), " with batches of ",
                                      plan_spec.batch_size, "; see --tail"));
   }
-  if (plan_spec.samples > 0 && plan.spec().shuffle.mode == ShuffleMode::kBlock) {
-    const uint64_t group = plan.GroupEnd(0, 0);
-    if (group / plan_spec.world_size > wave && wave < plan_spec.samples) {
-      opened.add_warnings(
-          absl::StrCat("the prefetch window reads ", wave, " samples at a time, a shuffle group has ", group,
-                       ": groups are read in parts, with more requests and discarded bytes; raise --prefetch to ",
-                       2 * group / plan_spec.world_size * layout.sample_bytes(), " bytes"));
-    }
+  // A window that holds all there is to read has no parts.
+  if (plan_spec.samples > 0 && plan.spec().shuffle.mode == ShuffleMode::kBlock && slots < batches) {
+    std::string warning = SplitGroupWarning({.slots = slots,
+                                             .wave_slots = setup.wave_slots,
+                                             .most_slots = most_slots,
+                                             .slot_bytes = slot_cost,
+                                             .batch_size = plan_spec.batch_size,
+                                             .prefetch = wanted},
+                                            plan.GroupEnd(0, 0), plan_spec.world_size);
+    if (!warning.empty()) opened.add_warnings(std::move(warning));
   }
   setup.layout = std::move(layout);
   return result;

@@ -201,7 +201,7 @@ void DataStream::Fail(absl::Status status) {
   OnLoop([this, status = std::move(status)] {
     if (closing_) return;
     BeginClose();
-    sink_->OnFailed(status);
+    sink_->OnFailed(WithStatistics(status, statistics_));
   });
 }
 

@@ -3,11 +3,13 @@
 
 #include <grpcpp/support/status.h>
 
-#include <algorithm>
 #include <string>
 #include <string_view>
+#include <utility>
 
+#include "absl/strings/cord.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "devmem_loader/v1/loader.pb.h"
 #include "devmem_loader/v1/rpc_status.pb.h"
 
@@ -17,48 +19,14 @@ namespace {
 namespace v1 = devmem_loader::v1;
 using devmem_loader::v1::ErrorDetail;
 using devmem_loader::v1::RpcStatus;
+using devmem_loader::v1::StreamStatistics;
+
+constexpr char kStatistics[] = "devmem-loader/statistics";  // the payload of a Status
 
 // gRPC's limit on all metadata of a call is 8 KiB, and the details travel as base64.
 constexpr size_t kMaxMessage = 3072;
 constexpr size_t kMaxObject = 1536;
 constexpr size_t kMaxPhrase = 512;
-
-// The length of the UTF-8 sequence at `text`[i], or 0.
-size_t SequenceAt(std::string_view text, size_t i) {
-  const auto byte = [&](size_t k) { return k < text.size() ? static_cast<unsigned char>(text[k]) : 0u; };
-  const auto next = [&](size_t k) { return (byte(k) & 0xC0) == 0x80; };
-  const unsigned lead = byte(i);
-  if (lead < 0x80) return 1;
-  if (lead >= 0xC2 && lead <= 0xDF) return next(i + 1) ? 2 : 0;
-  if (lead >= 0xE0 && lead <= 0xEF) {
-    if (lead == 0xE0 && byte(i + 1) < 0xA0) return 0;  // overlong
-    if (lead == 0xED && byte(i + 1) > 0x9F) return 0;  // surrogate
-    return next(i + 1) && next(i + 2) ? 3 : 0;
-  }
-  if (lead >= 0xF0 && lead <= 0xF4) {
-    if (lead == 0xF0 && byte(i + 1) < 0x90) return 0;
-    if (lead == 0xF4 && byte(i + 1) > 0x8F) return 0;
-    return next(i + 1) && next(i + 2) && next(i + 3) ? 4 : 0;
-  }
-  return 0;
-}
-
-// `text` in UTF-8, cut to at most `limit` bytes.
-std::string Utf8(std::string_view text, size_t limit) {
-  std::string clean;
-  for (size_t i = 0; i < text.size();) {
-    const size_t length = SequenceAt(text, i);
-    if (clean.size() + std::max<size_t>(length, 1) > limit) break;
-    if (length == 0) {
-      clean += '?';
-      ++i;
-    } else {
-      clean.append(text.substr(i, length));
-      i += length;
-    }
-  }
-  return clean;
-}
 
 // The causes that clients act on, as daemons up to 0.1.0 word them on the wire.
 Fault FaultOfOldDaemon(std::string_view cause) {
@@ -78,19 +46,19 @@ static_assert(static_cast<int>(v1::SCOPE_POLICY) == static_cast<int>(Scope::kPol
 
 }  // namespace
 
-std::string ToUtf8(std::string_view text) { return Utf8(text, kMaxObject); }
+std::string ToUtf8(std::string_view text) { return AsUtf8(text, kMaxObject); }
 
 ErrorDetail DetailOf(const absl::Status& status) {
   const ErrorInfo info = GetErrorInfo(status);
   ErrorDetail detail;
   detail.set_code(absl::StatusCodeToString(status.code()));
-  detail.set_object(Utf8(info.object, kMaxObject));
+  detail.set_object(AsUtf8(info.object, kMaxObject));
   detail.set_offset(info.offset);
   detail.set_length(info.length);
   std::string cause;
   info.cause.AppendTo(cause);
-  detail.set_cause(Utf8(cause, kMaxPhrase));
-  detail.set_action(Utf8(info.action, kMaxPhrase));
+  detail.set_cause(AsUtf8(cause, kMaxPhrase));
+  detail.set_action(AsUtf8(info.action, kMaxPhrase));
   detail.set_fault(static_cast<v1::Fault>(info.fault));
   detail.set_scope(static_cast<v1::Scope>(info.scope));
   detail.set_http_status(static_cast<uint32_t>(info.http_status));
@@ -111,27 +79,42 @@ ErrorInfo InfoOf(const ErrorDetail& detail) {
   return info;
 }
 
+absl::Status WithStatistics(absl::Status status, const StreamStatistics& statistics) {
+  status.SetPayload(kStatistics, absl::Cord(statistics.SerializeAsString()));
+  return status;
+}
+
+std::optional<StreamStatistics> StatisticsOf(const absl::Status& status) {
+  const auto payload = status.GetPayload(kStatistics);
+  StreamStatistics statistics;
+  if (!payload.has_value() || !statistics.ParseFromString(std::string(*payload))) return std::nullopt;
+  return statistics;
+}
+
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   RpcStatus rpc;
   rpc.set_code(static_cast<int32_t>(status.code()));
   rpc.add_details()->PackFrom(DetailOf(status));
-  return {static_cast<grpc::StatusCode>(status.code()), Utf8(Text(status), kMaxMessage), rpc.SerializeAsString()};
+  if (const auto statistics = StatisticsOf(status)) rpc.add_details()->PackFrom(*statistics);
+  return {static_cast<grpc::StatusCode>(status.code()), AsUtf8(Text(status), kMaxMessage), rpc.SerializeAsString()};
 }
 
 absl::Status FromGrpcStatus(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
   ErrorInfo info;
+  std::optional<StreamStatistics> statistics;
   RpcStatus rpc;
   if (!status.error_details().empty() && rpc.ParseFromString(status.error_details())) {
     for (const google::protobuf::Any& any : rpc.details()) {
+      if (any.Is<StreamStatistics>() && !any.UnpackTo(&statistics.emplace())) statistics.reset();
       ErrorDetail detail;
       if (!any.Is<ErrorDetail>() || !any.UnpackTo(&detail)) continue;
       info = InfoOf(detail);
-      break;
     }
   }
-  return MakeErrorVerbatim(static_cast<absl::StatusCode>(status.error_code()), status.error_message(), info);
+  absl::Status made = MakeErrorVerbatim(static_cast<absl::StatusCode>(status.error_code()), status.error_message(), info);
+  return statistics.has_value() ? WithStatistics(std::move(made), *statistics) : made;
 }
 
 }  // namespace devmem

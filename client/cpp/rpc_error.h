@@ -5,6 +5,7 @@
 // A message that is not UTF-8 (an object's name may hold anything) is sent with '?' for what is not.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -26,6 +27,11 @@ namespace devmem {
 
 // What a detail says. A daemon older than the field `fault` sends none: it is told from the words such daemons use.
 [[nodiscard]] ErrorInfo InfoOf(const devmem_loader::v1::ErrorDetail& detail);
+
+// A stream that fails tells what it came to all the same: `status` with its statistics, which go over gRPC beside the detail.
+[[nodiscard]] absl::Status WithStatistics(absl::Status status, const devmem_loader::v1::StreamStatistics& statistics);
+// Of such a status; nullopt where there are none, as from a daemon that does not send them.
+[[nodiscard]] std::optional<devmem_loader::v1::StreamStatistics> StatisticsOf(const absl::Status& status);
 
 [[nodiscard]] grpc::Status ToGrpcStatus(const absl::Status& status);
 [[nodiscard]] absl::Status FromGrpcStatus(const grpc::Status& status);

@@ -44,6 +44,20 @@ TEST(RpcErrorTest, TheDetailIsAnErrorDetailInAGoogleRpcStatus) {
   EXPECT_EQ(detail.object(), "x");
 }
 
+TEST(RpcErrorTest, StatisticsComeBackWithTheError) {
+  devmem_loader::v1::StreamStatistics statistics;
+  statistics.set_requests(7);
+  statistics.mutable_stall()->set_network(3);
+  const absl::Status failed = WithStatistics(MakeError(absl::StatusCode::kDataLoss, "bad", {.object = "x"}), statistics);
+  const absl::Status back = FromGrpcStatus(ToGrpcStatus(failed));
+  EXPECT_EQ(back, failed);
+  EXPECT_EQ(GetErrorInfo(back).object, "x");
+  ASSERT_TRUE(StatisticsOf(back).has_value());
+  EXPECT_EQ(StatisticsOf(back)->SerializeAsString(), statistics.SerializeAsString());
+  EXPECT_FALSE(StatisticsOf(FromGrpcStatus(ToGrpcStatus(absl::NotFoundError("gone")))).has_value());
+  EXPECT_FALSE(StatisticsOf(absl::OkStatus()).has_value());
+}
+
 TEST(RpcErrorTest, StatusesOfOthersHaveNoDetail) {
   for (const char* details : {"", "not a message", "\x0a"}) {
     const absl::Status status = FromGrpcStatus({grpc::StatusCode::UNAVAILABLE, "Socket closed", details});
@@ -98,8 +112,14 @@ TEST(RpcErrorTest, TextIsMadeUtf8) {
 // All metadata of a call together may have 8 KiB; more and gRPC replaces the status by its own.
 TEST(RpcErrorTest, LongTextsAreCut) {
   const std::string text(100'000, 'x');
-  const grpc::Status status =
-      ToGrpcStatus(MakeError(absl::StatusCode::kDataLoss, text, {.object = text, .cause = text, .action = text}));
+  devmem_loader::v1::StreamStatistics all;
+  for (int i = 0; i < all.GetDescriptor()->field_count(); ++i) {
+    const auto* const field = all.GetDescriptor()->field(i);
+    if (field->cpp_type() == google::protobuf::FieldDescriptor::CPPTYPE_UINT64)
+      all.GetReflection()->SetUInt64(&all, field, ~uint64_t{0});
+  }
+  const grpc::Status status = ToGrpcStatus(
+      WithStatistics(MakeError(absl::StatusCode::kDataLoss, text, {.object = text, .cause = text, .action = text}), all));
   EXPECT_LT(status.error_message().size() + status.error_details().size() * 4 / 3, 8000u);
 }
 

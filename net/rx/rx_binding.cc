@@ -26,6 +26,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "net/rx/irq_cpus.h"
 #include "net/rx/nic_settings.h"
 #include "net/rx/put_back.h"
@@ -208,9 +209,10 @@ class Binding final : public RxBinding {
     if (file_ == nullptr) return Undone();
     if (bound_ == nullptr) return NotBound();
     if (!rules_.empty()) {
-      return MakeError(absl::StatusCode::kFailedPrecondition,
-                       absl::StrCat(rules_.size(), " rules of its connections are there"),
-                       {.object = interface(), .cause = "rules there", .action = "close the connections first"});
+      return MakeError(
+          absl::StatusCode::kFailedPrecondition,
+          absl::StrCat(devmem::Counted(rules_.size(), "rule of its connections is", "rules of its connections are"), " there"),
+          {.object = interface(), .cause = "rules there", .action = "close the connections first"});
     }
     DEVMEM_ASSIGN_OR_RETURN(UniqueFd fd, bound_->Share());
     return HeldBinding{.interface = link_.interface,

@@ -822,7 +822,7 @@ TEST_P(HandOn, WhatIsThereMustNotBeGivenAway) {
   auto old = Bind();
   const auto location = old->AddRule(Flow(40000), 0);
   ASSERT_TRUE(location.ok());
-  EXPECT_THAT(Text(old->Share().status()), HasSubstr("1 rules of its connections are there"));
+  EXPECT_THAT(Text(old->Share().status()), HasSubstr("1 rule of its connections is there"));
   ASSERT_TRUE(old->RemoveRule(*location).ok());
   EXPECT_TRUE(old->Share().ok());
   old->LetGo();

@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/text.h"
 #include "service/cli/bindings_verb.h"
 #include "service/cli/text_table.h"
-#include "service/cli/values.h"
 
 namespace devmem::cli {
 namespace {

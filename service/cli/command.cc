@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "service/cli/command.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdlib>
 
@@ -14,6 +16,11 @@ int UsageError(const std::string& program, const absl::Status& status) {
   return UsageExitCode(status);
 }
 
+void WarnOfVariables(const std::string& program) {
+  for (const std::string& warning : UnknownVariables(::environ))
+    PrintError(absl::StrCat(program, ": warning: ", warning, "\n"));
+}
+
 std::optional<int> Begin(const std::string& program, const FlagTable& table, const CommonOptions& common,
                          const std::vector<std::string>& arguments, std::vector<FlagValue>* values) {
   auto print = [&](const std::string& text) -> int {
@@ -22,15 +29,18 @@ std::optional<int> Begin(const std::string& program, const FlagTable& table, con
     return status.ok() ? kExitOk : kExitFailed;
   };
   // Help is for those whose command line is wrong, too.
-  if (std::find(arguments.begin(), arguments.end(), "--help") != arguments.end() ||
-      (arguments.size() == 1 && arguments[0] == "-h")) {
-    return print(table.Help());
+  for (const char* const help : {"--help", "-h"}) {
+    if (std::find(arguments.begin(), arguments.end(), help) != arguments.end()) return print(table.Help());
   }
   auto parsed = table.Parse(arguments, [](const char* name) -> const char* { return std::getenv(name); });
   if (!parsed.ok()) return UsageError(program, parsed.status());
   *values = *std::move(parsed);
+  if (common.help) return print(table.Help());  // --help=1
   if (common.version) return print(absl::StrCat(program, " ", DEVMEM_VERSION, "\n"));
-  if (common.print_config) return print(PrintConfig(*values, common.json));
+  if (common.print_config) {
+    WarnOfVariables(program);
+    return print(PrintConfig(*values, common.json));
+  }
   return std::nullopt;
 }
 

@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "base/unique_fd.h"
 #include "service/cli/settings.h"
 #include "service/cli/suggest.h"
@@ -47,7 +48,7 @@ class Reader {
   [[nodiscard]] absl::Status Result() const {
     if (faults_ == 0) return absl::OkStatus();
     std::string text = absl::StrJoin(lines_, "\n");
-    if (faults_ > kMostFaults) absl::StrAppend(&text, "\n", path_, ": and ", faults_ - kMostFaults, " faults more");
+    if (faults_ > kMostFaults) absl::StrAppend(&text, "\n", path_, ": and ", Counted(faults_ - kMostFaults, "fault"), " more");
     return MakeErrorVerbatim(absl::StatusCode::kFailedPrecondition, text,
                              {.object = path_, .cause = "bad configuration", .action = "see docs/configuration.md"});
   }
@@ -135,7 +136,7 @@ class Reader {
   std::string ReadStructured(const YAML::Node& node, const YAML::Mark& mark, Message* message, const FieldDescriptor& field) {
     if (!field.is_repeated()) {
       ReadMapping(node, mark, message->GetReflection()->MutableMessage(message, &field), false);
-      return absl::StrCat(node.size(), " keys");
+      return Counted(node.size(), "key");
     }
     if (!node.IsSequence()) {
       Fault(mark, absl::StrCat(Key(field), ": expected a list of mappings"));
@@ -145,7 +146,7 @@ class Reader {
       ReadMapping(entry, entry.Mark().is_null() ? mark : entry.Mark(), message->GetReflection()->AddMessage(message, &field),
                   false);
     }
-    return absl::StrCat(node.size(), node.size() == 1 ? " entry" : " entries");
+    return Counted(node.size(), "entry", "entries");
   }
 
   // Joined by commas, as a flag has them.

@@ -4,7 +4,7 @@
 //   1. settings; the log; more descriptors; the socket's folder
 //   2. Daemon::Start, "ready"
 //   3. SIGHUP: the settings once more; what can change while it runs does.
-//   4. SIGTERM or SIGINT: drain until the deadline, end. A second one: end at once.
+//   4. SIGTERM or SIGINT: drain until the deadline, end. A second one, half a second later or more: end at once.
 //      Or a successor takes over (--take-over): end, leaving everything as it is.
 //
 // SIGUSR2 starts a successor: what lies at this program's path by now, with the same arguments. systemd (deploy/systemd/) is
@@ -29,6 +29,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "net/rx/rx_binding.h"
 #include "service/cli/answers.h"
 #include "service/cli/capabilities.h"
@@ -104,6 +105,7 @@ int Main(const std::string& program, std::vector<std::string> arguments) {
   };
 
   if (!capable.ok()) spdlog::warn("{}", Text(capable));
+  for (const std::string& warning : UnknownVariables(::environ)) spdlog::warn("{}", warning);
   if (options.recover) {
     const std::vector<std::string> done = Recover(options.daemon.journal_folder);
     for (const std::string& line : done) spdlog::info("{}", line);
@@ -121,7 +123,8 @@ int Main(const std::string& program, std::vector<std::string> arguments) {
   std::vector<std::string> command = {program};
   command.insert(command.end(), arguments.begin(), arguments.end());
   SuccessorStarter successors(std::move(command));
-  SignalWatcher signals({SIGTERM, SIGINT, SIGHUP, SIGUSR2, SIGCHLD, SIGALRM}, [&](int signal, int) {
+  EndRequests requests;
+  SignalWatcher signals({SIGTERM, SIGINT, SIGHUP, SIGUSR2, SIGCHLD, SIGALRM}, [&](int signal, Time at) {
     if (signal == SIGUSR2 || signal == SIGCHLD || signal == SIGALRM) return successors.OnSignal(signal);
     std::lock_guard lock(mutex);
     if (signal == SIGHUP) {
@@ -129,7 +132,7 @@ int Main(const std::string& program, std::vector<std::string> arguments) {
       changed.notify_all();
       return;
     }
-    if (asked != 0) {
+    if (requests.Again(at)) {
       spdlog::warn("second {}: ending at once", ::strsignal(signal));
       if (listening && !succeeded.has_value()) {  // else the files may be another daemon's
         for (const char* const suffix : {"", ".fd", ".upgrade"}) {
@@ -139,7 +142,7 @@ int Main(const std::string& program, std::vector<std::string> arguments) {
       }
       ::_exit(kExitInterrupted);
     }
-    asked = signal;
+    if (asked == 0) asked = signal;
     changed.notify_all();
   });
 
@@ -189,7 +192,8 @@ int Main(const std::string& program, std::vector<std::string> arguments) {
   watchdog.reset();
   const size_t cut = (*daemon)->Drain(Clock::now() + options.drain_timeout);
   if (cut > 0) {
-    spdlog::warn("ended; {} streams were cut off and resume by cursor", cut);
+    spdlog::warn("ended; {} cut off and {} by cursor", Counted(cut, "stream was", "streams were"),
+                 cut == 1 ? "resumes" : "resume");
   } else {
     spdlog::info("ended; every stream came to its end");
   }

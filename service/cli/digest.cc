@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "service/cli/json_text.h"
 
 namespace devmem::cli {
@@ -71,10 +72,11 @@ absl::Status DigestWriter::Add(const devmem_loader::v1::Batch& info, std::span<c
   const auto rows = static_cast<size_t>(info.sample_ids_size());
   const size_t columns = tensors.size();
   if (static_cast<size_t>(info.sources_size()) != rows * columns || static_cast<size_t>(info.tensors_size()) != columns) {
-    return MakeError(absl::StatusCode::kInternal,
-                     absl::StrCat("batch ", info.sequence(), " names ", info.sources_size(), " sources for ", rows,
-                                  " samples of ", columns, " tensors"),
-                     {.cause = "sources missing", .action = "use a daemon of this client's version"});
+    return MakeError(
+        absl::StatusCode::kInternal,
+        absl::StrCat("batch ", info.sequence(), " names ", Counted(static_cast<uint64_t>(info.sources_size()), "source"),
+                     " for ", Counted(rows, "sample"), " of ", Counted(columns, "tensor")),
+        {.cause = "sources missing", .action = "use a daemon of this client's version"});
   }
   for (size_t row = 0; row < rows; ++row) {
     auto piece = [&](size_t column) {

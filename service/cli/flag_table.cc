@@ -180,6 +180,15 @@ absl::StatusOr<std::vector<FlagValue>> FlagTable::Parse(const std::vector<std::s
   }
   try {
     app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));  // CLI11 takes them back to front
+  } catch (const CLI::ArgumentMismatch& error) {
+    const std::string what = error.what();  // "--batch-size: 1 required TEXT missing"
+    const std::string name = what.substr(0, what.find(':'));
+    const auto flag = std::find_if(flags_.begin(), flags_.end(), [&](const Flag& each) { return each.name == name; });
+    if (flag == flags_.end()) {
+      return MakeError(absl::StatusCode::kInvalidArgument, what, {.cause = "bad command line", .action = "see --help"});
+    }
+    return MakeError(absl::StatusCode::kInvalidArgument, absl::StrCat(name, ": expected a value, ", flag->value),
+                     {.cause = "missing value", .action = "see --help"});
   } catch (const CLI::ParseError& error) {
     return MakeError(absl::StatusCode::kInvalidArgument, error.what(), {.cause = "bad command line", .action = "see --help"});
   }
@@ -188,7 +197,10 @@ absl::StatusOr<std::vector<FlagValue>> FlagTable::Parse(const std::vector<std::s
   }
 
   for (size_t i = 0; i < flags_.size(); ++i) {
-    if (flags_[i].value.empty() && !flags_[i].file_only) given[i] = app.get_option(flags_[i].name)->results();
+    if (!flags_[i].value.empty() || flags_[i].file_only) continue;
+    given[i] = app.get_option(flags_[i].name)->results();
+    // CLI11 takes "--pad=" for "--pad": a script whose variable is not set would switch on what it did not mean to.
+    if (std::find(arguments.begin(), arguments.end(), flags_[i].name + "=") != arguments.end()) given[i] = {""};
   }
 
   FileValues file;

@@ -93,6 +93,7 @@ class FlagTable {
   [[nodiscard]] std::string Help(size_t width = 96) const;
 
   [[nodiscard]] static std::string EnvironmentName(const std::string& flag);  // "DEVMEM_BATCH_SIZE"
+  [[nodiscard]] const std::vector<Flag>& flags() const { return flags_; }
 
  private:
   Texts texts_;

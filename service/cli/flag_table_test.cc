@@ -101,9 +101,11 @@ TEST_F(FlagTableTest, ErrorsNameTheFlagTheValueAndWhatIsAccepted) {
       {{"--zzzzzzzz"}, {"unknown flag --zzzzzzzz", "--help"}},
       {{"--batch-size", "0"}, {"--batch-size", "'0'", "from 1 to 4294967295"}},
       {{"--batch-size", "many"}, {"--batch-size", "'many'"}},
-      {{"--batch-size"}, {"--batch-size"}},
+      {{"--batch-size"}, {"--batch-size: expected a value, N", "--help"}},
+      {{"--batch-size", "--pad"}, {"--batch-size: expected a value, N"}},
       {{"--mode", "medium"}, {"--mode", "'medium'", "slow, fast or faster"}},
-      {{"--pad=perhaps"}, {"--pad"}},
+      {{"--pad=perhaps"}, {"--pad", "'perhaps'", "expected 1 or 0"}},
+      {{"--pad="}, {"--pad", "''", "expected 1 or 0"}},
       {{"uri", "another"}, {"'another'"}},
   };
   for (const Case& test : cases) {

@@ -11,11 +11,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "service/cli/print.h"
 #include "service/cli/progress.h"
 #include "service/cli/signals.h"
 #include "service/cli/summary.h"
-#include "service/cli/values.h"
 #include "service/dataset_builder.h"
 
 namespace devmem::cli {
@@ -63,13 +63,13 @@ std::string ResultJson(const Result& result) {
 std::string ResultText(const Result& result, const std::string& uri) {
   const Dataset& data = result.indexed.dataset;
   std::string text =
-      absl::StrCat("Wrote ", result.path, " (", FormatSize(result.bytes), "): ", data.samples(), " samples in ", data.shards(),
-                   data.shards() == 1 ? " shard of " : " shards of ", std::string(Name(result.indexed.format)));
+      absl::StrCat("Wrote ", result.path, " (", FormatSize(result.bytes), "): ", Counted(data.samples(), "sample"), " in ",
+                   Counted(data.shards(), "shard"), " of ", std::string(Name(result.indexed.format)));
   for (const TensorColumn& tensor : data.tensors) {
     absl::StrAppend(&text, "\n  ", tensor.name, ": ", std::string(Name(tensor.dtype)), " [", absl::StrJoin(tensor.shape, ", "),
                     "]");
   }
-  if (!data.skipped.empty()) absl::StrAppend(&text, "\n  ", data.skipped.size(), " objects left out");
+  if (!data.skipped.empty()) absl::StrAppend(&text, "\n  ", Counted(data.skipped.size(), "object"), " left out");
   text += '\n';
   if (!result.in_bucket) {
     absl::StrAppend(&text, "Upload it as ", uri, !uri.empty() && uri.back() == '/' ? "" : "/", std::string(kIndexName),
@@ -82,11 +82,13 @@ std::string ResultText(const Result& result, const std::string& uri) {
 
 int WriteIndexOf(const IndexOptions& options) {
   std::atomic<bool> interrupted = false;
-  SignalWatcher signals({SIGINT, SIGTERM, SIGHUP}, [&](int, int count) {
+  EndRequests requests;
+  SignalWatcher signals({SIGINT, SIGTERM, SIGHUP}, [&](int, Time at) {
     interrupted = true;
-    if (count > 1) ::_exit(kExitInterrupted);
+    if (requests.Again(at)) ::_exit(kExitInterrupted);
   });
   std::unique_ptr<Progress> progress = MakeProgress(STDERR_FILENO);
+  for (const std::string& warning : UnknownVariables(::environ)) progress->Warning(warning);
   int usage = kExitFailed;
   auto write = [&]() -> absl::StatusOr<Result> {
     auto dataset = MakeOptions(options);

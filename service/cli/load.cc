@@ -15,13 +15,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "gpu/dtype.h"
 #include "service/cli/log.h"
 #include "service/cli/print.h"
 #include "service/cli/private_daemon.h"
 #include "service/cli/signals.h"
 #include "service/cli/stream_run.h"
-#include "service/cli/values.h"
 
 namespace devmem::cli {
 namespace {
@@ -31,10 +31,10 @@ using Json = nlohmann::ordered_json;
 // What a signal has to reach: the run that is to end, and at a second signal the folder that must not be left.
 class Interrupter {
  public:
-  void Signal(int count) {
+  void Signal(Time at) {
     std::lock_guard lock(mutex_);
     interrupted_ = true;
-    if (count > 1) {
+    if (requests_.Again(at)) {
       if (daemon_ != nullptr) daemon_->RemoveFolder();
       ::_exit(kExitInterrupted);
     }
@@ -53,6 +53,7 @@ class Interrupter {
 
  private:
   std::mutex mutex_;
+  EndRequests requests_;
   bool interrupted_ = false;
   StreamRun* run_ = nullptr;
   PrivateDaemon* daemon_ = nullptr;
@@ -105,7 +106,7 @@ std::string DryRunText(const devmem_loader::v1::StreamSpec& spec, const devmem_l
                   ExpectedBatches(opened, spec), " for this rank, ", opened.steps_per_epoch(), " in a full epoch\n");
   uint64_t slab_bytes = 0;
   for (const auto& slab : opened.slabs()) slab_bytes += slab.bytes();
-  absl::StrAppend(&text, "  slab memory     ", FormatSize(slab_bytes), " in ", opened.slots(), " slots\n");
+  absl::StrAppend(&text, "  slab memory     ", FormatSize(slab_bytes), " in ", Counted(opened.slots(), "slot"), "\n");
   return text;
 }
 
@@ -140,9 +141,11 @@ int Fail(const LoaderOptions& options, const absl::Status& status, Progress* pro
 
 int Load(const LoaderOptions& options, const devmem_loader::v1::StreamSpec& spec) {
   Interrupter interrupter;
-  SignalWatcher signals({SIGINT, SIGTERM, SIGHUP}, [&](int, int count) { interrupter.Signal(count); });
+  SignalWatcher signals({SIGINT, SIGTERM, SIGHUP}, [&](int, Time at) { interrupter.Signal(at); });
   std::unique_ptr<Progress> progress = MakeProgress(STDERR_FILENO);
   if (absl::Status log = SetUpLog("", options.verbose ? "info" : "off"); !log.ok()) return Fail(options, log, progress.get());
+
+  for (const std::string& warning : UnknownVariables(::environ)) progress->Warning(warning);
 
   // A file that cannot be written is found out before any byte is read.
   std::unique_ptr<DigestWriter> digest;

@@ -42,6 +42,7 @@ int Status(const std::string& verb, const std::vector<std::string>& arguments) {
   StatusOptions options;
   std::vector<FlagValue> values;
   if (auto code = Begin(kProgram, StatusTable(verb, &options), options.common, arguments, &values)) return *code;
+  WarnOfVariables(kProgram);
   return verb == "streams" ? ShowStreams(options) : ShowStatus(options);
 }
 
@@ -60,6 +61,7 @@ int Bindings(const std::vector<std::string>& arguments) {
   BindingsOptions options;
   std::vector<FlagValue> values;
   if (auto code = Begin(kProgram, BindingsTable(&options), options.common, arguments, &values)) return *code;
+  WarnOfVariables(kProgram);
   return ShowBindings(options);
 }
 
@@ -68,6 +70,7 @@ int Doctor(const std::vector<std::string>& arguments) {
   std::vector<FlagValue> values;
   if (auto code = Begin(kProgram, DoctorTable(&options), options.common, arguments, &values)) return *code;
   if (absl::Status status = CheckDoctor(options); !status.ok()) return UsageError(kProgram, status);
+  WarnOfVariables(kProgram);
   return ShowDoctor(options);
 }
 

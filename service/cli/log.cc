@@ -22,26 +22,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "base/text.h"
 
 namespace devmem::cli {
 namespace {
-
-std::string OneLine(std::string_view text) {
-  std::string line;
-  line.reserve(text.size() + 1);
-  for (char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte >= 0x20 && byte != 0x7f) {
-      line += c;
-    } else {
-      std::array<char, 8> escaped;
-      std::snprintf(escaped.data(), escaped.size(), "\\x%02x", byte);
-      line += escaped.data();
-    }
-  }
-  line += '\n';
-  return line;
-}
 
 // "2026-11-25T09:00:11.123Z"
 std::string Timestamp(spdlog::log_clock::time_point time) {
@@ -69,7 +53,7 @@ std::string JsonLine(const spdlog::details::log_msg& message, const LogEventFiel
     }
   }
   // Names of objects need not be UTF-8.
-  return line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + '\n';
+  return Printable(line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace), kShowAll) + '\n';
 }
 
 }  // namespace
@@ -83,7 +67,7 @@ bool LineSink::WriteLine(const spdlog::details::log_msg& message, const LogEvent
     formatter_->format(message, formatted);
     std::string_view text(formatted.data(), formatted.size());
     while (!text.empty() && text.back() == '\n') text.remove_suffix(1);
-    line = OneLine(text);
+    line = Printable(text, kShowAll) + "\n";
   }
   if (torn_) line.insert(0, "\n");
   size_t done = 0;
@@ -103,7 +87,8 @@ bool LineSink::WriteLine(const spdlog::details::log_msg& message, const LogEvent
 
 void LineSink::sink_it_(const spdlog::details::log_msg& message) {
   if (dropped_ > 0) {
-    const std::string note = absl::StrCat(dropped_, " lines of this log were lost: ", reason_);
+    const std::string note =
+        absl::StrCat(Counted(dropped_, "line of this log was", "lines of this log were"), " lost: ", reason_);
     if (!WriteLine(spdlog::details::log_msg(message.time, {}, message.logger_name, spdlog::level::warn, note), nullptr)) {
       ++dropped_;
       return;

@@ -40,8 +40,8 @@ class LogTest : public ::testing::Test {
 };
 
 TEST_F(LogTest, OneLineAMessage) {
-  logger_.info("object {}", "evil\n\x1b[2Jname");
-  EXPECT_EQ(disk_.content, "info object evil\\x0a\\x1b[2Jname\n");
+  logger_.info("object {}", "evil\n\x1b[2J\xc2\x9b\xe2\x80\xae-caf\xe9");
+  EXPECT_EQ(disk_.content, "info object evil\\x0a\\x1b[2J\\u009b\\u202e-caf\\xe9\n");
 }
 
 TEST_F(LogTest, AFullDiskDropsCountsAndSaysSo) {
@@ -60,7 +60,7 @@ TEST_F(LogTest, ATornLineIsEnded) {
   logger_.info("one");
   disk_.room = 1 << 20;
   logger_.info("two");
-  EXPECT_EQ(disk_.content, "info o\nwarning 1 lines of this log were lost: No space left on device\ninfo two\n");
+  EXPECT_EQ(disk_.content, "info o\nwarning 1 line of this log was lost: No space left on device\ninfo two\n");
 }
 
 nlohmann::json Parse(const std::string& line) { return nlohmann::json::parse(line); }

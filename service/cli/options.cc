@@ -6,15 +6,22 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 #include <optional>
+#include <system_error>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "gpu/dtype.h"
+#include "net/uri.h"
 #include "service/cli/config_file.h"
 #include "service/cli/cursor_text.h"
 #include "service/cli/settings.h"
+#include "service/cli/suggest.h"
 #include "service/cli/values.h"
 #include "service/http_server.h"
 
@@ -62,7 +69,14 @@ Flag::Set SetUri(std::function<void(const std::string&)> store) {
   return [store = std::move(store)](const std::string& text) {
     const size_t colon = text.find("://");
     if (colon == std::string::npos || colon == 0) {
-      return absl::InvalidArgumentError("expected a URI such as http://host:8080/path/, s3://bucket/prefix or file:///path");
+      std::string hint;
+      const std::filesystem::path path = absl::StartsWith(text, "file:") ? text.substr(5) : text;
+      if (std::error_code error; !path.empty() && std::filesystem::exists(path, error)) {
+        hint = absl::StrCat("; for this path write file://",
+                            EncodePath(std::filesystem::absolute(path, error).lexically_normal().string()));
+      }
+      return absl::InvalidArgumentError(
+          absl::StrCat("expected a URI such as http://host:8080/path/, s3://bucket/prefix or file:///path", hint));
     }
     store(text);
     return absl::OkStatus();
@@ -722,10 +736,10 @@ FlagTable DaemonTable(DaemonCommandOptions* options) {
   AddCommon(&options->common, &flags);
   return FlagTable(
       {.usage = {"devmem-loaderd [options]"},
-       .about =
-           "The daemon of a node: streams buckets into memory and hands batches to trainers by handle. SIGTERM or "
-           "SIGINT drains; a second one ends at once. SIGHUP reads the configuration again. SIGUSR2 starts what lies at its "
-           "path by now as a successor.",
+       .about = "The daemon of a node: streams buckets into memory and hands batches to trainers by handle. SIGTERM or "
+                "SIGINT drains; a second one, half a second later or more, ends at once. SIGHUP reads the configuration again. "
+                "SIGUSR2 starts what lies at its "
+                "path by now as a successor.",
        .examples = {{"for one user, on a socket of his own",
                      "devmem-loaderd --socket $XDG_RUNTIME_DIR/loader.sock --socket-mode 0600"},
                     {"what it would run with, and where each value is from", "devmem-loaderd --print-config"}},
@@ -733,6 +747,65 @@ FlagTable DaemonTable(DaemonCommandOptions* options) {
                   "the file. A flag wins over the environment, and that over the file. Exit codes: 0 ended as asked, 1 failed, "
                   "2 usage, 130 ended by a second signal, 253 bad environment or file."},
       std::move(flags), [options] { return ApplyConfig(options->config, options); });
+}
+
+namespace {
+
+// DEVMEM_LOADER_SERVICE_HOST, DEVMEM_LOADER_PORT_9464_TCP_ADDR: what kubelet and docker put into every container for a service.
+bool IsServiceLink(std::string_view name) {
+  const absl::string_view text(name.data(), name.size());
+  if (absl::EndsWith(text, "_PORT") || absl::EndsWith(text, "_SERVICE_HOST") || absl::StrContains(text, "_SERVICE_PORT"))
+    return true;
+  return absl::StrContains(text, "_PORT_") &&
+         (absl::StrContains(text, "_TCP") || absl::StrContains(text, "_UDP") || absl::StrContains(text, "_SCTP"));
+}
+
+}  // namespace
+
+std::vector<std::string> UnknownVariables(const char* const* environment) {
+  constexpr std::string_view kPrefix = "DEVMEM_";
+  // What the tests of this tree read, and may be set when they run our programs.
+  std::vector<std::string> known = {"DEVMEM_BIN", "DEVMEM_SANITIZE", "DEVMEM_SEED", "DEVMEM_SOAK_SECONDS",
+                                    "DEVMEM_KUBERNETES_SCHEMAS"};
+  std::vector<std::string> flags_only;
+  LoaderOptions loader;
+  StatusOptions status;
+  IndexOptions index;
+  BindingsOptions bindings;
+  DoctorCommandOptions doctor;
+  DaemonCommandOptions daemon;
+  for (const FlagTable& table : {LoaderTable(&loader), StatusTable("streams", &status), StatusTable("status", &status),
+                                 IndexTable(&index), BindingsTable(&bindings), DoctorTable(&doctor), DaemonTable(&daemon)}) {
+    for (const Flag& flag : table.flags()) {
+      if (flag.name[0] == '-' && !flag.file_only) {
+        (flag.environment ? known : flags_only).push_back(FlagTable::EnvironmentName(flag.name));
+      }
+    }
+  }
+  const auto among = [](const std::vector<std::string>& names, const std::string& name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
+  std::vector<std::string> warnings;
+  for (; environment != nullptr && *environment != nullptr; ++environment) {
+    const std::string_view variable = *environment;
+    const size_t equals = variable.find('=');
+    if (!variable.starts_with(kPrefix) || equals == std::string_view::npos || equals + 1 == variable.size()) continue;
+    const std::string name(variable.substr(0, equals));
+    if (among(known, name) || IsServiceLink(name)) continue;
+    std::string text = absl::StrCat("nothing reads the environment variable ", Printable(name));
+    if (among(flags_only, name)) {
+      std::string flag = "--";
+      for (const char c : name.substr(kPrefix.size()))
+        flag += c == '_' ? '-' : absl::ascii_tolower(static_cast<unsigned char>(c));
+      absl::StrAppend(&text, ": ", flag, " can be given as a flag only");
+    } else if (const std::string near = Suggest(name, known); !near.empty()) {
+      absl::StrAppend(&text, "; did you mean ", near, "?");
+    } else {
+      text += "; see --help for the flags that can be set there";
+    }
+    warnings.push_back(std::move(text));
+  }
+  return warnings;
 }
 
 absl::StatusOr<AccessRules> MakeAccess(const v1::Config& config) {
@@ -763,7 +836,7 @@ absl::Status ApplyConfig(const v1::Config& config, DaemonCommandOptions* options
   options->daemon.metrics_listen = config.metrics_listen();
   if (!config.metrics_listen().empty()) {
     if (const auto address = HttpAddress::Parse(config.metrics_listen()); !address.ok()) {
-      return Bad(absl::StrCat("--metrics-listen: '", config.metrics_listen(), "': ", Text(address.status())));
+      return Bad(absl::StrCat("--metrics-listen: ", Text(address.status())));
     }
   }
   options->daemon.metrics_streams = config.metrics_streams();

@@ -102,6 +102,10 @@ struct DaemonCommandOptions {
 [[nodiscard]] FlagTable DoctorTable(DoctorCommandOptions* options);
 [[nodiscard]] FlagTable DaemonTable(DaemonCommandOptions* options);
 
+// A warning for each variable of `environment` (as environ(7) is) that is called like one of ours and that nobody reads: it
+// would do nothing, in silence. Those that Kubernetes sets for a Service called devmem-... are nobody's mistake.
+[[nodiscard]] std::vector<std::string> UnknownVariables(const char* const* environment);
+
 // The access rules in the form they are decided by; kFailedPrecondition (it is the file's fault) names the rule with a bucket
 // that is none.
 [[nodiscard]] absl::StatusOr<AccessRules> MakeAccess(const devmem_loader::v1::Config& config);

@@ -31,6 +31,56 @@ std::vector<std::string> Split(const std::string& line) {
 
 const char* NoEnvironment(const char*) { return nullptr; }
 
+TEST(Options, APathIsToldAsAUri) {
+  const auto folder = std::filesystem::temp_directory_path() / "a folder";
+  std::filesystem::create_directories(folder);
+  const std::string uri = "file://" + folder.parent_path().string() + "/a%20folder";
+  for (const std::string& text : {folder.string(), "file:" + folder.string(), folder.string() + "/../a folder"}) {
+    LoaderOptions options;
+    const auto values = LoaderTable(&options).Parse({"--bucket", text}, NoEnvironment);
+    ASSERT_FALSE(values.ok()) << text;
+    EXPECT_THAT(Text(values.status()), HasSubstr("expected a URI such as")) << text;
+    EXPECT_THAT(Text(values.status()), HasSubstr("for this path write " + uri)) << text;
+  }
+  LoaderOptions options;
+  EXPECT_THAT(Text(LoaderTable(&options).Parse({"--bucket", "no such path"}, NoEnvironment).status()),
+              ::testing::Not(HasSubstr("for this path")));
+}
+
+TEST(UnknownVariables, NearestNameForEach) {
+  const struct {
+    const char* variable;
+    const char* warning;  // part of it; null: none
+  } kRows[] = {
+      {"DEVMEM_BATCH_SIZE=4", nullptr},
+      {"DEVMEM_MEMORY_LIMIT=64GiB", nullptr},   // the daemon's
+      {"DEVMEM_LOG_LEVEL=debug", nullptr},      // the daemon's, also where the CLI runs
+      {"DEVMEM_JOURNAL_FOLDER=/tmp", nullptr},  // a verb's
+      {"DEVMEM_CONFIG=/dev/null", nullptr},
+      {"DEVMEM_BIN=/x", nullptr},    // the tests'
+      {"DEVMEM_NOTHING=", nullptr},  // empty is not set
+      {"PATH=/bin", nullptr},
+      {"DEVMEMORY=1", nullptr},
+      {"DEVMEM_LOADER_SERVICE_HOST=10.0.0.1", nullptr},  // a Service's, in a pod
+      {"DEVMEM_LOADER_SERVICE_PORT_METRICS=9464", nullptr},
+      {"DEVMEM_LOADER_PORT=tcp://10.0.0.1:9464", nullptr},
+      {"DEVMEM_LOADER_PORT_9464_TCP_ADDR=10.0.0.1", nullptr},
+      {"DEVMEM_BATCHSIZE=4", "DEVMEM_BATCHSIZE; did you mean DEVMEM_BATCH_SIZE?"},
+      {"DEVMEM_MEMROY_LIMIT=1G", "did you mean DEVMEM_MEMORY_LIMIT?"},
+      {"DEVMEM_PREFECH=1G", "did you mean DEVMEM_PREFETCH?"},
+      {"DEVMEM_ZZZZZZZZ=1", "DEVMEM_ZZZZZZZZ; see --help"},
+      {"DEVMEM_PID=1", "--pid can be given as a flag only"},
+      {"DEVMEM_SLOW=1s", "--slow can be given as a flag only"},
+      {"DEVMEM_\x1b[2J=1", "DEVMEM_\\x1b[2J"},
+  };
+  for (const auto& row : kRows) {
+    const char* const environment[] = {"A=b", row.variable, nullptr};
+    const std::vector<std::string> warnings = UnknownVariables(environment);
+    ASSERT_EQ(warnings.size(), row.warning == nullptr ? 0u : 1u) << row.variable;
+    if (row.warning != nullptr) EXPECT_THAT(warnings[0], HasSubstr(row.warning));
+  }
+}
+
 absl::StatusOr<v1::StreamSpec> Spec(const std::string& line) {
   LoaderOptions options;
   auto values = LoaderTable(&options).Parse(Split("--bucket http://h/b/ " + line), NoEnvironment);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Standard output, of which the end may have gone away or be full.
+// Standard output, of which the end may have gone away or be full. Nothing printed moves a terminal's cursor: all but the ends
+// of lines is made Printable(), which leaves JSON as it is.
 #pragma once
 
 #include <string_view>

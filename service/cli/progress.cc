@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "service/cli/summary.h"
 #include "service/cli/values.h"
 
@@ -83,14 +84,6 @@ std::string Printed(const char* format, double value) {
   return text.data();
 }
 
-// Names of objects are others' bytes: nothing in them may move a terminal's cursor.
-std::string Printable(std::string_view text) {
-  std::string out(text);
-  std::replace_if(
-      out.begin(), out.end(), [](char c) { return (c >= 0 && c < ' ') || c == 0x7f; }, '?');
-  return out;
-}
-
 class LiveLine final : public Progress {
  public:
   LiveLine(WriteText write, std::function<size_t()> columns) : write_(std::move(write)), columns_(std::move(columns)) {}
@@ -103,9 +96,9 @@ class LiveLine final : public Progress {
     std::lock_guard lock(mutex_);
     path_ = opened.path().name();
     meter_.Start(Clock::now(), expected);
-    std::string line = absl::StrCat("path ", path_, ": ", opened.path().reason());
+    std::string line = Printable(absl::StrCat("path ", path_, ": ", opened.path().reason()), kShowAll);
     if (const size_t columns = columns_(); columns > 4 && line.size() > columns) {  // whole, it is in the summary
-      line.resize(columns - 3);
+      line.resize(Utf8Head(line, columns - 3).size());
       line += "...";
     }
     Say(line);
@@ -125,7 +118,8 @@ class LiveLine final : public Progress {
   }
   void EpochEnd(const devmem_loader::v1::EpochEnd& end) override {
     std::lock_guard lock(mutex_);
-    Say(absl::StrCat("epoch ", end.epoch(), " ended: ", end.batches(), " batches, ", end.samples(), " samples"));
+    Say(absl::StrCat("epoch ", end.epoch(), " ended: ", Counted(end.batches(), "batch", "batches"), ", ",
+                     Counted(end.samples(), "sample")));
   }
   void Warning(const std::string& text) override {
     std::lock_guard lock(mutex_);
@@ -154,13 +148,15 @@ class LiveLine final : public Progress {
 
  private:
   void Draw(std::string line) {
+    // Names of objects are others' bytes: nothing in them may move the cursor. A line that wraps cannot be redrawn.
+    line = Printable(line, kShowAll);
     const size_t columns = columns_();
-    if (columns > 1 && line.size() >= columns) line.resize(columns - 1);  // a line that wraps cannot be redrawn
-    write_(absl::StrCat("\r", Printable(line), "\x1b[K"));
+    if (columns > 1 && line.size() >= columns) line.resize(Utf8Head(line, columns - 1).size());
+    write_(absl::StrCat("\r", line, "\x1b[K"));
     drawn_ = true;
   }
   void Say(const std::string& line) {
-    write_(absl::StrCat(drawn_ ? "\r\x1b[K" : "", Printable(line), "\n"));
+    write_(absl::StrCat(drawn_ ? "\r\x1b[K" : "", Printable(line, kShowAll), "\n"));
     drawn_ = false;
   }
 
@@ -251,7 +247,7 @@ class JsonLines final : public Progress {
  private:
   static constexpr Duration kEvery = std::chrono::seconds(5);
 
-  void Say(const Json& json) { write_(json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n"); }
+  void Say(const Json& json) { write_(Printable(json.dump(-1, ' ', false, Json::error_handler_t::replace), kShowAll) + "\n"); }
 
   const WriteText write_;
   std::mutex mutex_;

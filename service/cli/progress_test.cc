@@ -36,7 +36,7 @@ void RunAll(Progress& progress) {
   totals.bytes = 1000000;
   totals.stalls.set_network(1);
   progress.Tick(Clock::now() + std::chrono::seconds(1), totals);
-  progress.Skipped("evil\x1b[2J.npy", 7, "truncated body");
+  progress.Skipped("evil\x1b[2J\xc2\x9b\xe2\x80\xae.npy", 7, "truncated body");
   progress.Skipped("b.npy", std::nullopt, "bad magic");
   progress.Reconnect(absl::UnavailableError("the daemon went away"));
   progress.Warning("w");
@@ -65,6 +65,8 @@ TEST(JsonLines, OneObjectALine) {
   EXPECT_EQ(lines[3]["samples"], 500);
   EXPECT_GT(lines[3]["eta_s"], 0.0);
   EXPECT_EQ(lines[4]["sample"], 7);
+  EXPECT_EQ(lines[4]["object"], "evil\x1b[2J\xc2\x9b\xe2\x80\xae.npy");
+  for (const char* control : {"\x1b", "\xc2\x9b", "\xe2\x80\xae"}) EXPECT_THAT(text, Not(HasSubstr(control)));
   EXPECT_FALSE(lines[5].contains("sample"));
   EXPECT_EQ(lines[6]["code"], "UNAVAILABLE");
   EXPECT_EQ(lines[9]["object"], "x.npy");
@@ -76,7 +78,7 @@ TEST(LiveLine, StaysOnOneLineAndShowsNoControlCharacters) {
   RunAll(*progress);
   EXPECT_THAT(text, HasSubstr("path copy: no GPU\n"));
   EXPECT_THAT(text, HasSubstr("warning: many small requests\n"));
-  EXPECT_THAT(text, HasSubstr("skipped sample 7 of evil?[2J.npy: truncated body\n"));
+  EXPECT_THAT(text, HasSubstr("skipped sample 7 of evil\\x1b[2J\\u009b\\u202e.npy: truncated body\n"));
   EXPECT_THAT(text, Not(HasSubstr("evil\x1b")));
   EXPECT_THAT(text, HasSubstr(" GB/s"));
   EXPECT_THAT(text, Not(HasSubstr("ETA"))) << "cut at the terminal's width";

@@ -15,6 +15,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "service/cli/values.h"
 
 namespace devmem {

@@ -47,13 +47,13 @@ SignalWatcher::~SignalWatcher() {
 }
 
 void SignalWatcher::Watch() {
-  int count = 0;
   while (true) {
     std::array<pollfd, 2> fds = {{{signals_.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}}};
     if (::poll(fds.data(), fds.size(), -1) < 0 && errno != EINTR) return;
     if (fds[1].revents != 0) return;
+    const Time at = Clock::now();
     signalfd_siginfo info;
-    while (::read(signals_.get(), &info, sizeof(info)) == sizeof(info)) callback_(static_cast<int>(info.ssi_signo), ++count);
+    while (::read(signals_.get(), &info, sizeof(info)) == sizeof(info)) callback_(static_cast<int>(info.ssi_signo), at);
   }
 }
 

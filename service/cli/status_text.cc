@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/text.h"
 #include "service/cli/cursor_text.h"
 #include "service/cli/data_path_json.h"
 #include "service/cli/status_verb.h"

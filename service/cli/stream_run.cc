@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "client/cpp/rpc_error.h"
 
 namespace devmem::cli {
 namespace {
@@ -243,8 +244,9 @@ void StreamRun::WarnOfNothing() {
   } else if (stream_->opened().samples() == 0) {
     text += "the objects hold none";
   } else {
-    absl::StrAppend(&text, "the bucket has ", stream_->opened().samples(), ", which do not fill a step of --batch-size ",
-                    options_.spec.batch_size(), " and --world-size ", options_.spec.world_size(),
+    const uint64_t samples = stream_->opened().samples();
+    absl::StrAppend(&text, "the bucket has ", samples, samples == 1 ? ", which does not fill" : ", which do not fill",
+                    " a step of --batch-size ", options_.spec.batch_size(), " and --world-size ", options_.spec.world_size(),
                     "; --tail pad or uneven delivers what does not");
   }
   summary_.warnings.push_back(text);
@@ -260,6 +262,7 @@ void StreamRun::Read() {
   summary_.stream_id = stream_->opened().stream_id();  // a reconnect has changed it
   summary_.cursor = stream_->cursor();
   EndMeasuring();
+  if (!status.ok() && !summary_.statistics) summary_.statistics = StatisticsOf(status);
   if (!status.ok() && !summary_.statistics) FetchStatistics();
   summary_.interrupted = interrupted_;
   // What an interrupt makes fail is no failure of the transfer.

@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "client/cpp/rpc_error.h"
 #include "service/testing/fake_daemon.h"
 
 namespace devmem::cli {
@@ -117,6 +118,21 @@ TEST_F(StreamRunTest, KeepsWhatWasMeasuredWhenItFails) {
   EXPECT_EQ(GetErrorInfo(run->summary().status).object, "o");
   EXPECT_EQ(run->summary().batches, 4u);
   EXPECT_EQ(run->summary().cursor.position(), 4u);
+  EXPECT_FALSE(run->summary().statistics.has_value()) << "an older daemon sends none";
+}
+
+TEST_F(StreamRunTest, StatisticsOfAStreamThatFails) {
+  devmem_loader::v1::StreamStatistics statistics;
+  statistics.set_requests(9);
+  statistics.set_retries(5);
+  const absl::Status failure = MakeError(absl::StatusCode::kDataLoss, "short", {.object = "o", .cause = "truncated"});
+  auto run = Run({.batches = 10, .fail_after = 4, .failure = WithStatistics(failure, statistics)});
+  ASSERT_TRUE(run->Open().ok());
+  run->Read();
+  const nlohmann::json json = nlohmann::json::parse(SummaryJson(run->summary()));
+  EXPECT_EQ(json["error"]["object"], "o");
+  EXPECT_EQ(json["requests"], 9);
+  EXPECT_EQ(json["retries"], 5);
 }
 
 TEST_F(StreamRunTest, DigestSeesTheMappedBytes) {

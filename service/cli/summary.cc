@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "base/text.h"
 #include "service/cli/cursor_text.h"
 #include "service/cli/data_path_json.h"
 #include "service/cli/values.h"
@@ -56,10 +57,6 @@ Json ErrorObject(const absl::Status& status) {
   return {{"code", CodeName(status.code())}, {"message", Text(status)},   {"object", info.object},
           {"offset", info.offset},           {"length", info.length},     {"fault", Name(info.fault)},
           {"scope", Name(info.scope)},       {"cause", std::move(cause)}, {"action", info.action}};
-}
-
-std::string Counted(uint64_t count, std::string_view noun) {
-  return absl::StrCat(count, " ", absl::string_view(noun.data(), noun.size()), count == 1 ? "" : "s");
 }
 
 std::string Dump(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
@@ -143,6 +140,9 @@ std::string SummaryJson(const Summary& summary) {
 std::string ErrorJson(const absl::Status& status) { return Dump({{"error", ErrorObject(status)}}); }
 
 std::string SummaryText(const Summary& summary) {
+  if (summary.stream_id.empty() && (summary.interrupted || !summary.status.ok())) {  // figures of nothing are all zero
+    return summary.interrupted ? "Interrupted before the stream was open.\n" : "Failed before the stream was open.\n";
+  }
   std::string out = summary.interrupted   ? "Interrupted; until then:\n"
                     : summary.status.ok() ? "Done:\n"
                                           : "Failed; until then:\n";
@@ -153,13 +153,15 @@ std::string SummaryText(const Summary& summary) {
   }
   if (!summary.path.empty()) Line(&out, "path", absl::StrCat(summary.path, " (", summary.path_reason, ")"));
   Line(&out, "delivered",
-       absl::StrCat(summary.samples, " samples", summary.padding > 0 ? absl::StrCat(" (", summary.padding, " padding)") : "",
-                    ", ", summary.batches, " batches, ", summary.epochs, summary.epochs == 1 ? " epoch, " : " epochs, ",
+       absl::StrCat(Counted(summary.samples, "sample"),
+                    summary.padding > 0 ? absl::StrCat(" (", summary.padding, " padding)") : "", ", ",
+                    Counted(summary.batches, "batch", "batches"), ", ", Counted(summary.epochs, "epoch"), ", ",
                     FormatSize(summary.bytes), " in ", FormatSeconds(summary.seconds)));
   Line(&out, "rate",
        absl::StrCat(Printed("%.3f GB/s", Rate(static_cast<double>(summary.bytes) / 1e9, summary.seconds)), ", ",
                     Printed("%.0f samples/s", Rate(static_cast<double>(summary.samples), summary.seconds))));
-  if (auto cpu = CpuPerGb(summary)) {
+  constexpr uint64_t kTells = 1'000'000;  // of less, what starting costs would be all of it
+  if (auto cpu = CpuPerGb(summary); cpu && summary.bytes >= kTells) {
     Line(&out, "CPU",
          absl::StrCat(Printed("%.3f s per GB", *cpu),
                       summary.cpu_includes_daemon ? ", daemon included" : ", without the daemon"));
@@ -172,17 +174,18 @@ std::string SummaryText(const Summary& summary) {
     auto amplification = Amplification(summary);
     Line(&out, "requests",
          absl::StrCat(summary.statistics->requests(), amplification ? Printed(", amplification %.3f", *amplification) : "",
-                      ", ", summary.statistics->retries(), " retries"));
+                      ", ", Counted(summary.statistics->retries(), "retry", "retries")));
   }
   if (summary.data_path.nics_size() > 0 && summary.statistics) {
     const auto& counters = summary.data_path.counters();
     Line(&out, "zero copy",
          absl::StrCat(FormatSize(summary.statistics->bytes_received() - summary.statistics->bytes_copied()),
-                      " by NIC and device, ", summary.statistics->bytes_copied(), " bytes copied by the CPU, ",
-                      counters.tokens_outstanding(), " tokens outstanding"));
+                      " by NIC and device, ", Counted(summary.statistics->bytes_copied(), "byte"), " copied by the CPU, ",
+                      Counted(counters.tokens_outstanding(), "token"), " outstanding"));
     if (counters.connections_fallen_back() > 0) {
       Line(&out, "fell back",
-           absl::StrCat(counters.connections_fallen_back(), " connections of the daemon; last: ", counters.last_fall_back()));
+           absl::StrCat(Counted(counters.connections_fallen_back(), "connection"),
+                        " of the daemon; last: ", counters.last_fall_back()));
     }
   }
   if (summary.reconnects > 0) {

@@ -127,7 +127,27 @@ TEST(SummaryText, SaysTheSame) {
   }
   Summary failed = Example();
   failed.status = absl::UnavailableError("gone");
-  EXPECT_THAT(SummaryText(failed), HasSubstr("Failed"));
+  EXPECT_THAT(SummaryText(failed), HasSubstr("Failed; until then"));
+}
+
+TEST(SummaryText, OneIsNotMany) {
+  Summary summary = Example();
+  summary.samples = summary.batches = summary.skipped_objects = summary.skipped_samples = 1;
+  summary.statistics->set_retries(1);
+  const std::string text = SummaryText(summary);
+  for (const char* part : {"1 sample, 1 batch, 1 epoch", ", 1 retry\n", "SKIPPED         1 object, 1 sample\n"})
+    EXPECT_THAT(text, HasSubstr(part));
+}
+
+TEST(SummaryText, NoFiguresOfNothing) {
+  Summary summary;
+  summary.status = absl::NotFoundError("gone");
+  EXPECT_EQ(SummaryText(summary), "Failed before the stream was open.\n");
+  summary.interrupted = true;
+  EXPECT_EQ(SummaryText(summary), "Interrupted before the stream was open.\n");
+  Summary small = Example();
+  small.bytes = 8;
+  EXPECT_THAT(SummaryText(small), Not(HasSubstr("per GB")));
 }
 
 TEST(TopStall, NamesTheLongest) {

@@ -3,23 +3,31 @@
 
 #include <algorithm>
 
+#include "base/text.h"
+
 namespace devmem::cli {
+namespace {
+
+size_t Columns(std::string_view cell) {
+  return static_cast<size_t>(std::count_if(cell.begin(), cell.end(), [](char c) { return (c & 0xC0) != 0x80; }));
+}
+
+}  // namespace
 
 std::string TextTable(std::vector<std::vector<std::string>> rows) {
   std::vector<size_t> widths;
   for (auto& row : rows) {
     widths.resize(std::max(widths.size(), row.size()));
     for (size_t i = 0; i < row.size(); ++i) {
-      std::replace_if(
-          row[i].begin(), row[i].end(), [](char c) { return (c >= 0 && c < ' ') || c == 0x7f; }, '?');
-      widths[i] = std::max(widths[i], row[i].size());
+      row[i] = Printable(row[i], kShowAll);
+      widths[i] = std::max(widths[i], Columns(row[i]));
     }
   }
   std::string text;
-  for (auto& row : rows) {
+  for (const auto& row : rows) {
     for (size_t i = 0; i < row.size(); ++i) {
-      if (i + 1 < row.size()) row[i].resize(widths[i] + 2, ' ');
       text += row[i];
+      if (i + 1 < row.size()) text.append(widths[i] + 2 - Columns(row[i]), ' ');
     }
     text += '\n';
   }

@@ -7,7 +7,7 @@
 
 namespace devmem::cli {
 
-// Columns as wide as their widest cell. Cells may hold others' text: control characters become '?'.
+// Columns as wide as their widest cell. Cells may hold others' text: they are made Printable().
 [[nodiscard]] std::string TextTable(std::vector<std::vector<std::string>> rows);
 
 }  // namespace devmem::cli

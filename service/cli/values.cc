@@ -150,19 +150,6 @@ std::pair<std::string, std::string> SplitNamed(std::string_view text) {
   return {std::string(text.substr(0, equals)), std::string(text.substr(equals + 1))};
 }
 
-std::string FormatSize(uint64_t bytes) {
-  static constexpr std::array<const char*, 7> kNames = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
-  double value = static_cast<double>(bytes);
-  size_t unit = 0;
-  while (value >= 1024 && unit + 1 < kNames.size()) {
-    value /= 1024;
-    ++unit;
-  }
-  std::array<char, 32> text;
-  std::snprintf(text.data(), text.size(), unit == 0 ? "%.0f %s" : "%.2f %s", value, kNames[unit]);
-  return text.data();
-}
-
 std::string FormatSeconds(double seconds) {
   std::array<char, 48> text;
   if (seconds < 0.0995) {

@@ -40,8 +40,7 @@ namespace devmem::cli {
 // "name=value" in two; the name is empty where there is no '='.
 [[nodiscard]] std::pair<std::string, std::string> SplitNamed(std::string_view text);
 
-// "1.50 GiB", "12.3 s", "1h02m": for people.
-[[nodiscard]] std::string FormatSize(uint64_t bytes);
+// "12.3 s", "1h02m": for people.
 [[nodiscard]] std::string FormatSeconds(double seconds);
 
 }  // namespace devmem::cli

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/text.h"
 
 namespace devmem::doctor {
 namespace {
@@ -160,7 +161,7 @@ Way WayBetween(const std::vector<std::string>& nic, const std::vector<std::strin
 
 Row DistanceRow(const std::string& interface, const std::string& gpu, const Way& way, bool same_root) {
   Finding finding{
-      .found = absl::StrCat(way.apart.size(), " ports between, below ", way.shared.empty() ? "" : way.shared.back()),
+      .found = absl::StrCat(Counted(way.apart.size(), "port"), " between, below ", way.shared.empty() ? "" : way.shared.back()),
       .wanted = "one PCIe switch above NIC and GPU",
       .fix = absl::StrCat("a NIC nearer to ", gpu, ": lspci -tv; --interface takes it")};
   if (!way.shared.empty()) return Pass("pcie-distance", interface, std::move(finding));

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/text.h"
 #include "net/netlink/route.h"
 #include "net/uri.h"
 #include "service/access.h"
@@ -57,9 +58,8 @@ Row StoreRow(const StoreFacts& facts) {
   if (!facts.listed.ok()) {
     return Fail("store", facts.uri, {.found = Words(facts.listed), .wanted = wanted, .fix = FixOf(facts.listed)});
   }
-  Finding finding{.found = absl::StrCat(facts.objects, facts.objects == 1 ? " object" : " objects"),
-                  .wanted = wanted,
-                  .fix = "put objects below that URI, or correct it"};
+  Finding finding{
+      .found = Counted(facts.objects, "object"), .wanted = wanted, .fix = "put objects below that URI, or correct it"};
   return MakeRow(facts.objects > 0 ? Verdict::kPass : Verdict::kWarn, "store", facts.uri, std::move(finding));
 }
 

@@ -5,8 +5,6 @@
 
 #include <vector>
 
-#include "service/formats/utf8.h"
-
 namespace devmem {
 namespace {
 
@@ -30,18 +28,6 @@ TEST(FormatTest, TextForMessagesIsPrintable) {
   EXPECT_EQ(ShapeText(Shape{}), "()");
   EXPECT_EQ(ShapeText(Shape{3}), "(3,)");
   EXPECT_EQ(ShapeText(Shape{3, 4}), "(3, 4)");
-}
-
-// The boundary cases of RFC 3629's grammar.
-TEST(FormatTest, Utf8) {
-  for (const std::string_view good : {"", "a", "\xC2\x80", "\xDF\xBF", "\xE0\xA0\x80", "\xED\x9F\xBF", "\xEE\x80\x80",
-                                      "\xF0\x90\x80\x80", "\xF4\x8F\xBF\xBF", "x\xE2\x82\xACy"}) {
-    EXPECT_TRUE(IsUtf8(good)) << Quoted(good);
-  }
-  for (const std::string_view bad : {"\x80", "\xC1\xBF", "\xC2", "\xC2\x41", "\xE0\x9F\xBF", "\xED\xA0\x80", "\xE2\x82",
-                                     "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xFF", "a\xF0\x9F\x98"}) {
-    EXPECT_FALSE(IsUtf8(bad)) << Quoted(bad);
-  }
 }
 
 }  // namespace

@@ -8,7 +8,7 @@
 #include <string>
 
 #include "base/error.h"
-#include "service/formats/utf8.h"
+#include "base/text.h"
 
 namespace devmem {
 namespace {

@@ -145,6 +145,13 @@ class HttpFaultsTest(harness.TestCase):
     def test_status_403(self):
         self.fails("/0001.bin", fault_server.Status(403), "0001.bin", "403", code="PERMISSION_DENIED")
 
+    def test_statistics_of_a_stream_that_fails(self):
+        run = self.fails("/0003.bin", fault_server.Status(403), "0003.bin", code="PERMISSION_DENIED", flags=("--shuffle", "none"))
+        summary = json.loads(run.stdout.splitlines()[-1])
+        self.assertGreater(summary["requests"], 0, summary)
+        self.assertGreater(summary["bytes_received"], 0, summary)
+        self.assertIsNotNone(summary["retries"])
+
     def test_object_vanishes_after_listing(self):
         self.fails("/0001.bin", fault_server.Status(404), "0001.bin", code="NOT_FOUND")
 

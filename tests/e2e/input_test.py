@@ -14,7 +14,7 @@ import numpy
 import fault_server
 import harness
 import make_dataset
-from harness import QUICK, RAW
+from harness import QUICK, RAW, SAMPLE
 
 
 class InputTest(harness.TestCase):
@@ -37,6 +37,48 @@ class InputTest(harness.TestCase):
     def test_refused(self):
         self.fails(f"http://127.0.0.1:{harness.free_port()}/", *RAW, "--max-retries", "1", "--read-timeout", "3",
                    words=["127.0.0.1", "refused"], code="UNAVAILABLE")
+
+    def test_stopped_server_is_named(self):
+        """The first thing asked for is the bucket's index; that nobody answers is not the index's fault."""
+        port = harness.free_port()
+        run = self.fails(f"http://localhost:{port}/train/", *RAW, "--max-retries", "0", words=["refused", f"127.0.0.1:{port}"], code="UNAVAILABLE")
+        self.assertEqual(run.error["object"], f"http://localhost:{port}")
+        self.assertNotIn("devmem-index", run.text)
+
+    def test_bucket_that_is_an_object(self):
+        folder = self.npy_bucket()
+        nginx = self.nginx(folder)
+        for url, above in ((f"file://{folder}/images/0001.npy", f"file://{folder}/images/"), (nginx.url + "images/0001.npy", nginx.url + "images/")):
+            self.fails(url, words=["it is an object, not a folder", f"--bucket '{above}' --tensor 'name=0001.npy'"], code="INVALID_ARGUMENT")
+        run = self.loader("--bucket", nginx.url + "images/", "--tensor", "x=0001.npy", "--tail", "uneven", *QUICK)  # as it says
+        self.assertEqual(run.status, 0, run.text)
+
+    def test_names_that_are_not_utf8(self):
+        folder = self.folder()
+        for name in (b"caf\xe9.npy", b"\xff\xfe.npy", "naïve.npy".encode()):
+            with open(os.fsencode(folder) + b"/" + name, "wb") as file:
+                numpy.save(file, numpy.zeros((4, 8), numpy.uint8))
+        for url in (self.nginx(folder).url, f"file://{folder}"):
+            run = self.loader("--bucket", url, "--tail", "uneven", *QUICK)
+            self.assertEqual(run.status, 0, run.text)
+            self.assertEqual(run.summary["samples"], 12, url)
+
+    def test_names_that_cannot_be_asked_for(self):
+        """One of them spoils nothing but itself, and is never left out in silence."""
+        folder = self.raw_bucket()
+        entries = [{"name": f"000{i}.bin", "type": "file", "size": (folder / f"000{i}.bin").stat().st_size} for i in range(4)]
+        for name in ("nul\\u0000.bin", "x" * 5000):
+            listing = json.dumps([*entries, {"name": name, "type": "file", "size": SAMPLE}]).replace("\\\\u", "\\u")
+            page = self.work / "listing"
+            page.write_text(listing)
+            nginx = self.nginx(folder, extra=f"location = / {{ root {self.work}; try_files /listing =404; }}")
+            good = self.loader("--bucket", nginx.url, *RAW, "--tensor", "x=000*", "--tail", "uneven", *QUICK)
+            self.assertEqual(good.status, 0, good.text)
+            self.assertEqual(good.summary["samples"], 256)
+            self.fails(nginx.url, *RAW, words=["is refused", "longer than" if name[0] == "x" else "nul"], code="INVALID_ARGUMENT")
+            skipped = self.loader("--bucket", nginx.url, *RAW, "--on-error", "skip", "--tail", "uneven", *QUICK)
+            self.assertEqual(skipped.status, 0, skipped.text)
+            self.assertEqual((skipped.summary["samples"], skipped.summary["skipped_objects"]), (256, 1))
 
     def test_empty_bucket(self):
         nginx = self.nginx(self.folder("empty"))
@@ -300,6 +342,29 @@ class InputTest(harness.TestCase):
         run = self.loader("--bucket", "http://127.0.0.1/", "--batchsize", "3")
         self.assertEqual(run.status, 2, run.text)
         self.assertIn("--batch-size", run.text)
+
+    def test_help_with_a_value(self):
+        """`--help=1` must not run what it is asked about."""
+        for flags, expected in ((["--help=1"], "Usage: "), (["-h"], "Usage: "), (["--version=yes"], "devmem-loader ")):
+            run = self.loader("--bucket", "http://127.0.0.1:1/", *flags)
+            self.assertEqual((run.status, run.stdout[:len(expected)]), (0, expected), run.text)
+        for flag in ("--help=perhaps", "--dry-run=", "--dry-run=maybe"):
+            run = self.loader("--bucket", "http://127.0.0.1:1/", flag)
+            self.assertEqual(run.status, 2, run.text)
+            self.assertIn("expected 1 or 0", run.text)
+
+    def test_unknown_variable(self):
+        variables = {"DEVMEM_BATCHSIZE": "4", "DEVMEM_LOADER_SERVICE_HOST": "10.0.0.1", "DEVMEM_LOG_LEVEL": "info"}
+        bucket = f"file://{self.raw_bucket()}"
+        run = self.loader("--bucket", bucket, *RAW, environment=variables)
+        self.assertEqual(run.status, 0, run.text)
+        self.assertEqual(run.text.count("nothing reads"), 1, run.text)
+        self.assertIn("nothing reads the environment variable DEVMEM_BATCHSIZE; did you mean DEVMEM_BATCH_SIZE?", run.text)
+        daemon = self.daemon(environment={"DEVMEM_MEMROY_LIMIT": "1G"})
+        self.assertIn("DEVMEM_MEMROY_LIMIT; did you mean DEVMEM_MEMORY_LIMIT?", daemon.stderr())
+        status = self.verb("status", "--service", daemon.socket, environment=variables)
+        self.assertEqual(status.status, 0, status.text)
+        self.assertIn("DEVMEM_BATCHSIZE", status.text)
 
     def test_no_bucket(self):
         run = self.loader()

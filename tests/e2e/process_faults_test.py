@@ -137,6 +137,25 @@ class ProcessFaultsTest(harness.TestCase):
         loader.kill(signal.SIGINT)
         self.assertEqual(loader.wait(20 * SLOW).status, 130)
 
+    @staticmethod
+    def signal_twice(program):
+        """As timeout(1) does, the process and its group within microseconds; stopped meanwhile, so that it sees both at once."""
+        os.kill(program.pid, signal.SIGSTOP)
+        with open(f"/proc/{program.pid}/stat", encoding="ascii", errors="replace") as state:
+            harness.wait_for(lambda: state.seek(0) == 0 and state.read().rsplit(")", 1)[1].split()[0] == "T", 20 * SLOW, "it is stopped")
+        for how in (signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
+            os.kill(program.pid, how)
+
+    def test_interrupted_by_two_signals_at_once(self):
+        nginx = self.slow_nginx()
+        loader = self.start("--bucket", nginx.url, *RAW, "--shuffle", "none", "--prefetch", "8M")
+        harness.wait_for(lambda: '"opened"' in loader.stderr(), 30 * SLOW, "the stream is open")
+        self.signal_twice(loader)
+        run = loader.wait(20 * SLOW)
+        self.assertEqual(run.status, 130, run.text)
+        self.assertTrue(run.summary.get("interrupted"), "the summary was lost: " + run.text)
+        self.assertTrue(run.summary["cursor"], run.text)
+
     # --- the daemon ---
     def test_daemon_killed_client_hears_at_once(self):
         daemon, nginx = self.daemon(), self.nginx(self.bucket)
@@ -206,6 +225,15 @@ class ProcessFaultsTest(harness.TestCase):
         self.assertEqual(got, 256)
         self.assertEqual(daemon.process.wait(20 * SLOW), 0, daemon.stderr())
         self.assertFalse(os.path.exists(daemon.path), "the socket is removed")
+
+    def test_two_signals_at_once_drain(self):
+        daemon, nginx = self.daemon("--drain-timeout", "30"), self.nginx(self.bucket)
+        stream = self.trainer(daemon).open(**self.spec(nginx.url))
+        batches = stream.batches()
+        got = len(next(batches).sample_ids)
+        self.signal_twice(daemon)
+        self.assertEqual(got + sum(len(batch.sample_ids) for batch in batches), 256)
+        self.assertEqual(daemon.process.wait(20 * SLOW), 0, daemon.stderr())
 
     def test_sigterm_drain_has_a_deadline(self):
         daemon, nginx = self.daemon("--drain-timeout", "0.5"), self.nginx(self.bucket)
