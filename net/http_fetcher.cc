@@ -147,6 +147,9 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
 
   [[nodiscard]] const SocketAddress& address() const { return address_; }
 
+  // Nothing came since the last answer was read: neither an answer that nobody asked for nor the end.
+  [[nodiscard]] bool Quiet() const { return stream_->Quiet(); }
+
   void Connect(Task* task, const SocketAddress& address) {
     Take(task);
     address_ = address;
@@ -633,6 +636,10 @@ bool HttpFetcher::OwesPlace(const Origin& origin) const {
 HttpFetcher::Connection* HttpFetcher::TakeIdle(Origin& origin, const Task& task, bool where_it_failed) {
   for (size_t i = origin.idle.size(); i-- > 0;) {
     Connection* const connection = origin.idle[i];
+    if (!connection->Quiet()) {  // what came would be taken for the next request's answer
+      connection->Discard();
+      continue;
+    }
     if (!task.MayUse(connection->address())) continue;
     if (!where_it_failed && task.failed_at == connection->address()) continue;
     origin.idle.erase(origin.idle.begin() + static_cast<ptrdiff_t>(i));

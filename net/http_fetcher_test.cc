@@ -59,6 +59,7 @@ class Counted final : public ByteStream {
   void Nudge() override { stream_.Nudge(); }
   [[nodiscard]] std::string_view why_copied() const override { return stream_.why_copied(); }
   [[nodiscard]] bool WorthKeeping() const override { return tally_.worth_keeping; }
+  [[nodiscard]] bool Quiet() const override { return stream_.Quiet(); }
   void Close() override { stream_.Close(); }
 
  private:
@@ -159,6 +160,7 @@ class HttpFetcherTest : public testing::Test {
     loop_->Post([&] { settled.set_value(); });
     settled.get_future().wait();
   }
+  char ByteAt(uint64_t offset) { return static_cast<char>((*memory_->HostSpan(offset, 1))[0]); }
   void ExpectDone(Waiter& read) {
     ASSERT_TRUE(read.Wait());
     ASSERT_TRUE(read.status.ok()) << read.status;
@@ -368,6 +370,21 @@ TEST_F(HttpFetcherTest, ANameThatIsNotAnsweredCountsFromTheReadsStart) {
   const auto dead = Read(*dead_store);
   ASSERT_TRUE(dead->Wait());
   EXPECT_EQ(dead->status.code(), absl::StatusCode::kDeadlineExceeded) << dead->status;
+}
+
+// --- idle connections ---
+
+TEST_F(HttpFetcherTest, AnAnswerThatNobodyAskedForIsNobodys) {
+  HttpScript server([](const HttpScript::Request& request) { return HttpScript::Part(request, Object()); });
+  const auto store = Open(server.url());
+  Make(1, 1);
+  ExpectDone(*Read(*store));
+  Settle();
+  const std::string other(kObject, 'y');
+  server.Send(0, HttpScript::Part(server.requests()[0], other));  // what the next request could have been answered with
+  ExpectDone(*Read(*store));
+  EXPECT_EQ(ByteAt(0), 'x');
+  EXPECT_EQ(server.connections(), 2u);
 }
 
 // --- redirects ---
