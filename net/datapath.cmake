@@ -18,9 +18,9 @@ devmem_unit(net_transfer_counters HDRS transfer_counters.h SRCS transfer_counter
 devmem_unit(net_resolver HDRS resolver.h SRCS resolver.cc DEPS base_clock base_error net_socket_address TEST resolver_test.cc)
 devmem_unit(net_http_fetcher
   HDRS http_fetcher.h transport.h SRCS http_fetcher.cc
-  DEPS net_byte_stream net_http_head net_http_status net_redirect net_resolver net_transfer_counters net_uri
+  DEPS net_byte_stream net_http_head net_http_status net_object_pins net_redirect net_resolver net_transfer_counters net_uri
   TEST http_fetcher_test.cc TEST_DEPS gpu_cpu_device net_object_store net_testing_http_script net_testing_nginx)
-devmem_unit(net_file_reader HDRS file_reader.h SRCS file_reader.cc DEPS net_byte_stream net_file_store net_staged_stream)
+devmem_unit(net_file_reader HDRS file_reader.h SRCS file_reader.cc DEPS net_byte_stream net_file_store net_object_pins net_staged_stream)
 devmem_unit(net_worker_transport
   HDRS worker_transport.h SRCS worker_transport.cc
   DEPS net_http_fetcher net_file_reader net_staged_stream)

@@ -3,7 +3,8 @@
 //   1. Start: the task waits at its origin until a connection is free or may be made.
 //   2. The connection sends GET with Range and If-Match (or If-Unmodified-Since) and peeks for the head.
 //   3. 206 (or a 200 that is exactly the range wanted from byte 0): sizes, range and validator are checked against
-//      the listing, then the body moves to its destinations without passing through here.
+//      the listing and against what the stream saw of the object before, then the body moves to its destinations without
+//      passing through here.
 //   4. A connection that breaks, stalls or answers 408, 429 or 5xx hands the task back with the byte reached; it
 //      waits (exponential, jittered, Retry-After respected) and goes to 1 from that byte.
 //   5. A redirect that the store's rules allow sends the task to 1 at another origin. It is good for one attempt: a retry
@@ -29,6 +30,7 @@
 #include "net/http_fields.h"
 #include "net/http_head.h"
 #include "net/http_status.h"
+#include "net/object_pins.h"
 #include "net/redirect.h"
 #include "net/stream_socket.h"
 #include "net/uri.h"
@@ -55,6 +57,33 @@ std::string NotWithin(Duration limit) {
 // Weak tags compare by their opaque part when all we ask is "did it change between two answers".
 std::string_view Opaque(std::string_view etag) {
   return absl::StartsWith(absl::string_view(etag.data(), etag.size()), "W/") ? etag.substr(2) : etag;
+}
+
+// What an answer says of the object's version, as it is pinned: the date, a line's end, the ETag. The ETag comes last, for it
+// may be cut; then it is compared as far as it goes, and not sent.
+std::string VersionOf(const ResponseHead& head) {
+  const std::string date = IsHttpDate(head.last_modified) ? head.last_modified : "";
+  if (date.empty() && head.etag.empty()) return "";
+  return absl::StrCat(date, "\n", head.etag).substr(0, ObjectPins::kLongest);
+}
+std::pair<std::string_view, std::string_view> DateAndETag(std::string_view version) {
+  const size_t end = version.find('\n');
+  if (end == std::string_view::npos) return {};
+  return {version.substr(0, end), version.substr(end + 1)};
+}
+
+// In words; empty: as far as the two tell they are the same.
+std::string Difference(std::string_view pinned, std::string_view now) {
+  const auto [date_then, etag_then] = DateAndETag(pinned);
+  const auto [date_now, etag_now] = DateAndETag(now);
+  const bool tags = !etag_then.empty() && !etag_now.empty();
+  if (tags && Opaque(etag_then) != Opaque(etag_now)) {
+    return absl::StrCat("its ETag was ", std::string(etag_then), " and is ", std::string(etag_now));
+  }
+  // A weak tag may stay where bytes change.
+  if (tags && etag_then.front() == '"' && etag_now.front() == '"') return "";
+  if (date_then.empty() || date_now.empty() || date_then == date_now) return "";
+  return absl::StrCat("it was last modified ", std::string(date_then), " and now ", std::string(date_now));
 }
 
 bool Contains(const std::vector<SocketAddress>& addresses, const SocketAddress& address) {
@@ -90,13 +119,15 @@ struct HttpFetcher::Task {
   Reach bucket_reach = Reach::kNetwork;    // of the address that sent the redirect
   absl::Status refused;                    // where it was redirected to; ends it
   std::optional<SocketAddress> failed_at;  // where the last attempt got no byte
-  std::string pinned_etag;                  // of the first answer: later ones must agree
+  std::optional<ObjectPins> own_pins;      // where the read has none
   std::unique_ptr<Reactor::Timer> retry;
 
   [[nodiscard]] bool redirected() const { return redirects > 0; }
   [[nodiscard]] bool MayUse(const SocketAddress& address) const {
     return !request.elsewhere || request.named || MayReach(ReachOf(address.get()), bucket_reach);
   }
+  [[nodiscard]] ObjectPins& pins() { return read->pins != nullptr ? *read->pins : *own_pins; }
+  [[nodiscard]] size_t pin() const { return read->pins != nullptr ? read->pin : 0; }
   [[nodiscard]] std::string url() const { return WithoutQuery(absl::StrCat("http://", request.host_header, request.target)); }
 
   // The error of a range that is not whole when we end it: names what is missing.
@@ -146,7 +177,6 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
   [[nodiscard]] Origin& origin() { return origin_; }
 
   [[nodiscard]] const SocketAddress& address() const { return address_; }
-
   // Nothing came since the last answer was read: neither an answer that nobody asked for nor the end.
   [[nodiscard]] bool Quiet() const { return stream_->Quiet(); }
 
@@ -165,6 +195,8 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
       if (!prepared.ok()) return Close(prepared.status());
       task->request = *std::move(prepared);
     }
+    const std::string pinned = task->pins().Pinned(task->pin());
+    const std::string_view pinned_etag = DateAndETag(pinned).second;
     ++read.requests;
     const uint64_t first = read.offset + task->reached;
     request_ = absl::StrCat("GET ", task->request.target, " HTTP/1.1\r\nHost: ", task->request.host_header,
@@ -172,6 +204,8 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
                             read.offset + read.length - 1, "\r\n");
     if (IsStrongETag(read.validator)) {
       absl::StrAppend(&request_, "If-Match: ", read.validator, "\r\n");
+    } else if (IsStrongETag(pinned_etag)) {
+      absl::StrAppend(&request_, "If-Match: ", std::string(pinned_etag), "\r\n");
     } else if (!read.validator.empty()) {
       absl::StrAppend(&request_, "If-Unmodified-Since: ", read.validator, "\r\n");
     }
@@ -438,10 +472,8 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
         how = absl::StrCat("it was last modified ", read.validator, " and now ", head_.last_modified);
       }
     }
-    if (how.empty() && !head_.etag.empty()) {
-      if (task_->pinned_etag.empty()) task_->pinned_etag = head_.etag;
-      if (Opaque(task_->pinned_etag) != Opaque(head_.etag))
-        how = absl::StrCat("its ETag was ", task_->pinned_etag, " and is ", head_.etag);
+    if (const std::string version = VersionOf(head_); how.empty() && !version.empty()) {
+      how = Difference(task_->pins().Pin(task_->pin(), version), version);
     }
     if (how.empty()) return true;
     Close(Changed(read, how));
@@ -555,6 +587,7 @@ void HttpFetcher::Start(RangeRead* read, PayloadRequest request) {
   task->read = read;
   task->request = std::move(request);
   task->began = Clock::now();
+  if (read->pins == nullptr) task->own_pins.emplace(1);
   task->retry = std::make_unique<Reactor::Timer>(&reactor_, [this, task] {
     if (!task->refused.ok()) return Finish(task, task->refused);
     Enqueue(task);

@@ -136,13 +136,14 @@ class HttpFetcherTest : public testing::Test {
   }
   std::unique_ptr<Waiter> Read(size_t store) { return Read(*stores_[store]); }
   // The range from `offset` to the object's end.
-  std::unique_ptr<Waiter> Read(const ObjectStore& store, uint64_t offset = 0) {
+  std::unique_ptr<Waiter> Read(const ObjectStore& store, uint64_t offset = 0, ObjectPins* pins = nullptr) {
     auto read = std::make_unique<Waiter>();
     read->store = &store;
     read->object = "object.bin";
     read->object_size = kObject;
     read->offset = offset;
     read->length = kObject - offset;
+    read->pins = pins;
     read->destinations = {{memory_.get(), offset, kObject - offset}};
     const auto request = store.PrepareGet("object.bin");
     EXPECT_TRUE(request.ok()) << request.status();
@@ -497,6 +498,48 @@ TEST_F(HttpFetcherTest, HowLongATargetIsIsNotSaid) {
   ASSERT_TRUE(read->Wait());
   EXPECT_EQ(FaultOf(read->status), Fault::kObjectChanged) << read->status;
   EXPECT_THAT(Text(read->status), testing::Not(testing::HasSubstr("4242")));
+}
+
+// --- versions ---
+
+TEST_F(HttpFetcherTest, RangesOfAStreamAreOfOneVersion) {
+  std::string fields;
+  HttpScript server([&](const HttpScript::Request& request) { return HttpScript::Part(request, Object(), fields); });
+  const auto store = Open(server.url());
+  Make(1, 1);
+  const std::string monday = "Last-Modified: Mon, 07 Nov 1994 08:49:37 GMT\r\n";
+  const std::string sunday = "Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+  struct Case {
+    std::string first, then;
+    bool same;
+    std::string if_match;
+  };
+  for (const Case& row : {
+           Case{"ETag: \"a\"\r\n", "ETag: \"a\"\r\n", true, "\"a\""},
+           Case{"ETag: \"a\"\r\n", "ETag: \"b\"\r\n", false, "\"a\""},
+           Case{"ETag: \"a\"\r\n" + sunday, "ETag: \"b\"\r\n" + sunday, false, "\"a\""},
+           Case{"ETag: \"a\"\r\n" + sunday, "ETag: \"a\"\r\n" + monday, true, "\"a\""},
+           Case{"ETag: W/\"a\"\r\n", "ETag: W/\"b\"\r\n", false, ""},
+           Case{"ETag: W/\"a\"\r\n" + sunday, "ETag: W/\"a\"\r\n" + monday, false, ""},
+           Case{"ETag: W/\"a\"\r\n", "ETag: \"a\"\r\n", true, ""},
+           Case{sunday, monday, false, ""},
+           Case{sunday, sunday, true, ""},
+           Case{"", "ETag: \"a\"\r\n", true, ""},
+           Case{"ETag: \"" + std::string(200, 'a') + "\"\r\n", "ETag: \"" + std::string(200, 'b') + "\"\r\n", false, ""},
+       }) {
+    ObjectPins pins(1);
+    fields = row.first;
+    ASSERT_TRUE(Read(*store, 0, &pins)->Wait());
+    fields = row.then;
+    const auto second = Read(*store, 1000, &pins);
+    ASSERT_TRUE(second->Wait());
+    EXPECT_EQ(second->status.ok(), row.same) << row.first << row.then << second->status;
+    if (!row.same) {
+      EXPECT_EQ(second->status.code(), absl::StatusCode::kAborted);
+      EXPECT_EQ(FaultOf(second->status), Fault::kObjectChanged);
+    }
+    EXPECT_EQ(server.requests().back().Field("If-Match"), row.if_match) << row.first;
+  }
 }
 
 }  // namespace

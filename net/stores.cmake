@@ -7,6 +7,7 @@ devmem_unit(net_uri HDRS uri.h SRCS uri.cc DEPS base_error net_object_name CURL:
 devmem_unit(net_file_store HDRS file_store.h object_store.h SRCS file_store.cc DEPS base_error net_http_fields net_object_name net_object_table net_uri TEST file_store_test.cc)
 devmem_unit(net_testing_nginx HDRS testing/nginx.h SRCS testing/nginx.cc DEPS base_error base_unique_fd TEST testing/nginx_test.cc)
 devmem_unit(net_socket_address HDRS socket_address.h SRCS socket_address.cc TEST socket_address_test.cc)
+devmem_unit(net_object_pins HDRS object_pins.h SRCS object_pins.cc TEST object_pins_test.cc)
 devmem_unit(net_redirect HDRS redirect.h SRCS redirect.cc DEPS base_error net_object_name net_socket_address net_uri CURL::libcurl
   TEST redirect_test.cc FUZZ redirect_fuzz.cc)
 devmem_unit(net_testing_http_script HDRS testing/http_script.h SRCS testing/http_script.cc DEPS base_unique_fd)
