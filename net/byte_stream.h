@@ -90,6 +90,8 @@ class ByteStream {
   [[nodiscard]] virtual std::string_view why_copied() const = 0;
   // Whether the connection is as good as a new one would be.
   [[nodiscard]] virtual bool WorthKeeping() const { return true; }
+  // While nothing is under way: whether nothing has come since, neither bytes nor the end.
+  [[nodiscard]] virtual bool Quiet() const = 0;
   // Abandons whatever is under way; OnClosed follows. Calls of the abandoned operations are not made.
   virtual void Close() = 0;
 

@@ -11,7 +11,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "net/peer_text.h"
+#include "net/socket_address.h"
 
 namespace devmem {
 namespace {
@@ -46,7 +46,7 @@ void CopyStream::OnConnectDone(int result) {
   owner_.OnConnected(
       result == 0
           ? absl::OkStatus()
-          : ConnectionError(-result, "connect to " + PeerText(reinterpret_cast<const sockaddr*>(&address_), sizeof address_)));
+          : ConnectionError(-result, "connect to " + AddressText(reinterpret_cast<const sockaddr*>(&address_))));
 }
 
 void CopyStream::Send(std::string_view data) {

@@ -27,6 +27,7 @@ class CopyStream final : public ByteStream {
   void MoveTo(Scatter& scatter) override;
   void Nudge() override;
   [[nodiscard]] std::string_view why_copied() const override { return "this node has no other path"; }
+  [[nodiscard]] bool Quiet() const override { return IsQuiet(fd_.get()); }
   void Close() override;
 
  private:

@@ -91,11 +91,13 @@ class CopyTransportTest : public testing::TestWithParam<Backend> {
 
   void Write(const std::string& content) { std::ofstream(root_ / "object.bin", std::ios::binary) << content; }
 
-  std::unique_ptr<Waiter> Read(uint64_t offset, std::vector<DeviceSpan> destinations) {
+  // With pins as a range of a stream whose listing says nothing of versions.
+  std::unique_ptr<Waiter> Read(uint64_t offset, std::vector<DeviceSpan> destinations, ObjectPins* pins = nullptr) {
     auto read = std::make_unique<Waiter>();
     read->store = store_.get();
     read->object = "object.bin";
-    read->validator = listing_[0].validator;
+    read->pins = pins;
+    if (pins == nullptr) read->validator = listing_[0].validator;
     read->object_size = listing_[0].size;
     read->offset = offset;
     for (const DeviceSpan& span : destinations) read->length += span.bytes;
@@ -194,6 +196,21 @@ TEST_P(CopyTransportTest, AChangedObjectIsAnErrorThatNamesIt) {
   EXPECT_EQ(read->status.code(), absl::StatusCode::kAborted) << read->status;
   EXPECT_EQ(GetErrorInfo(read->status).object, "object.bin");
   EXPECT_EQ(CauseText(read->status), "object changed");
+}
+
+TEST_P(CopyTransportTest, RangesOfAStreamAreOfOneVersionThoughTheListingKnowsNone) {
+  ObjectPins pins(1);
+  for (const uint64_t offset : {0, 5000}) {
+    const auto read = Read(offset, {{memory_.get(), 0, 100}}, &pins);
+    ASSERT_TRUE(read->Wait());
+    ASSERT_TRUE(read->status.ok()) << read->status;
+  }
+  Write(std::string(content_.size(), 'z'));
+  std::filesystem::last_write_time(root_ / "object.bin", std::filesystem::file_time_type::clock::now() + std::chrono::hours(1));
+  const auto read = Read(10'000, {{memory_.get(), 0, 100}}, &pins);
+  ASSERT_TRUE(read->Wait());
+  EXPECT_EQ(read->status.code(), absl::StatusCode::kAborted) << read->status;
+  EXPECT_EQ(FaultOf(read->status), Fault::kObjectChanged);
 }
 
 TEST_P(CopyTransportTest, AVanishedObjectIsNotFound) {

@@ -2,7 +2,8 @@
 // A request goes through a slot:
 //   1. `next` fills a free slot; the signer adds to its headers; it is added to the multi handle.
 //   2. curl_multi_perform moves bytes; the callbacks collect them, and stop a body or head that grows too long.
-//   3. When it ends and another attempt may help, the slot waits for its time and goes back to 1 with the same
+//   3. A redirect that the rules allow goes back to 2 for its target, unsigned if that is another origin's.
+//   4. When it ends and another attempt may help, the slot waits for its time and goes back to 1 with the same
 //      request, signed afresh. Otherwise `done` gets the response and the slot is free.
 #include "net/curl_client.h"
 
@@ -14,6 +15,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <memory>
 #include <random>
 #include <utility>
@@ -21,7 +23,7 @@
 
 #include "base/error.h"
 #include "net/http_status.h"
-#include "net/peer_text.h"
+#include "net/socket_address.h"
 
 namespace devmem {
 namespace {
@@ -29,6 +31,7 @@ namespace {
 constexpr size_t kMaxHead = 256 << 10;  // all header lines of one answer; servers send a few KiB
 constexpr auto kProgressInterval = std::chrono::milliseconds(100);
 constexpr int kRefusedRetries = 3;
+constexpr size_t kMostOfRedirect = 64 << 10;  // of the body of a redirect, which nobody reads
 constexpr auto kMaxBackoff = std::chrono::seconds(10);
 
 struct EasyDeleter {
@@ -50,6 +53,15 @@ struct Slot {
   std::array<char, CURL_ERROR_SIZE> error = {};
   CurlRequest request;
   CurlResponse response;
+  // Where it is sent now: the request's own place, or that of the last hop.
+  RedirectTarget place;
+  int hops = 0;
+  bool next_hop = false;       // it waits to be sent to `place`
+  bool started_again = false;  // after a redirect's target refused it
+  Reach bucket_reach = Reach::kNetwork;
+  bool address_refused = false;
+  bool redirecting = false;  // the answer under way is a redirect to be followed
+  size_t redirect_bytes = 0;
   size_t head_bytes = 0;
   bool head_too_long = false;
   bool body_too_long = false;
@@ -58,11 +70,21 @@ struct Slot {
 };
 
 std::string NameOf(const CurlRequest& request) {
-  return request.name.empty() ? OriginText(request.origin) + request.target : request.name;
+  return request.name.empty() ? WithoutQuery(OriginText(request.origin) + request.target) : request.name;
 }
+
+bool IsRedirect(int http_status) {
+  return http_status == 301 || http_status == 302 || http_status == 303 || http_status == 307 || http_status == 308;
+}
+
+std::string UrlOf(const Slot& slot) { return OriginText(slot.place.origin) + slot.place.target; }
 
 size_t OnBody(char* data, size_t, size_t size, void* user) {
   Slot& slot = *static_cast<Slot*>(user);
+  if (slot.redirecting) {
+    slot.redirect_bytes += size;
+    return slot.redirect_bytes <= kMostOfRedirect ? size : 0;
+  }
   const uint64_t room = slot.request.max_body - slot.response.body.size();
   slot.response.body.append(data, std::min<uint64_t>(size, room));
   if (size <= room) return size;
@@ -82,7 +104,14 @@ size_t OnHeader(char* data, size_t, size_t size, void* user) {
   CurlResponse& response = slot.response;
   // A new answer, after a redirect or a 1xx: what the one before said is void.
   if (line.substr(0, 5) == "HTTP/") {
-    response = CurlResponse{.attempts = response.attempts, .tag = response.tag};
+    response = CurlResponse{.elsewhere = response.elsewhere, .attempts = response.attempts, .tag = response.tag};
+    return size;
+  }
+  if (line.empty()) {  // the head is complete
+    long http_status = 0;
+    curl_easy_getinfo(slot.easy.get(), CURLINFO_RESPONSE_CODE, &http_status);
+    slot.redirecting =
+        slot.request.redirects != nullptr && IsRedirect(static_cast<int>(http_status)) && !response.location.empty();
     return size;
   }
   const size_t colon = line.find(':');
@@ -103,11 +132,42 @@ size_t OnHeader(char* data, size_t, size_t size, void* user) {
   return size;
 }
 
-// libcurl's errors name the host, and not which of its addresses were tried.
-curl_socket_t OnOpenSocket(void* user, curlsocktype, curl_sockaddr* address) {
+// Whether the slot's request may go to an address: the bucket's own may be anywhere, and a hop that no rule names must not lead
+// to this machine or its link.
+bool MayUse(Slot& slot, const sockaddr* address) {
+  if (!slot.place.elsewhere || slot.place.named || MayReach(ReachOf(address), slot.bucket_reach)) return true;
+  slot.address_refused = true;
+  return false;
+}
+
+curl_socket_t OnSocket(void* user, curlsocktype, curl_sockaddr* address) {
   Slot& slot = *static_cast<Slot*>(user);
-  slot.tried += (slot.tried.empty() ? "" : " and ") + PeerText(&address->addr, address->addrlen);
+  if (!MayUse(slot, &address->addr)) return CURL_SOCKET_BAD;
+  // libcurl's errors name the host, and not which of its addresses were tried.
+  slot.tried += (slot.tried.empty() ? "" : " and ") + AddressText(&address->addr);
   return ::socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+}
+
+bool IsLoopback(const std::string& host) { return host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0; }
+
+// Whether the bucket itself is asked by way of a proxy of the environment; then its address is not known.
+bool ByProxy(const Slot& slot) {
+  const auto set = [](const char* name) {
+    const char* const value = std::getenv(name);
+    return value != nullptr && *value != '\0';
+  };
+  return !IsLoopback(slot.place.origin.host) && (set("http_proxy") || set("all_proxy") || set("ALL_PROXY"));
+}
+
+// A connection is there, maybe one that was used before, and the request is about to be sent.
+int OnRequest(void* user, char* primary_ip, char*, int primary_port, int) {
+  Slot& slot = *static_cast<Slot*>(user);
+  const std::optional<SocketAddress> address = ParseAddress(primary_ip, static_cast<uint16_t>(primary_port));
+  if (!slot.place.elsewhere) {
+    if (address.has_value() && !ByProxy(slot)) slot.bucket_reach = ReachOf(address->get());
+    return CURL_PREREQFUNC_OK;
+  }
+  return address.has_value() && MayUse(slot, address->get()) ? CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT;
 }
 
 // The one adapter from CURLcode to absl::Status.
@@ -152,15 +212,7 @@ CurlFault FaultOfCurl(CURLcode code, const Slot& slot) {
     case CURLE_RECV_ERROR:
     case CURLE_SEND_ERROR:
       return fault(absl::StatusCode::kUnavailable, Fault::kConnection, "connection lost", "check the server's log", true);
-    case CURLE_TOO_MANY_REDIRECTS:
-      return fault(absl::StatusCode::kFailedPrecondition, Fault::kRedirect, "endless redirect",
-                   "open the URI it should lead to", false);
-    case CURLE_UNSUPPORTED_PROTOCOL:
-      // Also how libcurl refuses an HTTP/0.9 answer, that is, one without a status line.
-      return fault(absl::StatusCode::kFailedPrecondition,
-                   slot.response.location.empty() ? Fault::kMalformedAnswer : Fault::kRedirect,
-                   slot.response.location.empty() ? "not an HTTP/1.1 answer" : "redirected to another protocol",
-                   "check that the port speaks HTTP without TLS", false);
+    case CURLE_UNSUPPORTED_PROTOCOL:  // how libcurl refuses an HTTP/0.9 answer, that is, one without a status line
     case CURLE_WEIRD_SERVER_REPLY:
     case CURLE_HTTP2:
     case CURLE_BAD_CONTENT_ENCODING:
@@ -172,8 +224,6 @@ CurlFault FaultOfCurl(CURLcode code, const Slot& slot) {
       return fault(absl::StatusCode::kUnknown, Fault::kConnection, "request failed", "", false);
   }
 }
-
-bool IsLoopback(const std::string& host) { return host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0; }
 
 long Milliseconds(Duration duration) {
   return static_cast<long>(std::max<int64_t>(1, std::chrono::duration_cast<std::chrono::milliseconds>(duration).count()));
@@ -202,8 +252,11 @@ class Runner {
 
  private:
   absl::Status Start(Slot& slot);
-  // Whether the slot's request is over; else it waits for its next attempt.
+  absl::Status Send(Slot& slot);
+  // Whether the slot's request is over; else it waits for its next attempt, or its next hop.
   bool Finish(Slot& slot, CURLcode code);
+  // Prepares the next hop; false where there is none, with the reason in the response.
+  bool FollowRedirect(Slot& slot);
 
   const CurlOptions& options_;
   const RequestSigner& signer_;
@@ -215,15 +268,25 @@ class Runner {
 
 absl::Status Runner::Start(Slot& slot) {
   const CurlRequest& request = slot.request;
-  slot.response = CurlResponse{.attempts = slot.response.attempts + 1, .tag = request.tag};
-  slot.head_bytes = 0;
-  slot.head_too_long = slot.body_too_long = false;
+  if (!std::exchange(slot.next_hop, false)) {
+    slot.place = {.origin = request.origin, .target = request.target};
+    slot.hops = 0;
+    ++slot.response.attempts;
+  }
+  slot.response = CurlResponse{.elsewhere = slot.place.elsewhere, .attempts = slot.response.attempts, .tag = request.tag};
+  slot.head_bytes = slot.redirect_bytes = 0;
+  slot.head_too_long = slot.body_too_long = slot.address_refused = slot.redirecting = false;
   slot.error[0] = '\0';
   slot.tried.clear();
+  return Send(slot);
+}
+
+absl::Status Runner::Send(Slot& slot) {
+  const CurlRequest& request = slot.request;
   const Time now = Clock::now();
   if (now >= deadline_) return DeadlinePassed(request);
   HeaderList headers = request.headers;
-  DEVMEM_RETURN_IF_ERROR(signer_(request.origin, request.target, headers));
+  if (!slot.place.elsewhere) DEVMEM_RETURN_IF_ERROR(signer_(slot.place.origin, slot.place.target, headers));
   curl_slist* list = nullptr;
   for (const auto& [field, value] : headers)
     list = curl_slist_append(list, std::string(field).append(": ").append(value).c_str());
@@ -233,16 +296,22 @@ absl::Status Runner::Start(Slot& slot) {
   if (slot.easy == nullptr) return absl::ResourceExhaustedError("curl_easy_init: out of memory");
   CURL* const easy = slot.easy.get();
   curl_easy_reset(easy);
-  const std::string url = OriginText(request.origin) + request.target;
+  const std::string url = UrlOf(slot);
   curl_easy_setopt(easy, CURLOPT_URL, url.c_str());
   curl_easy_setopt(easy, CURLOPT_PATH_AS_IS, 1L);
   curl_easy_setopt(easy, CURLOPT_HTTPHEADER, slot.headers.get());
   curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
   curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1);
   curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http");
-  curl_easy_setopt(easy, CURLOPT_REDIR_PROTOCOLS_STR, "http");
-  curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, request.max_redirects > 0 ? 1L : 0L);
-  curl_easy_setopt(easy, CURLOPT_MAXREDIRS, static_cast<long>(request.max_redirects));
+  curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
+  // A look-up cannot be cancelled. Without this a request that is over its time would wait for it all the same.
+  curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L);
+  curl_easy_setopt(easy, CURLOPT_DNS_SHUFFLE_ADDRESSES, 1L);  // all addresses of a store are as good
+  if (slot.response.attempts > 1) curl_easy_setopt(easy, CURLOPT_DNS_CACHE_TIMEOUT, 0L);  // it may have moved
+  curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, OnRequest);
+  curl_easy_setopt(easy, CURLOPT_PREREQDATA, &slot);
+  curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, OnSocket);
+  curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, &slot);
   curl_easy_setopt(easy, CURLOPT_ACCEPT_ENCODING, "identity");
   curl_easy_setopt(easy, CURLOPT_USERAGENT, "devmem-loader");
   curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, Milliseconds(std::min(options_.connect_timeout, deadline_ - now)));
@@ -252,21 +321,45 @@ absl::Status Runner::Start(Slot& slot) {
   curl_easy_setopt(easy, CURLOPT_WRITEDATA, &slot);
   curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, OnHeader);
   curl_easy_setopt(easy, CURLOPT_HEADERDATA, &slot);
-  curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, OnOpenSocket);
-  curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, &slot);
   curl_easy_setopt(easy, CURLOPT_PRIVATE, &slot);
-  if (const size_t zone = request.origin.host.find('%'); zone != std::string::npos) {
+  const std::string& host = slot.place.origin.host;
+  if (const size_t zone = host.find('%'); zone != std::string::npos) {
     // The Host header carries no zone, so neither does the URL; curl takes it as an interface index.
-    const unsigned scope = ::if_nametoindex(request.origin.host.c_str() + zone + 1);
+    const unsigned scope = ::if_nametoindex(host.c_str() + zone + 1);
     curl_easy_setopt(easy, CURLOPT_ADDRESS_SCOPE, static_cast<long>(scope));
   }
-  // A proxy of the environment is for other hosts; loopback behind one cannot work.
-  if (IsLoopback(request.origin.host)) curl_easy_setopt(easy, CURLOPT_PROXY, "");
+  // A proxy of the environment is for other hosts; loopback behind one cannot work, and which address it would send a redirect
+  // to could not be told.
+  if (IsLoopback(host) || slot.place.elsewhere) curl_easy_setopt(easy, CURLOPT_PROXY, "");
   if (const CURLMcode code = curl_multi_add_handle(multi_.get(), easy); code != CURLM_OK) {
     return absl::InternalError(curl_multi_strerror(code));
   }
   slot.phase = Phase::kRunning;
   return absl::OkStatus();
+}
+
+bool Runner::FollowRedirect(Slot& slot) {
+  CurlResponse& response = slot.response;
+  if (++slot.hops > Redirects::kMost) {
+    response.status = MakeError(
+        absl::StatusCode::kFailedPrecondition,
+        "more than " + std::to_string(Redirects::kMost) + " redirects, the last to " + WithoutQuery(response.location),
+        {.object = NameOf(slot.request),
+         .fault = Fault::kRedirect,
+         .cause = "endless redirect",
+         .action = "open the URI it should lead to"});
+    return false;
+  }
+  absl::StatusOr<RedirectTarget> to = slot.request.redirects->Follow(slot.place.origin, slot.place.target, response.location);
+  if (!to.ok()) {
+    response.status = WithObject(to.status(), NameOf(slot.request));
+    return false;
+  }
+  slot.place = *std::move(to);
+  slot.next_hop = true;
+  slot.start_at = Clock::now();
+  slot.phase = Phase::kWaiting;
+  return true;
 }
 
 bool Runner::Finish(Slot& slot, CURLcode code) {
@@ -280,7 +373,19 @@ bool Runner::Finish(Slot& slot, CURLcode code) {
   bool retry = false;
   curl_off_t retry_after = 0;
   bool refused = false;
-  if (slot.head_too_long) {
+  const int answer = response.http_status;
+  if (slot.redirecting && (code == CURLE_OK || code == CURLE_WRITE_ERROR)) {
+    return !FollowRedirect(slot);
+  }
+  if (code == CURLE_OK && slot.hops > 0 && (answer == 400 || answer == 401 || answer == 403) &&
+      !std::exchange(slot.started_again, true)) {  // what was signed for some minutes is over: ask for a new one
+    slot.start_at = Clock::now();
+    slot.phase = Phase::kWaiting;
+    return false;
+  }
+  if (slot.address_refused && (code == CURLE_COULDNT_CONNECT || code == CURLE_ABORTED_BY_CALLBACK)) {
+    response.status = RedirectRefused(WithoutQuery(UrlOf(slot)), NameOf(slot.request));
+  } else if (slot.head_too_long) {
     response.status = MakeError(absl::StatusCode::kFailedPrecondition, "the answer's header is longer than 256 KiB",
                                 {.object = NameOf(slot.request),
                                  .fault = Fault::kBadAnswer,
@@ -340,6 +445,8 @@ absl::Status Runner::Run(const CurlClient::Next& next, const CurlClient::Done& d
         if (!request.has_value()) break;
         slot->request = *std::move(request);
         slot->response = {};
+        slot->started_again = false;
+        slot->bucket_reach = Reach::kNetwork;
         if (absl::Status status = Start(*slot); !status.ok()) {
           slot->response.status = std::move(status);
           deliver(*slot);
@@ -363,6 +470,8 @@ absl::Status Runner::Run(const CurlClient::Next& next, const CurlClient::Done& d
       if (!request.has_value()) return absl::OkStatus();
       slots_.front()->request = *std::move(request);
       slots_.front()->response = {};
+      slots_.front()->started_again = false;
+      slots_.front()->bucket_reach = Reach::kNetwork;
       slots_.front()->start_at = Clock::now();
       slots_.front()->phase = Phase::kWaiting;
       continue;

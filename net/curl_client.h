@@ -4,6 +4,10 @@
 // broken or refused connections, with exponential back-off and full jitter, no sooner than Retry-After asks, at most
 // max_retries times and never past the deadline.
 //
+// Redirects are followed here and not by libcurl: each hop is held against the rules, and its address before it is connected
+// to. A retry begins at the request's own origin again, and so does, once, a request that a redirect's target refuses (400,
+// 401, 403).
+//
 // A client is immutable: Run may be called from any thread, any number at once; each has its own connections. The
 // callbacks run on the calling thread.
 //
@@ -20,6 +24,7 @@
 
 #include "absl/status/status.h"
 #include "base/clock.h"
+#include "net/redirect.h"
 #include "net/request_signer.h"
 #include "net/uri.h"
 
@@ -29,11 +34,11 @@ struct CurlRequest {
   HttpOrigin origin;
   std::string target;  // origin-form, percent-encoded
   HeaderList headers;
-  std::string name;         // what errors call it; empty: the URL
-  uint64_t max_body = 0;    // more is an error, or
-  bool cut_at_max = false;  // the transfer is stopped there, and `cut` set
-  int max_redirects = 0;    // 3xx answers followed, to http only
-  uint64_t tag = 0;         // the caller's own; comes back with the response
+  std::string name;                      // what errors call it; empty: the URL
+  uint64_t max_body = 0;                 // more is an error, or
+  bool cut_at_max = false;               // the transfer is stopped there, and `cut` set
+  const Redirects* redirects = nullptr;  // says which are followed; null: none
+  uint64_t tag = 0;                      // the caller's own; comes back with the response
 };
 
 struct CurlResponse {
@@ -43,6 +48,7 @@ struct CurlResponse {
   bool cut = false;
   std::string etag, last_modified, content_range, content_type, retry_after, location;
   std::optional<uint64_t> content_length;
+  bool elsewhere = false;  // this is what another origin answered, where the store redirected to
   int attempts = 0;
   uint64_t tag = 0;
 };

@@ -2,12 +2,15 @@
 #include "net/curl_client.h"
 
 #include <arpa/inet.h>
+#include <dlfcn.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <set>
 #include <string>
 #include <thread>
@@ -18,7 +21,32 @@
 #include "base/unique_fd.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "net/testing/http_script.h"
 #include "net/testing/nginx.h"
+
+namespace devmem {
+namespace {
+
+// The name server is silent about "dead.test" until it is revived.
+struct NameServer {
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool revived = false;
+} name_server;
+
+}  // namespace
+}  // namespace devmem
+
+// In the place of libc's, also for libcurl.
+extern "C" int getaddrinfo(const char* host, const char* service, const addrinfo* hints, addrinfo** found) {
+  static const auto real = reinterpret_cast<decltype(&getaddrinfo)>(dlsym(RTLD_NEXT, "getaddrinfo"));
+  if (host != nullptr && std::string_view(host) == "dead.test") {
+    std::unique_lock lock(devmem::name_server.mutex);
+    devmem::name_server.changed.wait(lock, [] { return devmem::name_server.revived; });
+    return EAI_NONAME;
+  }
+  return real(host, service, hints, found);
+}
 
 namespace devmem {
 namespace {
@@ -118,7 +146,8 @@ TEST_F(CurlClientTest, RedirectsAreFollowedToALimit) {
   const CurlClient client(kQuick, AnonymousSigner());
   CurlRequest request = Request("/r");
   EXPECT_EQ(client.Get(request, Soon()).http_status, 302);
-  request.max_redirects = 5;
+  const Redirects redirects(request.origin, nullptr);
+  request.redirects = &redirects;
   const CurlResponse followed = client.Get(request, Soon());
   EXPECT_EQ(followed.http_status, 200);
   EXPECT_EQ(followed.body, "0123456789");
@@ -127,7 +156,89 @@ TEST_F(CurlClientTest, RedirectsAreFollowedToALimit) {
   EXPECT_EQ(loop.code(), absl::StatusCode::kFailedPrecondition) << loop;
   EXPECT_EQ(CauseText(loop), "endless redirect");
   request.target = "/s";
-  EXPECT_EQ(CauseText(client.Get(request, Soon()).status), "redirected to another protocol");
+  const absl::Status https = client.Get(request, Soon()).status;
+  EXPECT_EQ(FaultOf(https), Fault::kRedirect);
+  EXPECT_THAT(Text(https), testing::HasSubstr("only http is supported"));
+}
+
+TEST_F(CurlClientTest, ARetryBeginsAtTheStoreAgain) {
+  std::atomic<int> asked = 0;
+  HttpScript mirror([](const HttpScript::Request& request) {
+    if (request.target == "/1") return HttpScript::Status(503);
+    if (request.target == "/2") return HttpScript::Status(403);  // what was signed for it is over
+    return HttpScript::Part(request, "0123456789");
+  });
+  HttpScript server([&](const HttpScript::Request&) { return HttpScript::Found(mirror.url() + std::to_string(++asked)); });
+  CurlRequest request{.origin = Loopback(server.port()), .target = "/o", .max_body = 1 << 20};
+  const Redirects redirects(request.origin, nullptr);
+  request.redirects = &redirects;
+  const CurlResponse response = CurlClient(kQuick, AnonymousSigner()).Get(request, Soon());
+  EXPECT_TRUE(response.status.ok()) << response.status;
+  EXPECT_EQ(response.body, "0123456789");
+  EXPECT_TRUE(response.elsewhere);
+  EXPECT_EQ(asked, 3);
+}
+
+TEST_F(CurlClientTest, CredentialsGoToTheStoreAlone) {
+  HttpScript mirror([](const HttpScript::Request& request) { return HttpScript::Part(request, "0123456789"); });
+  HttpScript server(
+      [&](const HttpScript::Request& request) { return HttpScript::Found(request.target == "/o" ? "/p" : mirror.url()); });
+  CurlRequest request{.origin = Loopback(server.port()), .target = "/o", .max_body = 1 << 20};
+  const Redirects redirects(request.origin, nullptr);
+  request.redirects = &redirects;
+  const CurlClient client(kQuick, [](const HttpOrigin&, std::string_view target, HeaderList& headers) {
+    headers.emplace_back("Authorization", target);
+    return absl::OkStatus();
+  });
+  EXPECT_EQ(client.Get(request, Soon()).body, "0123456789");
+  ASSERT_EQ(server.requests().size(), 2u);
+  EXPECT_EQ(server.requests()[0].Field("Authorization"), "/o");
+  EXPECT_EQ(server.requests()[1].Field("Authorization"), "/p");
+  EXPECT_EQ(mirror.requests()[0].Field("Authorization"), "");
+}
+
+TEST_F(CurlClientTest, ARedirectThatIsRefused) {
+  class NoRule final : public RedirectPolicy {
+    absl::StatusOr<Verdict> Judge(std::string_view) const override { return absl::PermissionDeniedError("no rule"); }
+  };
+  std::string to;
+  HttpScript server([&](const HttpScript::Request&) { return HttpScript::Found(to); });
+  CurlRequest request{.origin = Loopback(server.port()), .target = "/o", .name = "o", .max_body = 1 << 20};
+  const CurlClient client(kQuick, AnonymousSigner());
+  struct Row {
+    const char* to;
+    bool rules;
+  };
+  for (const Row& row :
+       {Row{"http://169.254.169.254/latest?secret", false}, Row{"http://[::ffff:169.254.169.254]/x?secret", false},
+        Row{"http://[fe80::1]/x?secret", false}, Row{"http://127.0.0.1:1/x?secret", true}, Row{"/p?secret", true}}) {
+    to = row.to;
+    HttpOrigin bucket = request.origin;
+    bucket.path = "/bucket/";
+    const Redirects redirects(bucket, row.rules ? std::make_shared<NoRule>() : nullptr);
+    request.redirects = &redirects;
+    const size_t before = server.requests().size();
+    const CurlResponse response = client.Get(request, Soon());
+    EXPECT_EQ(response.status.code(), absl::StatusCode::kPermissionDenied) << row.to << ": " << response.status;
+    EXPECT_EQ(ScopeOf(response.status), Scope::kPolicy) << row.to;
+    EXPECT_EQ(GetErrorInfo(response.status).object, "o");
+    EXPECT_THAT(Text(response.status), testing::Not(testing::HasSubstr("secret")));
+    EXPECT_EQ(server.requests().size(), before + 1) << "it is not tried again";
+  }
+}
+
+TEST_F(CurlClientTest, ANameThatIsNotAnsweredHasADeadline) {
+  CurlRequest request{.origin = {"dead.test", 80, "dead.test", "/"}, .target = "/o", .max_body = 1 << 20};
+  std::future<CurlResponse> response = std::async(std::launch::async, [&request] {
+    return CurlClient(kQuick, AnonymousSigner()).Get(request, Clock::now() + std::chrono::milliseconds(100));
+  });
+  EXPECT_EQ(response.wait_for(std::chrono::seconds(30)), std::future_status::ready) << "the look-up is waited for";
+  {
+    std::lock_guard lock(name_server.mutex);
+    name_server.revived = true;
+    name_server.changed.notify_all();
+  }
+  EXPECT_EQ(response.get().status.code(), absl::StatusCode::kDeadlineExceeded);
 }
 
 TEST_F(CurlClientTest, TransportFaults) {

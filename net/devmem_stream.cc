@@ -26,7 +26,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "base/trace.h"
-#include "net/peer_text.h"
+#include "net/socket_address.h"
 
 namespace devmem {
 namespace {
@@ -133,7 +133,7 @@ void DevmemStream::OnConnectDone(int result) {
   if (FinishClose()) return;
   if (result != 0)
     return owner_.OnConnected(
-        ConnectionError(-result, "connect to " + PeerText(reinterpret_cast<const sockaddr*>(&address_), sizeof address_)));
+        ConnectionError(-result, "connect to " + AddressText(reinterpret_cast<const sockaddr*>(&address_))));
   if (lease_ != nullptr) {
     unsigned napi = 0;
     socklen_t length = sizeof napi;

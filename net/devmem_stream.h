@@ -76,6 +76,7 @@ class DevmemStream final : public ByteStream {
   void Nudge() override;
   [[nodiscard]] std::string_view why_copied() const override;
   [[nodiscard]] bool WorthKeeping() const override;
+  [[nodiscard]] bool Quiet() const override { return IsQuiet(fd_.get()); }
   void Close() override;
 
  private:

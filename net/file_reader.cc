@@ -15,6 +15,7 @@
 #include "base/unique_fd.h"
 #include "net/byte_stream.h"
 #include "net/file_store.h"
+#include "net/object_pins.h"
 #include "net/staged_move.h"
 
 namespace devmem {
@@ -64,7 +65,8 @@ struct FileReader::Task final : Reactor::Operation, StagedMove::Owner {
     const std::string content = FileValidator(now);
     if (opened.empty() && static_cast<uint64_t>(now.st_size) == read->object_size &&
         (read->validator.empty() || FileMatches(now, read->validator))) {
-      opened = content;
+      // A listing by date tells no two versions of a second apart; what the stream read of the file before does.
+      if (read->pins == nullptr || read->pins->Pin(read->pin, content) == content) opened = content;
     }
     if (opened == content) return absl::OkStatus();
     info.fault = Fault::kObjectChanged;

@@ -3,17 +3,25 @@
 //   1. Start: the task waits at its origin until a connection is free or may be made.
 //   2. The connection sends GET with Range and If-Match (or If-Unmodified-Since) and peeks for the head.
 //   3. 206 (or a 200 that is exactly the range wanted from byte 0): sizes, range and validator are checked against
-//      the listing, then the body moves to its destinations without passing through here.
+//      the listing and against what the stream saw of the object before, then the body moves to its destinations without
+//      passing through here.
 //   4. A connection that breaks, stalls or answers 408, 429 or 5xx hands the task back with the byte reached; it
 //      waits (exponential, jittered, Retry-After respected) and goes to 1 from that byte.
-//   5. Anything else ends the task with an error that names the object and the range.
+//   5. A redirect that the store's rules allow sends the task to 1 at another origin. It is good for one attempt: a retry
+//   begins
+//      at the store again.
+//   6. Anything else ends the task with an error that names the object and the range.
+//
+// An origin's addresses are looked up again when they are kRefresh old, or when a connection failed or another worker found
+// others. Connections go to all of them in turn. When an address is in the answer no more, its idle connections are closed and
+// the others after their range.
+//
 // Destinations are never touched after Done(): a connection is closed, and known to be closed, before its task moves on.
 #include "net/http_fetcher.h"
 
-#include <curl/curl.h>
-
 #include <algorithm>
 #include <charconv>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -23,55 +31,64 @@
 #include "net/http_fields.h"
 #include "net/http_head.h"
 #include "net/http_status.h"
-#include "net/peer_text.h"
+#include "net/object_pins.h"
+#include "net/redirect.h"
 #include "net/stream_socket.h"
+#include "net/uri.h"
 
 namespace devmem {
 namespace {
 
-constexpr int kMaxRedirects = 5;
+constexpr Duration kIdle = std::chrono::seconds(30);  // shorter than the keep-alive of common servers (nginx: 75 s)
+
+// How old an origin's addresses are when they are looked up again, and when they are used no more. If the name server does not
+// answer they are used on, for as long as they work: its failure shall stop no stream.
+constexpr Duration kRefresh = std::chrono::seconds(30);
+constexpr Duration kExpire = std::chrono::seconds(60);
+constexpr Duration kKeepAtMost = std::chrono::minutes(5);
+constexpr Duration kAskAgain = std::chrono::seconds(5);     // after a look-up that failed
+constexpr Duration kFreshEnough = std::chrono::seconds(1);  // an answer so old is not asked for anew when a connection fails
+
+constexpr size_t kMostOriginsKept = 64;  // without a connection
+
 std::string NotWithin(Duration limit) {
   return absl::StrCat("not done within ", std::chrono::duration<double>(limit).count(), " s");
 }
-
-constexpr Duration kIdle = std::chrono::seconds(30);  // shorter than the keep-alive of common servers (nginx: 75 s)
 
 // Weak tags compare by their opaque part when all we ask is "did it change between two answers".
 std::string_view Opaque(std::string_view etag) {
   return absl::StartsWith(absl::string_view(etag.data(), etag.size()), "W/") ? etag.substr(2) : etag;
 }
 
-std::string CurlPart(CURLU* url, CURLUPart part, unsigned flags = 0) {
-  char* text = nullptr;
-  if (curl_url_get(url, part, &text, flags) != CURLUE_OK) return "";
-  std::string result = text;
-  curl_free(text);
-  return result;
+// What an answer says of the object's version, as it is pinned: the date, a line's end, the ETag. The ETag comes last, for it
+// may be cut; then it is compared as far as it goes, and not sent.
+std::string VersionOf(const ResponseHead& head) {
+  const std::string date = IsHttpDate(head.last_modified) ? head.last_modified : "";
+  if (date.empty() && head.etag.empty()) return "";
+  return absl::StrCat(date, "\n", head.etag).substr(0, ObjectPins::kLongest);
+}
+std::pair<std::string_view, std::string_view> DateAndETag(std::string_view version) {
+  const size_t end = version.find('\n');
+  if (end == std::string_view::npos) return {};
+  return {version.substr(0, end), version.substr(end + 1)};
 }
 
-// Where a Location leads, seen from `from`. Headers of the store stay with the origin they were made for.
-absl::StatusOr<PayloadRequest> Redirect(const PayloadRequest& from, const std::string& location) {
-  const std::unique_ptr<CURLU, void (*)(CURLU*)> url(curl_url(), curl_url_cleanup);
-  const std::string base = absl::StrCat("http://", from.host_header, from.target);
-  if (curl_url_set(url.get(), CURLUPART_URL, base.c_str(), 0) != CURLUE_OK ||
-      curl_url_set(url.get(), CURLUPART_URL, location.c_str(), 0) != CURLUE_OK) {
-    return MakeError(absl::StatusCode::kInvalidArgument, absl::StrCat("redirect to '", location, "', which is no URL"),
-                     {.fault = Fault::kRedirect, .cause = "bad redirect"});
+// In words; empty: as far as the two tell they are the same.
+std::string Difference(std::string_view pinned, std::string_view now) {
+  const auto [date_then, etag_then] = DateAndETag(pinned);
+  const auto [date_now, etag_now] = DateAndETag(now);
+  const bool tags = !etag_then.empty() && !etag_now.empty();
+  if (tags && Opaque(etag_then) != Opaque(etag_now)) {
+    return absl::StrCat("its ETag was ", std::string(etag_then), " and is ", std::string(etag_now));
   }
-  if (CurlPart(url.get(), CURLUPART_SCHEME) != "http") {
-    return MakeError(absl::StatusCode::kUnimplemented, absl::StrCat("redirect to '", location, "': only http is supported"),
-                     {.fault = Fault::kRedirect, .cause = "bad redirect"});
-  }
-  PayloadRequest to;
-  to.host = CurlPart(url.get(), CURLUPART_HOST);
-  const std::string port = CurlPart(url.get(), CURLUPART_PORT, CURLU_DEFAULT_PORT);
-  to.port = static_cast<uint16_t>(std::stoul(port));
-  to.host_header = port == "80" ? to.host : absl::StrCat(to.host, ":", port);
-  if (to.host.size() > 2 && to.host.front() == '[') to.host = to.host.substr(1, to.host.size() - 2);
-  to.target = CurlPart(url.get(), CURLUPART_PATH);
-  if (const std::string query = CurlPart(url.get(), CURLUPART_QUERY); !query.empty()) absl::StrAppend(&to.target, "?", query);
-  if (to.host == from.host && to.port == from.port) to.headers = from.headers;
-  return to;
+  // A weak tag may stay where bytes change.
+  if (tags && etag_then.front() == '"' && etag_now.front() == '"') return "";
+  if (date_then.empty() || date_now.empty() || date_then == date_now) return "";
+  return absl::StrCat("it was last modified ", std::string(date_then), " and now ", std::string(date_now));
+}
+
+bool Contains(const std::vector<SocketAddress>& addresses, const SocketAddress& address) {
+  return std::find(addresses.begin(), addresses.end(), address) != addresses.end();
 }
 
 absl::Status Changed(const RangeRead& read, std::string_view how) {
@@ -95,11 +112,24 @@ struct HttpFetcher::Task {
   uint64_t reached = 0;              // bytes in place
   uint64_t reached_before = 0;       // at the start of this attempt
   int failures = 0;                  // in a row without progress
-  int redirects = 0;
+  int redirects = 0;                 // of this attempt
+  bool started_again = false;        // after a redirect's target refused it, since the last progress
   bool cancelled = false;
+  Time began{};
   Time give_up{};
-  std::string pinned_etag;  // of the first answer: later ones must agree
+  Reach bucket_reach = Reach::kNetwork;    // of the address that sent the redirect
+  absl::Status refused;                    // where it was redirected to; ends it
+  std::optional<SocketAddress> failed_at;  // where the last attempt got no byte
+  std::optional<ObjectPins> own_pins;      // where the read has none
   std::unique_ptr<Reactor::Timer> retry;
+
+  [[nodiscard]] bool redirected() const { return redirects > 0; }
+  [[nodiscard]] bool MayUse(const SocketAddress& address) const {
+    return !request.elsewhere || request.named || MayReach(ReachOf(address.get()), bucket_reach);
+  }
+  [[nodiscard]] ObjectPins& pins() { return read->pins != nullptr ? *read->pins : *own_pins; }
+  [[nodiscard]] size_t pin() const { return read->pins != nullptr ? read->pin : 0; }
+  [[nodiscard]] std::string url() const { return WithoutQuery(absl::StrCat("http://", request.host_header, request.target)); }
 
   // The error of a range that is not whole when we end it: names what is missing.
   [[nodiscard]] absl::Status Unfinished(absl::StatusCode code, std::string_view why, std::string_view last,
@@ -118,10 +148,18 @@ struct HttpFetcher::Task {
 };
 
 struct HttpFetcher::Origin {
-  PayloadRequest where;  // host, port
+  std::string host;
+  uint16_t port = 0;
   std::vector<SocketAddress> addresses;
-  size_t next_address = 0;
-  bool resolving = false;
+  Time looked_up{};  // when the addresses were
+  Time refresh_at{};
+  Time good_until{};
+  uint64_t changes = 0;                  // Resolver::changes() when they were last asked for
+  size_t turn = 0;                       // whose turn it is
+  bool asking = false;                   // a look-up is under way
+  bool tasks_wait = false;               // for it
+  Time asked{};                          // when they began to
+  std::unique_ptr<Reactor::Timer> late;  // while tasks wait for the answer
   std::deque<Task*> waiting;
   std::vector<Connection*> idle;
   std::list<std::unique_ptr<Connection>> connections;
@@ -139,16 +177,27 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
   std::list<std::unique_ptr<Connection>>::iterator self;
   [[nodiscard]] Origin& origin() { return origin_; }
 
+  [[nodiscard]] const SocketAddress& address() const { return address_; }
+  // Nothing came since the last answer was read: neither an answer that nobody asked for nor the end.
+  [[nodiscard]] bool Quiet() const { return stream_->Quiet(); }
+
   void Connect(Task* task, const SocketAddress& address) {
     Take(task);
-    ExpectWithin(fetcher_.policy_.connect_timeout,
-                 "a connection to " + PeerText(reinterpret_cast<const sockaddr*>(&address.storage), address.length));
-    stream_->Connect(reinterpret_cast<const sockaddr*>(&address.storage), address.length);
+    address_ = address;
+    ExpectWithin(fetcher_.policy_.connect_timeout, absl::StrCat("a connection to ", AddressText(address)));
+    stream_->Connect(address_.get(), address_.length);
   }
 
   void Begin(Task* task) {
     if (task != task_) Take(task);
     RangeRead& read = *task->read;
+    if (!task->redirected()) {  // prepared when it is sent: what signs it may have changed while it waited
+      absl::StatusOr<PayloadRequest> prepared = read.store->PrepareGet(read.object);
+      if (!prepared.ok()) return Close(prepared.status());
+      task->request = *std::move(prepared);
+    }
+    const std::string pinned = task->pins().Pinned(task->pin());
+    const std::string_view pinned_etag = DateAndETag(pinned).second;
     ++read.requests;
     const uint64_t first = read.offset + task->reached;
     request_ = absl::StrCat("GET ", task->request.target, " HTTP/1.1\r\nHost: ", task->request.host_header,
@@ -156,6 +205,8 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
                             read.offset + read.length - 1, "\r\n");
     if (IsStrongETag(read.validator)) {
       absl::StrAppend(&request_, "If-Match: ", read.validator, "\r\n");
+    } else if (IsStrongETag(pinned_etag)) {
+      absl::StrAppend(&request_, "If-Match: ", std::string(pinned_etag), "\r\n");
     } else if (!read.validator.empty()) {
       absl::StrAppend(&request_, "If-Unmodified-Since: ", read.validator, "\r\n");
     }
@@ -186,7 +237,11 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
   }
 
   void OnConnected(absl::Status status) override {
-    if (!status.ok()) return Close(std::move(status));
+    if (!status.ok()) {
+      mute_ = FaultOf(status) != Fault::kOutOfDescriptors;
+      return Close(std::move(status));
+    }
+    fetcher_.resolver_.Answered(address_);
     Begin(task_);
   }
 
@@ -274,7 +329,10 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     fetcher.Gone(this);  // deletes this from a later loop round
     if (task == nullptr) return;
     task->connection = nullptr;
+    if (mute_ && !task->cancelled) fetcher.resolver_.DidNotAnswer(address_);
     if (stale && !task->cancelled) return fetcher.Enqueue(task);
+    task->failed_at.reset();
+    if (task->reached == task->reached_before) task->failed_at = address_;
     if (all_there && !task->cancelled) return fetcher.Finish(task, absl::OkStatus());  // only the send was never reported
     fetcher.AttemptFailed(task, std::move(failure), at_least);
   }
@@ -290,8 +348,8 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     send_failed_ = absl::OkStatus();
   }
 
-  void ExpectWithin(Duration limit, std::string_view what) {
-    awaited_ = what;
+  void ExpectWithin(Duration limit, std::string what) {
+    awaited_ = std::move(what);
     limit_ = limit;
     waiting_since_ = fetcher_.reactor_.Now();
     nudged_ = false;
@@ -317,6 +375,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
       stream_->Nudge();
       return SetTimer();
     }
+    mute_ = !moving_;
     Close(MakeError(absl::StatusCode::kUnavailable,
                     absl::StrCat("waited ", std::chrono::duration<double>(limit_).count(), " s for ", awaited_),
                     {.fault = Fault::kTimeout, .cause = "timeout"}));
@@ -339,6 +398,12 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
           MakeError(absl::StatusCode::kUnavailable, Text(Refusal()),
                     {.fault = FaultOf(Refusal()), .http_status = head_.status, .cause = absl::StrCat("HTTP ", head_.status)}),
           std::chrono::seconds(std::clamp(seconds, 0, 60)));
+    }
+    // A redirect's target that was signed for some minutes may refuse what the store still grants: ask there for a new one.
+    const bool refused = head_.status == 400 || head_.status == 401 || head_.status == 403;
+    if (refused && task_->redirected() && !std::exchange(task_->started_again, true)) {
+      if (absl::Status status = fetcher_.StartAgain(task_); !status.ok()) return Close(std::move(status));
+      return MoveOn();
     }
     if (head_.status == 412) return Close(Changed(read, "the store answered 412"));
     if (head_.status == 416)
@@ -368,19 +433,16 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
         return refuse("206 without a Content-Range that says what it holds", "no Content-Range");
       }
       const ContentRange& range = *head_.content_range;
-      if (range.total != read.object_size) {
-        return Close(Changed(read, absl::StrCat("it was listed with ", read.object_size, " bytes and has ", range.total)));
-      }
+      if (range.total != read.object_size) return Close(Changed(read, OtherSize(range.total)));
       if (range.first != first || range.last != first + wanted - 1 || *head_.content_length != wanted) {
-        return refuse(absl::StrCat("asked for bytes ", first, "-", first + wanted - 1, ", got ", range.first, "-", range.last,
-                                   " with Content-Length ", *head_.content_length),
+        return refuse(absl::StrCat("asked for bytes ", first, "-", first + wanted - 1, ", got ",
+                                   task_->request.elsewhere ? "others"
+                                                            : absl::StrCat(range.first, "-", range.last,
+                                                                           " with Content-Length ", *head_.content_length)),
                       "wrong range");
       }
     } else {
-      if (*head_.content_length != read.object_size) {
-        return Close(
-            Changed(read, absl::StrCat("it was listed with ", read.object_size, " bytes and has ", *head_.content_length)));
-      }
+      if (*head_.content_length != read.object_size) return Close(Changed(read, OtherSize(*head_.content_length)));
       if (first != 0)
         return refuse("the store ignored the Range of the request and sent the whole object", "ranges not supported");
       rest_follows = *head_.content_length > wanted;
@@ -393,7 +455,13 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     stream_->MoveTo(scatter_);
   }
 
-  // Whether this answer speaks of the version that was listed, and of the one earlier answers spoke of.
+  // What a store redirects to may be none of the trainer's business, its length included.
+  [[nodiscard]] std::string OtherSize(uint64_t size) const {
+    const std::string listed = absl::StrCat("it was listed with ", task_->read->object_size, " bytes and has ");
+    return task_->request.elsewhere ? listed + "another size where it was redirected to" : absl::StrCat(listed, size);
+  }
+
+  // Whether this answer speaks of the version that was listed, and of the one that earlier answers of the stream spoke of.
   bool CheckVersion() {
     const RangeRead& read = *task_->read;
     std::string how;
@@ -405,10 +473,8 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
         how = absl::StrCat("it was last modified ", read.validator, " and now ", head_.last_modified);
       }
     }
-    if (how.empty() && !head_.etag.empty()) {
-      if (task_->pinned_etag.empty()) task_->pinned_etag = head_.etag;
-      if (Opaque(task_->pinned_etag) != Opaque(head_.etag))
-        how = absl::StrCat("its ETag was ", task_->pinned_etag, " and is ", head_.etag);
+    if (const std::string version = VersionOf(head_); how.empty() && !version.empty()) {
+      how = Difference(task_->pins().Pin(task_->pin(), version), version);
     }
     if (how.empty()) return true;
     Close(Changed(read, how));
@@ -417,20 +483,27 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
 
   void FollowRedirect() {
     Task* const task = task_;
+    const RangeRead& read = *task->read;
     if (head_.location.empty()) return Close(Refusal());
-    if (++task->redirects > kMaxRedirects) {
-      return Close(MakeError(absl::StatusCode::kFailedPrecondition,
-                             absl::StrCat("more than ", kMaxRedirects, " redirects, the last to ", head_.location),
-                             {.object = task->read->object,
-                              .fault = Fault::kRedirect,
-                              .cause = "redirect loop",
-                              .action = "check the store's configuration"}));
+    if (!task->request.elsewhere) task->bucket_reach = ReachOf(address_.get());
+    if (++task->redirects > Redirects::kMost) {
+      return Close(
+          MakeError(absl::StatusCode::kFailedPrecondition,
+                    absl::StrCat("more than ", Redirects::kMost, " redirects, the last to ", WithoutQuery(head_.location)),
+                    {.object = read.object,
+                     .fault = Fault::kRedirect,
+                     .cause = "redirect loop",
+                     .action = "check the store's configuration"}));
     }
-    absl::StatusOr<PayloadRequest> next = Redirect(task->request, head_.location);
-    if (!next.ok()) return Close(WithObject(next.status(), task->read->object));
+    absl::StatusOr<PayloadRequest> next = read.store->Redirect(task->request, head_.location);
+    if (!next.ok()) return Close(WithObject(next.status(), read.object));
     task->request = *std::move(next);
-    // The task moves on when this connection is closed; no payload was asked of it.
-    task_ = nullptr;
+    MoveOn();
+  }
+
+  // The task goes on elsewhere when this connection is closed; no payload was asked of it.
+  void MoveOn() {
+    Task* const task = std::exchange(task_, nullptr);
     task->connection = nullptr;
     HttpFetcher& fetcher = fetcher_;
     Close(absl::OkStatus());
@@ -444,7 +517,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     HttpFetcher& fetcher = fetcher_;
     Origin& origin = origin_;
     if (reusable_ && stream_->held().empty() && send_failed_.ok() && fetcher.shut_down_ == nullptr && stream_->WorthKeeping() &&
-        !fetcher.OwesPlace(origin)) {
+        Contains(origin.addresses, address_) && !fetcher.OwesPlace(origin)) {
       origin.idle.push_back(this);
       timer_.Set(Clock::now() + kIdle);
     } else {
@@ -458,6 +531,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
   Origin& origin_;
   Reactor::Timer timer_;
   std::unique_ptr<ByteStream> stream_;
+  SocketAddress address_;
   Task* task_ = nullptr;
   std::string request_;
   ResponseHead head_;
@@ -478,6 +552,7 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
   bool finish_after_send_ = false;
   bool reusable_ = false;
   bool stale_ = false;
+  bool mute_ = false;  // the address did not take the connection, or did not answer by it
   bool closing_ = false;
 };
 
@@ -499,8 +574,11 @@ HttpFetcher::Origin& HttpFetcher::OriginOf(const PayloadRequest& request) {
   std::unique_ptr<Origin>& origin = origins_[{request.host, request.port}];
   if (origin == nullptr) {
     origin = std::make_unique<Origin>();
-    origin->where = request;
+    origin->host = request.host;
+    origin->port = request.port;
+    origin->turn = resolver_.NextTurn();
     origin->limit = max_connections_;
+    origin->late = std::make_unique<Reactor::Timer>(&reactor_, [this, raw = origin.get()] { AddressesAreLate(*raw); });
   }
   return *origin;
 }
@@ -509,7 +587,12 @@ void HttpFetcher::Start(RangeRead* read, PayloadRequest request) {
   auto* const task = new Task;  // deleted in Finish
   task->read = read;
   task->request = std::move(request);
-  task->retry = std::make_unique<Reactor::Timer>(&reactor_, [this, task] { Enqueue(task); });
+  task->began = Clock::now();
+  if (read->pins == nullptr) task->own_pins.emplace(1);
+  task->retry = std::make_unique<Reactor::Timer>(&reactor_, [this, task] {
+    if (!task->refused.ok()) return Finish(task, task->refused);
+    Enqueue(task);
+  });
   read->transport_state = task;
   Enqueue(task);
 }
@@ -584,47 +667,137 @@ bool HttpFetcher::OwesPlace(const Origin& origin) const {
   return false;
 }
 
+HttpFetcher::Connection* HttpFetcher::TakeIdle(Origin& origin, const Task& task, bool where_it_failed) {
+  for (size_t i = origin.idle.size(); i-- > 0;) {
+    Connection* const connection = origin.idle[i];
+    if (!connection->Quiet()) {  // what came would be taken for the next request's answer
+      connection->Discard();
+      continue;
+    }
+    if (!task.MayUse(connection->address())) continue;
+    if (!where_it_failed && task.failed_at == connection->address()) continue;
+    origin.idle.erase(origin.idle.begin() + static_cast<ptrdiff_t>(i));
+    return connection;
+  }
+  return nullptr;
+}
+
 void HttpFetcher::Pump(Origin& origin) {
   while (!origin.waiting.empty() && !held_) {
     if (origin.idle.empty() && origin.connections.size() >= origin.limit) return;
-    if (origin.idle.empty() && origin.addresses.empty()) return Resolve(origin);
-    if (origin.idle.empty() && !HasPlace(origin)) return;
+    if (!HasAddresses(origin)) return;
     Task* const task = origin.waiting.front();
+    std::vector<SocketAddress> usable;  // of a redirected task; for any other all are
+    if (task->request.elsewhere) {
+      std::copy_if(origin.addresses.begin(), origin.addresses.end(), std::back_inserter(usable),
+                   [task](const SocketAddress& address) { return task->MayUse(address); });
+      if (usable.empty()) {
+        origin.waiting.pop_front();
+        task->waiting = false;
+        task->refused = RedirectRefused(task->url(), task->read->object);
+        task->retry->Set(Clock::now());  // not from here: Done() may come inside no other read's Start()
+        continue;
+      }
+    }
+    Connection* idle = TakeIdle(origin, *task, origin.addresses.size() < 2);
+    if (idle == nullptr && (origin.connections.size() >= origin.limit || !HasPlace(origin))) {
+      idle = TakeIdle(origin, *task, true);
+      if (idle == nullptr) {
+        // It may use none of those that are idle. When one is gone there is room for another.
+        if (!origin.idle.empty()) origin.idle.front()->Discard();
+        return;
+      }
+    }
     origin.waiting.pop_front();
     task->waiting = false;
     if (task->give_up == Time{}) task->give_up = Clock::now() + policy_.total_timeout;
-    if (!origin.idle.empty()) {
-      Connection* const connection = origin.idle.back();
-      origin.idle.pop_back();
-      connection->Begin(task);
+    if (idle != nullptr) {
+      idle->Begin(task);
       continue;
     }
     ++in_all_;
     origin.connections.push_back(std::make_unique<Connection>(*this, origin));
     Connection& connection = *origin.connections.back();
     connection.self = std::prev(origin.connections.end());
-    connection.Connect(task, origin.addresses[origin.next_address % origin.addresses.size()]);
+    const std::vector<SocketAddress>& addresses = task->request.elsewhere ? usable : origin.addresses;
+    const SocketAddress* const failed = task->failed_at.has_value() ? &*task->failed_at : nullptr;
+    connection.Connect(task, addresses[resolver_.Choose(addresses, origin.turn++, failed)]);
   }
 }
 
-void HttpFetcher::Resolve(Origin& origin) {
-  if (std::exchange(origin.resolving, true)) return;
-  resolver_.Resolve(origin.where.host, origin.where.port, [this, alive = alive_, &origin](Resolver::Result result) {
+bool HttpFetcher::HasAddresses(Origin& origin) {
+  const Time now = reactor_.Now();
+  if (origin.addresses.empty() || now >= origin.good_until) {
+    Ask(origin, Time{});
+    if (!std::exchange(origin.tasks_wait, true)) {
+      origin.asked = Clock::now();
+      origin.late->Set(origin.asked + std::min(policy_.connect_timeout, policy_.total_timeout));
+    }
+    return false;
+  }
+  if (now >= origin.refresh_at || origin.changes != resolver_.changes()) Ask(origin, Time{});
+  return true;
+}
+
+void HttpFetcher::Ask(Origin& origin, Time no_older_than) {
+  if (std::exchange(origin.asking, true)) return;
+  origin.changes = resolver_.changes();
+  resolver_.Resolve(origin.host, origin.port, no_older_than, [this, alive = alive_, &origin](Resolver::Result result) {
     reactor_.Post([this, alive, &origin, result = std::move(result)] {
-      if (!*alive) return;
-      origin.resolving = false;
-      if (result.ok()) {
-        origin.addresses = *result;
-        return Pump(origin);
-      }
-      for (Task* task : std::exchange(origin.waiting, {})) {
-        if (task->cancelled) continue;  // by the Done() of one before it; its end is posted
-        task->waiting = false;
-        if (task->give_up == Time{}) task->give_up = Clock::now() + policy_.total_timeout;
-        AttemptFailed(task, result.status(), Duration::zero());
-      }
+      if (*alive) TakeAddresses(origin, result);
     });
   });
+}
+
+void HttpFetcher::TakeAddresses(Origin& origin, Resolver::Result result) {
+  origin.asking = false;
+  if (!result.ok()) return WithoutNewAddresses(origin, result.status());
+  origin.late->Clear();
+  origin.tasks_wait = false;
+  origin.addresses = std::move(result->addresses);
+  origin.looked_up = result->at;
+  const bool written_in_numbers = ParseAddress(origin.host, origin.port).has_value();
+  origin.refresh_at = written_in_numbers ? Time::max() : result->at + kRefresh;
+  origin.good_until = written_in_numbers ? Time::max() : result->at + kExpire;
+  for (size_t i = origin.idle.size(); i-- > 0;) {
+    if (!Contains(origin.addresses, origin.idle[i]->address())) origin.idle[i]->Discard();
+  }
+  Pump(origin);
+}
+
+void HttpFetcher::AddressesAreLate(Origin& origin) {
+  const double waited = std::chrono::duration<double>(std::min(policy_.connect_timeout, policy_.total_timeout)).count();
+  WithoutNewAddresses(
+      origin, MakeError(absl::StatusCode::kUnavailable,
+                        absl::StrCat("waited ", waited, " s for the address of host '", origin.host, "'"),
+                        {.fault = Fault::kTimeout,
+                         .cause = "timeout",
+                         .action = "check the host in the URI, and the machine's resolver: the name server does not answer"}));
+}
+
+void HttpFetcher::WithoutNewAddresses(Origin& origin, const absl::Status& why) {
+  origin.late->Clear();
+  origin.tasks_wait = false;
+  const Time now = Clock::now();
+  if (!origin.addresses.empty() && now < origin.looked_up + kKeepAtMost) {
+    origin.refresh_at = now + kAskAgain;
+    origin.good_until = std::max(origin.good_until, now + 2 * kAskAgain);
+    return Pump(origin);
+  }
+  origin.addresses.clear();
+  for (Task* task : std::exchange(origin.waiting, {})) {
+    if (task->cancelled) continue;  // by the Done() of one before it; its end is posted
+    task->waiting = false;
+    // A name that is not answered costs its tasks their own time, from when they began to wait for it.
+    if (task->give_up == Time{}) task->give_up = std::max(task->began, origin.asked) + policy_.total_timeout;
+    AttemptFailed(task, why, Duration::zero());
+  }
+}
+
+absl::Status HttpFetcher::StartAgain(Task* task) {
+  task->redirects = 0;
+  DEVMEM_ASSIGN_OR_RETURN(task->request, task->read->store->PrepareGet(task->read->object));
+  return absl::OkStatus();
 }
 
 void HttpFetcher::AttemptFailed(Task* task, absl::Status status, Duration at_least) {
@@ -638,10 +811,10 @@ void HttpFetcher::AttemptFailed(Task* task, absl::Status status, Duration at_lea
   }
   const bool progressed = task->reached > task->reached_before;
   task->failures = progressed ? 0 : task->failures + 1;
-  // Another address, and a fresh look-up once all were tried.
-  if (!progressed && ++origin.next_address >= origin.addresses.size()) {
-    origin.next_address = 0;
-    origin.addresses.clear();
+  if (progressed) task->started_again = false;
+  // The host may have moved, and what did not answer this task may be one of its addresses only.
+  if (!progressed && GetErrorInfo(status).http_status == 0 && !origin.addresses.empty()) {
+    Ask(origin, Clock::now() - kFreshEnough);
   }
   const auto give_up = [&](absl::StatusCode code, std::string_view why) {
     const ErrorInfo info = GetErrorInfo(status);
@@ -662,6 +835,9 @@ void HttpFetcher::AttemptFailed(Task* task, absl::Status status, Duration at_lea
   const Time when = Clock::now() + std::max(backoff, at_least);
   if (when >= task->give_up) {
     return give_up(absl::StatusCode::kDeadlineExceeded, NotWithin(policy_.total_timeout));
+  }
+  if (task->redirected()) {
+    if (absl::Status prepared = StartAgain(task); !prepared.ok()) return Finish(task, WithObject(prepared, task->read->object));
   }
   ++task->read->retries;
   counters_.retries[Index(KindOfStore(task->read->store->uri()))][Index(RetryCodeOf(status))].Add(1);
@@ -690,6 +866,11 @@ void HttpFetcher::Gone(Connection* connection) {
     --in_all_;
     --closing_;
     PumpAll();
+    if (origins_.size() > kMostOriginsKept) {  // stores may redirect to any number of hosts
+      std::erase_if(origins_, [](const auto& entry) {
+        return entry.second->connections.empty() && entry.second->waiting.empty() && !entry.second->asking;
+      });
+    }
     if (shut_down_ == nullptr) return;
     for (const auto& [where, other] : origins_) {
       if (!other->connections.empty()) return;

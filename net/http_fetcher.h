@@ -26,7 +26,7 @@ class HttpFetcher {
   using StreamFactory = std::function<std::unique_ptr<ByteStream>(ByteStream::Owner& owner)>;
 
   // At most `connections` to one origin, and `in_all` to all of them: who has more gives way to who has fewer.
-  // Counts in `counters`, which outlives it; `say_failed` may be empty.
+  // Counts in `counters`, which outlives it, as `resolver` does; `say_failed` may be empty.
   HttpFetcher(Reactor& reactor, Resolver& resolver, StreamFactory factory, const ReadPolicy& policy, size_t connections,
               size_t in_all, TransferCounters& counters, SayFailed say_failed);
   ~HttpFetcher();  // no read may be under way
@@ -55,7 +55,17 @@ class HttpFetcher {
   // Whether another origin has work, and so few connections that `origin`, which has more, should give one up.
   [[nodiscard]] bool OwesPlace(const Origin& origin) const;
   void HeldTooLong();
-  void Resolve(Origin& origin);
+  // An idle connection that the task may use, or null; those that are not quiet are closed.
+  Connection* TakeIdle(Origin& origin, const Task& task, bool where_it_failed);
+  // Whether there are addresses to connect to now. If not they are on their way, and Pump() follows.
+  bool HasAddresses(Origin& origin);
+  void Ask(Origin& origin, Time no_older_than);
+  void TakeAddresses(Origin& origin, Resolver::Result result);
+  void AddressesAreLate(Origin& origin);
+  // The name server does not help: goes on with the addresses there are, or fails those that wait for some.
+  void WithoutNewAddresses(Origin& origin, const absl::Status& why);
+  // Back to the store's own request: a redirect's target is good for one attempt.
+  absl::Status StartAgain(Task* task);
   void AttemptFailed(Task* task, absl::Status status, Duration at_least);
   void Finish(Task* task, absl::Status status);
   void Gone(Connection* connection);

@@ -18,7 +18,6 @@ namespace {
 
 constexpr uint64_t kMaxListing = uint64_t{1} << 30;  // one folder's JSON: some 100 bytes an entry
 constexpr int kParallelFolders = 16;
-constexpr int kMaxRedirects = 5;
 constexpr char kNoListing[] = "enable autoindex_format json, or write an index with `devmem-loader index`";
 
 class HttpStore final : public ObjectStore {
@@ -26,6 +25,7 @@ class HttpStore final : public ObjectStore {
   HttpStore(const StoreUri& uri, const StoreOptions& options, RequestSigner signer)
       : uri_(uri.text),
         origin_(uri.http),
+        redirects_(origin_, options.redirects),
         client_({.connect_timeout = options.connect_timeout,
                  .request_timeout = options.request_timeout,
                  .max_retries = options.max_retries},
@@ -37,7 +37,7 @@ class HttpStore final : public ObjectStore {
     const RangedReader reader{
         .client = client_,
         .origin = origin_,
-        .max_redirects = kMaxRedirects,
+        .redirects = &redirects_,
         .uri = uri_,
         .target = [this](std::string_view object) { return origin_.path + EncodePath(object); },
         .make_error = [](const CurlResponse& response,
@@ -53,6 +53,9 @@ class HttpStore final : public ObjectStore {
     DEVMEM_RETURN_IF_ERROR(client_.signer()(origin_, request.target, request.headers));
     return request;
   }
+  absl::StatusOr<PayloadRequest> Redirect(const PayloadRequest& from, const std::string& location) const override {
+    return FollowRedirect(redirects_, client_.signer(), from, location);
+  }
 
  private:
   // Whether what was taken for a folder is an object.
@@ -60,6 +63,7 @@ class HttpStore final : public ObjectStore {
 
   std::string uri_;
   HttpOrigin origin_;
+  Redirects redirects_;
   CurlClient client_;
 };
 
@@ -132,7 +136,7 @@ absl::StatusOr<ObjectTable> HttpStore::List(Time deadline, const ProgressFn& pro
                        .target = origin_.path + path,
                        .name = uri_ + path,
                        .max_body = kMaxListing,
-                       .max_redirects = kMaxRedirects,
+                       .redirects = &redirects_,
                        .tag = index};
   };
   const absl::Status status = client_.Run(

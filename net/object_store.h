@@ -23,6 +23,7 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "net/object_table.h"
+#include "net/redirect.h"
 
 namespace devmem {
 
@@ -35,6 +36,10 @@ struct PayloadRequest {
   std::string host_header;                                   // "host:port", brackets for IPv6
   std::string target;                                        // origin-form, percent-encoded: "/train/0001.npy?x=y"
   std::vector<std::pair<std::string, std::string>> headers;  // of the store (later: authorization)
+
+  // Of a redirect that was followed (net/redirect.h).
+  bool elsewhere = false;  // not the host and port of the bucket
+  bool named = false;      // a rule names where it leads
 };
 
 struct SmallRead {
@@ -48,6 +53,7 @@ struct SmallRead {
   std::string bytes;
   uint64_t object_size = 0;
   std::string object_validator;  // as in ObjectTable
+  bool elsewhere = false;        // the store redirected to another origin: what is not the bucket's is not to be told of
 };
 
 struct StoreOptions {
@@ -55,7 +61,8 @@ struct StoreOptions {
   Duration connect_timeout = std::chrono::seconds(5);
   Duration request_timeout = std::chrono::seconds(30);  // of one small request, retries excluded
   bool portable_validators = false;  // file: HTTP dates, as a web server over the same folder would give (for an index)
-  int max_retries = 6;               // of 408, 429, 5xx and broken connections, with back-off and jitter
+  std::shared_ptr<const RedirectPolicy> redirects;  // what the access rules say to a hop; null: there are no rules
+  int max_retries = 6;                              // of 408, 429, 5xx and broken connections, with back-off and jitter
 };
 
 // Called now and then from the calling thread; false cancels (kCancelled).
@@ -78,6 +85,13 @@ class ObjectStore {
                                                const ProgressFn& progress) const = 0;
 
   [[nodiscard]] virtual absl::StatusOr<PayloadRequest> PrepareGet(std::string_view object) const = 0;
+
+  // What to ask for in place of `from`, which was answered by a redirect to `location`; kPermissionDenied (Scope::kPolicy)
+  // where the rules do not let it go there.
+  [[nodiscard]] virtual absl::StatusOr<PayloadRequest> Redirect(const PayloadRequest& /*from*/,
+                                                                const std::string& /*location*/) const {
+    return absl::UnimplementedError("this store sends nobody on");
+  }
 };
 
 // Opens "http://host[:port]/path/", "s3://bucket[/prefix]" or "file:///path". kInvalidArgument for another scheme or

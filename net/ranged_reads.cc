@@ -34,7 +34,8 @@ ErrorInfo Where(const SmallRead& read, Fault fault, std::string cause, std::stri
 }
 
 absl::Status BadAnswer(const SmallRead& read, const std::string& message) {
-  return MakeError(absl::StatusCode::kDataLoss, message,
+  return MakeError(absl::StatusCode::kDataLoss,
+                   read.elsewhere ? "it was redirected, and what is there is not what was asked for" : message,
                    Where(read, Fault::kBadAnswer, "wrong answer to a ranged GET", "check the server, or a proxy in between"));
 }
 
@@ -57,7 +58,7 @@ CurlRequest MakeRequest(const RangedReader& reader, const SmallRead& read, bool 
   CurlRequest request{.origin = reader.origin,
                       .target = reader.target(read.object),
                       .name = read.object,
-                      .max_redirects = reader.max_redirects,
+                      .redirects = reader.redirects,
                       .tag = tag};
   if (ranged)
     request.headers.emplace_back("Range", "bytes=" + std::to_string(read.offset) + "-" + std::to_string(read.offset + ask - 1));
@@ -72,6 +73,7 @@ CurlRequest MakeRequest(const RangedReader& reader, const SmallRead& read, bool 
 
 absl::Status TakeAnswer(const RangedReader& reader, CurlResponse response, SmallRead& read) {
   if (!response.status.ok()) return response.status;
+  read.elsewhere = response.elsewhere;
   const int code = response.http_status;
   if (code != 200 && code != 206 && code != 416) {
     return reader.make_error(response, {.object = read.object, .offset = read.offset, .length = read.length});
@@ -128,6 +130,20 @@ absl::Status TakeAnswer(const RangedReader& reader, CurlResponse response, Small
 
 }  // namespace
 
+absl::StatusOr<PayloadRequest> FollowRedirect(const Redirects& redirects, const RequestSigner& signer,
+                                              const PayloadRequest& from, const std::string& location) {
+  const HttpOrigin asked{.host = from.host, .port = from.port, .host_header = from.host_header, .path = "/"};
+  DEVMEM_ASSIGN_OR_RETURN(RedirectTarget to, redirects.Follow(asked, from.target, location));
+  PayloadRequest request{.host = to.origin.host,
+                         .port = to.origin.port,
+                         .host_header = to.origin.host_header,
+                         .target = std::move(to.target),
+                         .elsewhere = to.elsewhere,
+                         .named = to.named};
+  if (!to.elsewhere) DEVMEM_RETURN_IF_ERROR(signer(to.origin, request.target, request.headers));
+  return request;
+}
+
 absl::Status ReadRanges(const RangedReader& reader, std::span<SmallRead> reads, int parallel, Time deadline,
                         const ProgressFn& progress) {
   for (SmallRead& read : reads) {
@@ -136,6 +152,7 @@ absl::Status ReadRanges(const RangedReader& reader, std::span<SmallRead> reads, 
     read.bytes.clear();
     read.object_size = 0;
     read.object_validator.clear();
+    read.elsewhere = false;
   }
   uint64_t next = 0, done = 0;
   std::vector<uint64_t> without_range;          // to be asked for again

@@ -26,6 +26,7 @@ class S3Store final : public ObjectStore {
         prefix_(uri.prefix),
         origin_(std::move(origin)),
         bucket_path_(origin_.path + EncodeSegment(uri.bucket)),
+        redirects_(Below(origin_, bucket_path_ + "/" + EncodePath(prefix_)), options.redirects),
         client_({.connect_timeout = options.connect_timeout,
                  .request_timeout = options.request_timeout,
                  .max_retries = options.max_retries},
@@ -50,8 +51,15 @@ class S3Store final : public ObjectStore {
     DEVMEM_RETURN_IF_ERROR(client_.signer()(origin_, request.target, request.headers));
     return request;
   }
+  absl::StatusOr<PayloadRequest> Redirect(const PayloadRequest& from, const std::string& location) const override {
+    return FollowRedirect(redirects_, client_.signer(), from, location);
+  }
 
  private:
+  static HttpOrigin Below(HttpOrigin origin, std::string path) {
+    origin.path = std::move(path);
+    return origin;
+  }
   std::string Target(std::string_view object) const { return bucket_path_ + "/" + EncodePath(prefix_) + EncodePath(object); }
   // Whether what was taken for a prefix is a key.
   bool IsObject(Time deadline) const;
@@ -61,6 +69,7 @@ class S3Store final : public ObjectStore {
   std::string prefix_;
   HttpOrigin origin_;
   std::string bucket_path_;
+  Redirects redirects_;  // of payload; listings and headers follow none
   CurlClient client_;
 };
 

@@ -24,6 +24,7 @@ class StagedStream final : public ByteStream, private ByteStream::Owner, private
   void MoveTo(Scatter& scatter) override;
   void Nudge() override { socket_.Nudge(); }
   [[nodiscard]] std::string_view why_copied() const override { return socket_.why_copied(); }
+  [[nodiscard]] bool Quiet() const override { return socket_.Quiet(); }
   void Close() override;
 
  private:

@@ -40,6 +40,12 @@ absl::Status ConnectionEnded() {
                    {.fault = Fault::kConnectionEnded, .cause = "connection closed"});
 }
 
+bool IsQuiet(int fd) {
+  // One byte is less than any low water. Bytes in a device's memory, which this cannot read, are another error.
+  char byte = 0;
+  return ::recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN;
+}
+
 void LowWater::Set(int fd, uint64_t bytes) {
   if (bytes == bytes_) return;
   const int mark = static_cast<int>(bytes);

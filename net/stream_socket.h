@@ -18,6 +18,9 @@ namespace devmem {
 [[nodiscard]] absl::Status ConnectionError(int error_number, std::string_view what);
 [[nodiscard]] absl::Status ConnectionEnded();
 
+// Whether a receive would find nothing: no byte, no end, no error. Whatever SO_RCVLOWAT is, and whichever memory bytes lie in.
+[[nodiscard]] bool IsQuiet(int fd);
+
 // SO_RCVLOWAT as it was last set, so that it is not set twice.
 class LowWater {
  public:

@@ -20,6 +20,7 @@
 #include "absl/status/statusor.h"
 #include "base/clock.h"
 #include "gpu/device.h"
+#include "net/object_pins.h"
 #include "net/object_store.h"
 #include "net/reactor.h"
 #include "net/rx/rx_binding.h"
@@ -101,6 +102,8 @@ class RangeRead {
   uint64_t offset = 0;
   uint64_t length = 0;                   // sum of the destinations
   std::vector<DeviceSpan> destinations;  // in order; memory == nullptr discards
+  ObjectPins* pins = nullptr;            // the stream's, and which of them is the object's: its ranges are of one version.
+  size_t pin = 0;                        // null: this range's own
   bool require_zero_copy = false;        // fails with kFailedPrecondition when the CPU copied a byte of it
   std::string_view stream_id;            // whose read this is, and which of its reads: for logs
   uint64_t number = 0;

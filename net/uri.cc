@@ -228,6 +228,16 @@ absl::Status NotAFolder(std::string_view text) {
 
 std::string OriginText(const HttpOrigin& origin) { return "http://" + origin.host_header; }
 
+std::string WithoutQuery(std::string_view url) {
+  url = url.substr(0, url.find_first_of("?#"));
+  const size_t authority = url.find("//");
+  if (authority == std::string_view::npos) return Printable(url);
+  // The last '@', wherever it stands: rather too little of the URL than a password.
+  const size_t at = url.rfind('@');
+  if (at == std::string_view::npos || at < authority) return Printable(url);
+  return Printable(std::string(url.substr(0, authority + 2)).append("...").append(url.substr(at)));
+}
+
 std::string EncodeSegment(std::string_view text) {
   constexpr char kHex[] = "0123456789ABCDEF";
   std::string encoded;

@@ -47,6 +47,10 @@ struct StoreUri {
 // "http://<host_header>", with no path.
 [[nodiscard]] std::string OriginText(const HttpOrigin& origin);
 
+// The URL as a log or an error may have it: without user information, query and fragment, where secrets are (a presigned URL is
+// one), and with what does not print escaped. Also of what is no URL.
+[[nodiscard]] std::string WithoutQuery(std::string_view url);
+
 // Percent-encodes everything but RFC 3986's unreserved characters (curl_easy_escape's rule, and SigV4's).
 [[nodiscard]] std::string EncodeSegment(std::string_view text);
 // The same for each segment of an object name; '/' stays.

@@ -152,5 +152,25 @@ TEST(Percent, AnyBytesComeBack) {
   }
 }
 
+TEST(WithoutQuery, KeepsNoSecret) {
+  struct Row {
+    const char* url;
+    const char* kept;
+  };
+  for (const Row& row : {
+           Row{"http://h/a?X-Amz-Signature=s", "http://h/a"},
+           Row{"http://h/a#s", "http://h/a"},
+           Row{"http://user:s@h:80/a?b", "http://...@h:80/a"},
+           Row{"http://user:s/@h/a", "http://...@h/a"},
+           Row{"//user:s@h/a", "//...@h/a"},
+           Row{"/a/b?s", "/a/b"},
+           Row{"a\r\nb?s", "a\\x0d\\x0ab"},
+           Row{"?s", ""},
+           Row{"", ""},
+       }) {
+    EXPECT_EQ(WithoutQuery(row.url), row.kept) << row.url;
+  }
+}
+
 }  // namespace
 }  // namespace devmem

@@ -72,6 +72,22 @@ bool IsFor(const AccessRule& rule, const AccessPeer& peer) {
          std::any_of(peer.groups.begin(), peer.groups.end(), [&](gid_t gid) { return has(rule.gids, gid); });
 }
 
+// Whether one of the rule's buckets has it; not said of a rule for every bucket.
+bool Names(const AccessRule& rule, std::string_view canonical) {
+  return std::any_of(rule.buckets.begin(), rule.buckets.end(),
+                     [&](const std::string& below) { return canonical.starts_with(below); });
+}
+
+class RulesForRedirects final : public RedirectPolicy {
+ public:
+  RulesForRedirects(AccessRules rules, AccessPeer peer) : rules_(std::move(rules)), peer_(std::move(peer)) {}
+  absl::StatusOr<Verdict> Judge(std::string_view url) const override { return rules_.ForRedirect(peer_, url); }
+
+ private:
+  AccessRules rules_;
+  AccessPeer peer_;
+};
+
 }  // namespace
 
 absl::StatusOr<AccessRules> AccessRules::Create(std::vector<AccessRule> rules) {
@@ -98,10 +114,7 @@ absl::StatusOr<AccessGrant> AccessRules::ForStream(const AccessPeer& peer, std::
   for (size_t i = 0; i < rules_.size(); ++i) {
     const AccessRule& rule = rules_[i];
     if (!IsFor(rule, peer)) continue;
-    if (!rule.buckets.empty() && std::none_of(rule.buckets.begin(), rule.buckets.end(),
-                                              [&](const std::string& below) { return absl::StartsWith(asked, below); })) {
-      continue;
-    }
+    if (!rule.buckets.empty() && !Names(rule, asked)) continue;
     return AccessGrant{.rule = i + 1, .memory = rule.memory, .streams = rule.streams};
   }
   return MakeError(absl::StatusCode::kPermissionDenied, absl::StrCat("no access rule lets uid ", peer.uid, " open it"),
@@ -110,6 +123,19 @@ absl::StatusOr<AccessGrant> AccessRules::ForStream(const AccessPeer& peer, std::
                     .cause = "no access rule",
                     .action = absl::StrCat("have a rule with uid ", peer.uid,
                                            " and this bucket added to `access` in the daemon's configuration")});
+}
+
+absl::StatusOr<RedirectPolicy::Verdict> AccessRules::ForRedirect(const AccessPeer& peer, std::string_view url) const {
+  DEVMEM_RETURN_IF_ERROR(ForStream(peer, url, "").status());
+  DEVMEM_ASSIGN_OR_RETURN(const std::string asked, Canonical(url, ""));
+  const bool named = std::any_of(rules_.begin(), rules_.end(),
+                                 [&](const AccessRule& rule) { return IsFor(rule, peer) && Names(rule, asked); });
+  return named ? RedirectPolicy::Verdict::kNamed : RedirectPolicy::Verdict::kAllowed;
+}
+
+std::shared_ptr<const RedirectPolicy> RedirectsOf(const AccessRules& rules, const AccessPeer& peer) {
+  if (rules.empty()) return nullptr;
+  return std::make_shared<RulesForRedirects>(rules, peer);
 }
 
 absl::Status AccessRules::ForPeer(const AccessPeer& peer, uid_t own_uid) const {

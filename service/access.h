@@ -23,6 +23,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "net/redirect.h"
 
 namespace devmem {
 
@@ -63,6 +64,10 @@ class AccessRules {
   [[nodiscard]] absl::StatusOr<AccessGrant> ForStream(const AccessPeer& peer, std::string_view bucket,
                                                       std::string_view endpoint) const;
 
+  // Whether a stream of this user's may follow a redirect to `url` ("http://host[:port]/path"), and whether it is a rule that
+  // names a bucket there that says so. kPermissionDenied as for a stream.
+  [[nodiscard]] absl::StatusOr<RedirectPolicy::Verdict> ForRedirect(const AccessPeer& peer, std::string_view url) const;
+
   // Whether this user may ask for the node's status: whom some rule is for, root, and `own_uid` (the daemon's). Of others'
   // streams only the latter two are told: MaySeeAll().
   [[nodiscard]] absl::Status ForPeer(const AccessPeer& peer, uid_t own_uid) const;
@@ -74,6 +79,9 @@ class AccessRules {
  private:
   std::vector<AccessRule> rules_;  // buckets in canonical form, each ending with '/'
 };
+
+// The rules as they are now, for the redirects that a stream of this user's meets; null where there are none.
+[[nodiscard]] std::shared_ptr<const RedirectPolicy> RedirectsOf(const AccessRules& rules, const AccessPeer& peer);
 
 // What each user's streams have, against the quota of the rule that let them in.
 class AccessLedger {

@@ -21,6 +21,30 @@ std::string Decide(const std::vector<std::string>& buckets, std::string_view buc
   return grant.ok() ? "allowed" : absl::StatusCodeToString(grant.status().code());
 }
 
+TEST(AccessRules, Redirects) {
+  const auto rules = AccessRules::Create({{.uids = {1}, .buckets = {"http://store/a"}},
+                                          {.uids = {2}},
+                                          {.uids = {2}, .buckets = {"http://10.0.0.1:8080/mirror", "s3://b"}}});
+  ASSERT_TRUE(rules.ok()) << rules.status();
+  const auto judge = [&](uid_t uid, std::string_view url) -> std::string {
+    const auto policy = RedirectsOf(*rules, {.uid = uid, .gid = uid});
+    if (policy == nullptr) return "no rules";
+    const auto verdict = policy->Judge(url);
+    if (!verdict.ok()) return absl::StatusCodeToString(verdict.status().code());
+    return *verdict == RedirectPolicy::Verdict::kNamed ? "named" : "allowed";
+  };
+  EXPECT_EQ(judge(1, "http://store/a/x"), "named");
+  EXPECT_EQ(judge(1, "http://store/a"), "named");
+  EXPECT_EQ(judge(1, "http://store/ab"), "PERMISSION_DENIED");
+  EXPECT_EQ(judge(1, "http://store:81/a/x"), "PERMISSION_DENIED");
+  EXPECT_EQ(judge(1, "http://store/a/%2e%2e/b"), "INVALID_ARGUMENT");
+  EXPECT_EQ(judge(1, "http://169.254.169.254/latest"), "PERMISSION_DENIED");
+  EXPECT_EQ(judge(2, "http://169.254.169.254/latest"), "allowed") << "by a rule for all buckets, which names none";
+  EXPECT_EQ(judge(2, "http://10.0.0.1:8080/mirror/x"), "named") << "though another rule decides about streams";
+  EXPECT_EQ(judge(3, "http://store/a/x"), "PERMISSION_DENIED");
+  EXPECT_EQ(RedirectsOf(AccessRules(), {.uid = 1, .gid = 1}), nullptr);
+}
+
 TEST(AccessRules, BucketsByPrefixOfTheirPath) {
   struct Row {
     const char* rule;

@@ -39,8 +39,9 @@ absl::Status Check(const SmallRead& read, uint64_t listed_size) {
   if (!read.status.ok()) return WithObject(read.status, read.object);
   if (read.object_size != listed_size) {
     return MakeError(absl::StatusCode::kAborted,
-                     "object has " + std::to_string(read.object_size) + " bytes, and had " + std::to_string(listed_size) +
-                         " when it was listed",
+                     read.elsewhere ? "object has another size where it was redirected to than it was listed with"
+                                    : "object has " + std::to_string(read.object_size) + " bytes, and had " +
+                                          std::to_string(listed_size) + " when it was listed",
                      {.object = read.object, .cause = "object changed", .action = "open the stream when writing has ended"});
   }
   if (read.bytes.size() != read.length) {

@@ -305,6 +305,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
     OpenContext context{.device = service_.parts_.device,
                         .budget = service_.parts_.budget,
                         .quota = quota,
+                        .redirects = RedirectsOf(service_.access(), AccessPeerOf(peer_)),
                         .default_prefetch = service_.default_prefetch_,
                         .reads = {.max_gap = service_.parts_.options->max_gap, .max_range = service_.parts_.options->max_range},
                         .deadline = now + service_.parts_.options->open_timeout,

@@ -217,6 +217,7 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
   }
   StoreOptions store_options;
   store_options.endpoint_url = spec.endpoint_url();
+  store_options.redirects = context.redirects;
   DEVMEM_ASSIGN_OR_RETURN(std::shared_ptr<const ObjectStore> store, OpenStore(spec.bucket(), store_options));
   DEVMEM_ASSIGN_OR_RETURN(Dataset built, BuildDataset(*store, dataset_options, context.deadline, context.progress));
   const auto dataset = std::make_shared<const Dataset>(std::move(built));

@@ -21,6 +21,7 @@ struct OpenContext {
   MemoryBudget* budget = nullptr;
   // What of the node's memory the trainer's user may have; called once, with the bytes of all slabs. Empty: all of it.
   std::function<absl::StatusOr<MemoryBudget::Reservation>(uint64_t bytes)> quota;
+  std::shared_ptr<const RedirectPolicy> redirects;  // what the access rules say to them; null: there are no rules
   uint64_t default_prefetch = 0;
   ReadOptions reads;
   Time deadline{};

@@ -105,6 +105,7 @@ DataStream::DataStream(StreamSetup setup, Transport& transport, size_t home, std
       walk_(setup_.plan, setup_.start),
       epoch_(setup_.start.epoch),
       planner_(setup_.reads),
+      pins_(setup_.dataset->objects.size()),
       slots_(setup_.slots),
       next_worker_(home),
       delivered_to_(setup_.start),
@@ -338,6 +339,8 @@ std::unique_ptr<DataStream::Read> DataStream::NewRead(uint32_t index, Time plann
   read->object_index = index;
   read->validator = object.validator;
   read->object_size = object.size;
+  read->pins = &pins_;
+  read->pin = index;
   read->destinations.clear();
   read->places.clear();
   read->probe = false;

@@ -165,6 +165,7 @@ class DataStream : public std::enable_shared_from_this<DataStream> {
   uint64_t epoch_ = 0;             // of the last entry
   bool all_planned_ = false;
   ReadPlanner planner_;
+  ObjectPins pins_;  // of the data set's objects; all workers'
   std::vector<Want> wants_;
   std::vector<uint64_t> want_places_;  // slot, row and tensor of each want
   std::vector<Slot> slots_;

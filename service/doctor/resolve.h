@@ -19,14 +19,13 @@ namespace devmem::doctor {
   auto answer = std::make_shared<std::promise<Resolver::Result>>();
   std::future<Resolver::Result> answered = answer->get_future();
   Resolver resolver;
-  resolver.Resolve(host, port, [answer](Resolver::Result result) { answer->set_value(std::move(result)); });
+  resolver.Resolve(host, port, Time{}, [answer](Resolver::Result result) { answer->set_value(std::move(result)); });
   if (answered.wait_until(deadline) != std::future_status::ready) {
     return MakeError(absl::StatusCode::kDeadlineExceeded, "the name server did not answer",
                      {.object = host, .cause = "no answer", .action = "see /etc/resolv.conf"});
   }
-  DEVMEM_ASSIGN_OR_RETURN(const std::vector<SocketAddress> addresses, answered.get());
-  if (addresses.empty()) return MakeError(absl::StatusCode::kNotFound, "it has no address", {.object = host});
-  return addresses.front();
+  DEVMEM_ASSIGN_OR_RETURN(const Resolver::Answer found, answered.get());
+  return found.addresses.front();
 }
 
 }  // namespace devmem::doctor

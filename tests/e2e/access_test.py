@@ -182,6 +182,27 @@ access:
         self.assertEqual(alice.ask("drain"), stored(self.buckets / "a"))
         self.assertEqual(alice.open(url + "a"), "allowed", "at once")
 
+    def test_redirects_stay_within_the_rules(self):
+        mirror, first = self.server(self.buckets / "a"), self.server(self.buckets / "a")
+        secret = "Sec-ret123"
+        first.fault("/0001.bin", fault_server.Redirect(f"{mirror.url}0001.bin?X-Amz-Signature={secret}"))
+        store, daemon = self.serve(lambda url: f"""
+access:
+  - {{uid: {ALICE}, bucket: ['{first.url}', '{mirror.url}']}}
+  - {{uid: {BOB}, bucket: ['{first.url}']}}
+""")
+        alice, bob = self.peer(daemon, ALICE), self.peer(daemon, BOB)
+        self.assertEqual(alice.open(first.url), "allowed")
+        self.assertEqual(bob.open(first.url), "allowed")
+        self.assertEqual(alice.ask("drain"), stored(self.buckets / "a"), "to where a rule of hers allows")
+        asked = len(mirror.requests())
+        self.assertGreater(asked, 0)
+        code, text = bob.ask("drain")
+        self.assertEqual(code, "PERMISSION_DENIED")
+        self.assertIn(f"redirected to {mirror.url}0001.bin, which no access rule lets this user open", text)
+        self.assertEqual(len(mirror.requests()), asked, "the mirror was not asked for him")
+        self.assertNotIn(secret, text + daemon.stderr())
+
     def test_status_by_user(self):
         store, daemon = self.serve(lambda url: f"access: [{{uid: [{ALICE}, {BOB}], bucket: ['{url}']}}]")
         alice, bob, mallory, root = (self.peer(daemon, uid) for uid in (ALICE, BOB, MALLORY, 0))

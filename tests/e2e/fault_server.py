@@ -35,6 +35,7 @@ class Request:
             name, _, value = line.partition(":")
             self.headers[name.strip().lower()] = value.strip()
         self.range = None
+        self.address = self.peer = None  # of the connection: our end's address, and the other end
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("range", ""))
         if match:
             self.range = (int(match.group(1)), int(match.group(2)) if match.group(2) else None)
@@ -54,7 +55,8 @@ class Answer:
             self.headers["Content-Type"] = "application/json"
         elif file.is_file():
             data, stat = file.read_bytes(), file.stat()
-            self.headers["Last-Modified"] = email.utils.formatdate(int(stat.st_mtime), usegmt=True)
+            if server.dates:
+                self.headers["Last-Modified"] = email.utils.formatdate(int(stat.st_mtime), usegmt=True)
             etag = '"' + hashlib.md5(data).hexdigest() + '"'
             if server.etags:
                 self.headers["ETag"] = etag
@@ -265,8 +267,9 @@ def payload(request):
 
 
 class FaultServer:
-    def __init__(self, folder, host="127.0.0.1", etags=True, port=0):
-        self.folder, self.etags, self.host = pathlib.Path(folder), etags, host
+    def __init__(self, folder, host="127.0.0.1", etags=True, port=0, dates=True):
+        """Without dates its listings and answers say nothing of when an object was written."""
+        self.folder, self.etags, self.dates, self.host = pathlib.Path(folder), etags, dates, host
         self.log, self._rules, self._lock = [], [], threading.Lock()
         self._ended, self._connections, self._threads = threading.Event(), set(), []
         self._listener = socket.create_server((host, port), backlog=512)
@@ -286,7 +289,7 @@ class FaultServer:
         entries = []
         for path in sorted(folder.iterdir()):
             stamp = email.utils.formatdate(int(path.stat().st_mtime), usegmt=True)
-            entry = {"name": path.name, "type": "directory" if path.is_dir() else "file", "mtime": stamp}
+            entry = {"name": path.name, "type": "directory" if path.is_dir() else "file", **({"mtime": stamp} if self.dates else {})}
             if path.is_file():
                 entry["size"] = path.stat().st_size
             entries.append(entry)
@@ -340,6 +343,7 @@ class FaultServer:
                     buffer += data
                 head, _, buffer = buffer.partition(b"\r\n\r\n")
                 request = Request(head)
+                request.address, request.peer = connection.getsockname()[0], connection.getpeername()
                 with self._lock:
                     self.log.append(request)
                     rule = next((rule for rule in self._rules if rule.takes(request)), None)

@@ -2,6 +2,7 @@
 """Faults of servers and of the network (docs/faults.md): the byte delivered is the byte stored, once, or the stream
 fails with an error that names the object. `heals` says the first; `fails` the second."""
 import json
+import itertools
 import os
 import time
 
@@ -121,6 +122,38 @@ class HttpFaultsTest(harness.TestCase):
     def test_one_redirect(self):
         other = self.server(self.bucket)
         self.heals(("/0001.bin", fault_server.Redirect(other.url + "0001.bin"), {}), retries=False)
+
+    def test_redirect_to_a_link_local_address(self):
+        # Where clouds serve credentials: not asked, and not taken for a fault of the object that could be skipped.
+        for flags in ((), ("--on-error", "skip")):
+            run = self.fails("/0001.bin", fault_server.Redirect("http://169.254.169.254/latest/meta-data/?X-Amz-Signature=secret"), "0001.bin",
+                             "redirected to http://169.254.169.254/latest/meta-data/", code="PERMISSION_DENIED", flags=flags)
+            self.assertNotIn("secret", run.text)
+            self.assertLess(run.seconds, 20 * harness.SLOW)
+
+    def test_redirect_of_the_listing_to_a_link_local_address(self):
+        server = self.server(self.bucket)
+        server.fault("/", fault_server.Redirect("http://169.254.169.254/?X-Amz-Signature=secret"), when=None)
+        run = self.run_against(server, *FEW)
+        self.assert_failed(run, "redirected to http://169.254.169.254/", code="PERMISSION_DENIED")
+        self.assertNotIn("secret", run.text)
+
+    def test_redirect_that_has_expired(self):
+        # Each signed URL is good for one answer: the store is asked for a new one each time.
+        other, numbers = self.server(self.bucket), itertools.count()
+        server = self.server(self.bucket)
+
+        def sign(connection, request, running):
+            return fault_server.Redirect(f"{other.url}0001.bin?n={next(numbers)}")(connection, request, running)
+        server.fault("/0001.bin", sign)
+        stale = other.fault("/0001.bin", fault_server.Status(403), times=1)
+        broken = other.fault("/0001.bin", fault_server.Truncate(0.5), times=1)
+        run = self.run_against(server, *FEW)
+        self.assertEqual(run.status, 0, run.text)
+        self.assert_delivered(self.bucket, self.digest_path)
+        self.assertEqual((stale.hits, broken.hits), (1, 1))
+        targets = [request.target for request in other.requests()]
+        self.assertEqual(len(targets), len(set(targets)), "no target is asked twice")
 
     def test_wrong_content_range(self):
         self.fails("/0001.bin", fault_server.WrongRange(), "0001.bin", "range")
@@ -266,6 +299,32 @@ class HttpFaultsTest(harness.TestCase):
             server.fault("/0001.bin", fault_server.Truncate(0.5), times=1)
             server.fault("/0001.bin", fault_server.Call(self.replace), times=1)
         self.changes(arrange, etags=False)
+
+    def replaced_between_ranges(self, **server_options):
+        """In small ranges, two at a time; after four of the object it is another one of the same size, and so is what the server says of it."""
+        originals = harness.make_dataset.samples_of(self.bucket, SAMPLE)
+        server = self.server(self.bucket, **server_options)
+        server.fault("/0001.bin", fault_server.Call(self.replace), skip=4, times=1)
+        run = self.run_against(server, *FEW, "--shuffle", "none", "--prefetch", "128k", "--batch-size", "4")
+        self.assert_failed(run, "0001.bin", "changed", code="ABORTED")
+        for line in self.digest(self.digest_path):
+            self.assertEqual(line["sha256"], originals[(line["object"], line["offset"], line["bytes"])], "a mixture of two versions")
+        return [request for request in server.requests("/0001.bin") if payload(request)]
+
+    def test_object_replaced_between_two_ranges_that_is_listed_without_a_version(self):
+        # Only the ETags tell, and no listing knew them: the first answer's holds for the whole stream.
+        asked = self.replaced_between_ranges(dates=False)
+        self.assertEqual(asked[0].headers.get("if-match"), None)
+        self.assertTrue(any(request.headers.get("if-match") for request in asked[1:]), "later ranges ask for the version of the first")
+
+    def test_object_replaced_between_two_ranges_within_the_listed_date(self):
+        def in_place(name="0001.bin"):
+            path = self.bucket / name
+            stat = path.stat()
+            path.write_bytes(bytes(b ^ 0x55 for b in path.read_bytes()))
+            os.utime(path, (stat.st_atime, stat.st_mtime))
+        self.replace = in_place
+        self.replaced_between_ranges()
 
     def test_object_grows_between_listing_and_reading(self):
         def grow():
