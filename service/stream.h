@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <optional>
@@ -108,6 +109,7 @@ class DataStream : public std::enable_shared_from_this<DataStream> {
   struct Slot;
   struct BadRow;
   class Read;
+  struct Copying;
   struct Entry {  // what is delivered in order: a batch, the end of an epoch, the end of all
     enum class Kind : uint8_t { kBatch, kEpochEnd, kStreamEnd } kind;
     uint32_t slot = 0;
@@ -129,6 +131,10 @@ class DataStream : public std::enable_shared_from_this<DataStream> {
   void Probe(const absl::Status& last);
   void ProbeDone(std::unique_ptr<Read> probe);
   [[nodiscard]] std::optional<uint32_t> ObjectToProbe();
+  // Has the device copy what repeats. False if that is not done yet, or failed; else the read's parts are all in place.
+  [[nodiscard]] bool CopyRepeats(std::unique_ptr<Read>& read, Time received);
+  void RepeatsCopied(Copying* copying, const absl::Status& status);
+  void PartsDone(std::unique_ptr<Read> read, const std::shared_ptr<const absl::Status>& bad, Time received);
   void SlotFilled(uint32_t slot);
   // What the device has to do for a slot, one step after the other; each comes back at once where the device is done at once.
   void CutOut(uint32_t slot);
@@ -177,6 +183,7 @@ class DataStream : public std::enable_shared_from_this<DataStream> {
   uint64_t reads_issued_ = 0;
   std::vector<std::unique_ptr<Read>> spare_;
   std::vector<Read*> reading_;
+  std::list<Copying> copying_;
   std::vector<std::unique_ptr<Read>> suspects_;  // in the order of their failing
   std::deque<uint32_t> readable_;                // objects that were read lately, each once
   uint32_t probes_failed_ = 0;                   // in a row
