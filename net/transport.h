@@ -153,6 +153,9 @@ class Transport {
   // while HandOver() or GoOn() runs.
   virtual void SetPolicy(const ReadPolicy& policy) = 0;
 
+  // Whether HandOver() would do, and what it would give, without descriptors: for a successor to look at while this one still
+  // serves.
+  [[nodiscard]] virtual absl::StatusOr<TransportParts> OfferHandOver() { return TransportParts(); }
   // For a successor in another process: closes every connection, and gives duplicates of what there is to go on with. Every
   // read must be done, and none may start until GoOn(). On error too nothing is lost: GoOn().
   [[nodiscard]] virtual absl::StatusOr<TransportParts> HandOver() { return TransportParts(); }

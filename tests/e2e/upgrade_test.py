@@ -294,6 +294,28 @@ class UpgradeTest(harness.TestCase):
         self.assertEqual(run.status, 0, run.text)
         self.assert_delivered(self.bucket, self.digest_path)
 
+    def test_refused_before_anything_stops(self):
+        """A successor that sees from what it is offered that it cannot go on: no trainer notices."""
+        daemon = self.daemon()
+        loader = self.load(daemon)
+        self.more()
+
+        def strike(name, _, __, target):
+            if name == "present":
+                return False
+            packet = upgrade_pb2.UpgradePacket()  # in place of ready
+            packet.failed.code, packet.failed.message = 9, "the pool is too small"
+            target.send(packet.SerializeToString())
+            return True
+        between = Between(self, daemon, lambda name, *rest: name != "hello" and strike(name, *rest))
+        self.successor(between.path)
+        between.join(30 * SLOW)
+        self.said(daemon, "the pool is too small. Nothing was stopped for it; this daemon serves on")
+        self.assertNotIn("handing over", daemon.stderr())
+        self.assert_alone(daemon)
+        run = loader.wait(120 * SLOW)
+        self.assertEqual((run.status, run.summary["reconnects"]), (0, 0), run.text)
+
     def test_stopped_trainer_holds_up_nobody(self):
         daemon = self.daemon()
         loader = self.load(daemon)
