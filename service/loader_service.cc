@@ -2,7 +2,9 @@
 // A call's life:
 //   1. OpenStream: token and uid are checked; the first message, the spec, is held against the access rules and the user's
 //      quota, and goes to the pool
-//   2. the pool prepares the stream, sends the slab over the handle socket, then `opened`, and starts the stream
+//   2. the pool prepares the stream and passes the slab over the handle socket; when its trainer has it, `opened` is sent and
+//   the
+//      stream started
 //   3. events come from the stream's loop and are written one message at a time; batches that wait for a write are put
 //      into one message. Releases go the other way.
 //   4. the call ends: all released after stream_end (OK), a failure, or the trainer left. It is over when gRPC said
@@ -17,6 +19,7 @@
 #include <deque>
 #include <future>
 #include <random>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -39,6 +42,7 @@ namespace v1 = devmem_loader::v1;
 constexpr Duration kSlabDeadline = std::chrono::seconds(10);  // for a trainer to take its slabs from the handle socket
 constexpr Duration kLastMessages = std::chrono::seconds(1);   // for a trainer to read what was sent before its stream was ended
 constexpr Duration kProgressEvery = std::chrono::milliseconds(200);
+
 absl::Status NoSpec() {
   return MakeError(absl::StatusCode::kInvalidArgument, "the first message must be the stream's specification",
                    {.cause = "no spec", .action = "send StreamSpec first"});
@@ -96,13 +100,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
 
   // Ends the call from the daemon's side.
   void End(const absl::Status& status) {
-    std::shared_ptr<DataStream> stream;
-    {
-      std::lock_guard lock(mutex_);
-      stream = stream_;
-      stopped_ = true;
-    }
-    if (stream != nullptr) {
+    if (const std::shared_ptr<DataStream> stream = Stop(); stream != nullptr) {
       stream->Fail(status);
     } else {
       RequestFinish(status);
@@ -163,7 +161,8 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
         spec_ = std::move(*request_.mutable_spec());
       }
       if (const absl::Status admitted = Admit(); !admitted.ok()) return RequestFinish(admitted);
-      service_.parts_.openers->Submit([self = shared_from_this()] { self->Open(); });
+      const absl::Status waits = service_.opens_.Submit(peer_.token, [self = shared_from_this()] { self->Open(); });
+      if (!waits.ok()) return RequestFinish(waits);
     } else if (request_.has_release()) {
       std::shared_ptr<DataStream> stream;
       {
@@ -269,17 +268,37 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
 
   // The trainer is not there any more: whatever is under way stops.
   void Leave(const absl::Status& status) {
-    std::shared_ptr<DataStream> stream;
-    {
-      std::lock_guard lock(mutex_);
-      stopped_ = true;
-      stream = stream_;
-    }
-    if (stream != nullptr) stream->Close();
+    if (const std::shared_ptr<DataStream> stream = Stop(); stream != nullptr) stream->Close();
     RequestFinish(status);
   }
 
+  // Its opening goes no further: it is not waited for, whatever it is at. The stream, if that is open already.
+  std::shared_ptr<DataStream> Stop() {
+    std::string id;
+    {
+      std::lock_guard lock(mutex_);
+      stopped_ = true;
+      if (stream_ != nullptr) return stream_;
+      id = id_;
+    }
+    if (!id.empty()) service_.parts_.handles->CancelSlabs(peer_.token, id);
+    return nullptr;
+  }
+
+  struct Opening {
+    OpenedStream opened;
+    std::string id;
+    uint64_t number = 0;
+    size_t home = 0;
+    v1::DataPath path;
+    std::shared_ptr<void> hold;  // on the trainer's next opens
+  };
+
   void Open() {
+    {
+      std::lock_guard lock(mutex_);
+      if (stopped_) return;
+    }
     // A file is read with the daemon's rights: only for who has them anyway.
     const uid_t uid = peer_.credentials.uid;
     if (absl::StartsWithIgnoreCase(spec_.bucket(), "file:") && uid != 0 && uid != geteuid()) {
@@ -322,37 +341,75 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
                         }};
     absl::StatusOr<OpenedStream> opened = PrepareStream(spec_, context);
     if (!opened.ok()) return RequestFinish(opened.status());
-    size_t home = 0;
-    uint64_t number = 0;
-    std::string id;
+    auto opening = std::make_shared<Opening>(Opening{.opened = *std::move(opened), .path = path});
     {
       std::lock_guard lock(service_.mutex_);
       if (service_.ended_) return RequestFinish(Draining());
       on_transport_ = true;
       ++service_.on_transport_;
-      id = absl::StrCat("s", getpid(), "-", service_.next_id_++);
-      number = service_.next_id_;
-      home = service_.next_home_++ % service_.parts_.transport->workers();
+      opening->id = absl::StrCat("s", getpid(), "-", service_.next_id_++);
+      opening->number = service_.next_id_;
+      opening->home = service_.next_home_++ % service_.parts_.transport->workers();
     }
     {
       std::lock_guard lock(mutex_);
-      id_ = id;
+      id_ = opening->id;
     }
-    if (const absl::Status sent = SendSlab(id, *opened); !sent.ok()) return RequestFinish(sent);
+    if (const absl::Status passing = PassSlab(opening); !passing.ok()) RequestFinish(passing);
+  }
 
-    const std::shared_ptr<DeviceMemory> slab = opened->setup.slab;
-    const auto slots = opened->setup.slots;
-    const Position start = opened->setup.start;
-    opened->setup.id = id;
-    opened->setup.counters = &service_.counters_.OfWorker(home);
-    opened->setup.say_failed = service_.parts_.say_failed;
+  // Waits for no trainer: where it has no room for its slab, the rest is done when it has.
+  absl::Status PassSlab(std::shared_ptr<Opening> opening) {
+    DEVMEM_ASSIGN_OR_RETURN(ExportedHandle handle, opening->opened.setup.slab->ExportHandle());
+    v1::SlabHandle packet;
+    packet.set_stream_id(opening->id);
+    packet.set_slab(0);
+    packet.set_kind(handle.kind == ExportedHandle::Kind::kMemfd ? "memfd" : "cuda-vmm");
+    packet.set_version(ExportedHandle::kVersion);
+    packet.set_bytes(handle.bytes);
+    packet.set_device_uuid(handle.device_uuid);
+    v1::Slab* const slab = opening->opened.opened.mutable_slabs(0);
+    slab->set_kind(packet.kind());
+    slab->set_version(packet.version());
+    slab->set_device_uuid(packet.device_uuid());
+    const std::string id = opening->id;
+    opening->hold = service_.opens_.Hold(peer_.token);
+    service_.parts_.handles->PassSlab(peer_.token, packet, std::move(handle.fd), Clock::now() + kSlabDeadline,
+                                      [self = shared_from_this(), opening = std::move(opening),
+                                       here = std::this_thread::get_id()](absl::Status passed) mutable {
+                                        opening->hold.reset();
+                                        auto next = [self, opening = std::move(opening), passed = std::move(passed)] {
+                                          passed.ok() ? self->Begin(*opening) : self->RequestFinish(passed);
+                                        };
+                                        if (std::this_thread::get_id() == here) return next();
+                                        self->service_.parts_.upkeep->Submit(std::move(next));  // it may have a slab to unmap
+                                      });
+    bool stopped = false;
+    {
+      std::lock_guard lock(mutex_);
+      stopped = stopped_;
+    }
+    if (stopped) service_.parts_.handles->CancelSlabs(peer_.token, id);  // Stop() may have come before there was one
+    return absl::OkStatus();
+  }
+
+  // The trainer has its slab.
+  void Begin(Opening& opening) {
+    StreamSetup& setup = opening.opened.setup;
+    const std::string& id = opening.id;
+    const std::shared_ptr<DeviceMemory> slab = setup.slab;
+    const auto slots = setup.slots;
+    const Position start = setup.start;
+    setup.id = id;
+    setup.counters = &service_.counters_.OfWorker(opening.home);
+    setup.say_failed = service_.parts_.say_failed;
     auto stream = std::make_shared<DataStream>(
-        std::move(opened->setup), *service_.parts_.transport, home, shared_from_this(),
+        std::move(setup), *service_.parts_.transport, opening.home, shared_from_this(),
         [pool = service_.parts_.upkeep](std::function<void()> task) { pool->Submit(std::move(task)); });
     v1::OpenStreamResponse event;
-    *event.mutable_opened() = std::move(opened->opened);
+    *event.mutable_opened() = std::move(opening.opened.opened);
     event.mutable_opened()->set_stream_id(id);
-    *event.mutable_opened()->mutable_path() = path;
+    *event.mutable_opened()->mutable_path() = std::move(opening.path);
     *event.mutable_opened()->mutable_cursor() = stream->CursorAt(start);
     bool stopped = false;
     bool half_closed = false;
@@ -362,7 +419,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
       half_closed = half_closed_;
       if (!stopped) {
         stream_ = stream;
-        number_ = number;
+        number_ = opening.number;
       }
       slab_bytes_ = slab->bytes();
       slots_ = slots;
@@ -389,22 +446,6 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
     OnEvent(std::move(event));
     if (half_closed) stream->EndReleases();
     stream->Start();
-  }
-
-  absl::Status SendSlab(const std::string& id, OpenedStream& opened) {
-    DEVMEM_ASSIGN_OR_RETURN(const ExportedHandle handle, opened.setup.slab->ExportHandle());
-    v1::SlabHandle packet;
-    packet.set_stream_id(id);
-    packet.set_slab(0);
-    packet.set_kind(handle.kind == ExportedHandle::Kind::kMemfd ? "memfd" : "cuda-vmm");
-    packet.set_version(ExportedHandle::kVersion);
-    packet.set_bytes(handle.bytes);
-    packet.set_device_uuid(handle.device_uuid);
-    v1::Slab* const slab = opened.opened.mutable_slabs(0);
-    slab->set_kind(packet.kind());
-    slab->set_version(packet.version());
-    slab->set_device_uuid(packet.device_uuid());
-    return service_.parts_.handles->SendSlab(peer_.token, packet, handle.fd.get(), Clock::now() + kSlabDeadline);
   }
 
   // mutex_ held.
@@ -503,7 +544,10 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
 };
 
 LoaderService::LoaderService(Parts parts)
-    : parts_(std::move(parts)), default_prefetch_(parts_.options->default_prefetch), access_(parts_.options->access) {}
+    : parts_(std::move(parts)),
+      default_prefetch_(parts_.options->default_prefetch),
+      opens_(parts_.openers, {}),
+      access_(parts_.options->access) {}
 
 LoaderService::~LoaderService() = default;
 

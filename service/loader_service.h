@@ -22,6 +22,7 @@
 #include "service/handle_socket.h"
 #include "service/memory_budget.h"
 #include "service/metrics.h"
+#include "service/open_queue.h"
 #include "service/stream.h"
 #include "service/worker_pool.h"
 
@@ -98,19 +99,20 @@ class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
   const Parts parts_;
   const Time started_ = Clock::now();
   std::atomic<uint64_t> default_prefetch_;
+  OpenQueue opens_;
   NodeCounters counters_;
 
   mutable std::mutex mutex_;
   AccessRules access_;  // guarded by mutex_
   std::condition_variable changed_;
-  std::map<StreamCall*, std::weak_ptr<StreamCall>> calls_;  // guarded by mutex_
-  size_t alive_ = 0;                                        // calls with a stream or in gRPC; guarded by mutex_
+  std::map<StreamCall*, std::weak_ptr<StreamCall>> calls_;        // guarded by mutex_
+  size_t alive_ = 0;                                              // calls with a stream or in gRPC; guarded by mutex_
   std::multimap<std::string, KeptSlab> kept_;               // by token; guarded by mutex_
-  uint64_t next_id_ = 0;                                    // guarded by mutex_
-  size_t next_home_ = 0;                                    // guarded by mutex_
-  bool draining_ = false;                                   // guarded by mutex_
-  bool ended_ = false;                                      // no stream may begin; guarded by mutex_
-  size_t on_transport_ = 0;                                 // calls that have, or will have, a stream; guarded by mutex_
+  uint64_t next_id_ = 0;                                          // guarded by mutex_
+  size_t next_home_ = 0;                                          // guarded by mutex_
+  bool draining_ = false;                                         // guarded by mutex_
+  bool ended_ = false;                                            // no stream may begin; guarded by mutex_
+  size_t on_transport_ = 0;                                       // calls that have, or will have, a stream; guarded by mutex_
 
   std::mutex ends_mutex_;                     // never taken with another; calls end wherever gRPC has them end
   uint64_t opened_ = 0;                       // streams, ever; guarded by ends_mutex_
