@@ -134,6 +134,7 @@ class DevmemTransport final : public WorkerTransport {
     DEVMEM_RETURN_IF_ERROR(steering_->Begin());
     monitor_ = std::thread([this] { Monitor(); });
     pthread_setname_np(monitor_.native_handle(), "rx-monitor");
+    (void)path();  // before there is a stream to tell
     return absl::OkStatus();
   }
   absl::StatusOr<TransportParts> HandOver() override {
@@ -190,6 +191,20 @@ class DevmemTransport final : public WorkerTransport {
     info.reason = absl::StrCat("device-memory TCP on ", absl::StrJoin(parts, ", "),
                                nics_.size() == 1 ? "; landing pool of " : "; landing pools of ", info.landing_pool / kMiB,
                                " MiB on ", std::string(device_->name()), "; kernel ", kernel.release);
+    {
+      std::lock_guard lock(mutex_);
+      last_path_ = info;
+    }
+    FillCounters(info);
+    return info;
+  }
+
+  [[nodiscard]] PathInfo last_path() override {
+    PathInfo info;
+    {
+      std::lock_guard lock(mutex_);
+      info = last_path_;
+    }
     FillCounters(info);
     return info;
   }
@@ -522,6 +537,7 @@ class DevmemTransport final : public WorkerTransport {
   std::set<std::string> told_;                  // causes of falling back that were said
   std::map<std::string, uint64_t> fall_backs_;  // by cause, without the NIC
   std::map<uint32_t, DeviceMemory*> landings_;  // by every dma-buf id they had
+  PathInfo last_path_;                          // without counters
   std::thread monitor_;
 };
 

@@ -139,6 +139,8 @@ class Transport {
   virtual ~Transport() = default;
   // As it stands now; asks NICs and kernel, so not for every read. Thread-safe.
   [[nodiscard]] virtual PathInfo path() = 0;
+  // As path() last said, but for the counters, which are of now. Asks nobody, so that it may be called on a loop. Thread-safe.
+  [[nodiscard]] virtual PathInfo last_path() { return path(); }
   [[nodiscard]] virtual size_t workers() const = 0;
   // Of all workers since the start. Costs no system call. Thread-safe.
   [[nodiscard]] virtual TransferTotals transfers() { return {}; }

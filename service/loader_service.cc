@@ -207,7 +207,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   void OnEvent(v1::OpenStreamResponse event) override {
     if (event.has_stream_end()) {
       v1::StreamEnd* const end = event.mutable_stream_end();
-      *end->mutable_path() = DataPathTaken(service_.parts_.transport->path(), spec_.bucket(), end->statistics());
+      *end->mutable_path() = DataPathTaken(service_.parts_.transport->last_path(), spec_.bucket(), end->statistics());
     }
     {
       std::lock_guard lock(mutex_);
@@ -223,6 +223,8 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
              absl::StrCat("stream ", id_, " of ", bucket, " failed: ", Text(status)));
     RequestFinish(status);
   }
+
+  void OnAllPlanned() override { service_.RefreshPath(); }
 
   void OnAllReleased() override { RequestFinish(absl::OkStatus()); }
 
@@ -758,6 +760,14 @@ void LoaderService::Keep(const std::string& token, KeptSlab kept) {
     }
   }
   kept.slab->Retire();
+}
+
+void LoaderService::RefreshPath() {
+  if (path_asked_.exchange(true)) return;
+  parts_.status->Submit([this] {
+    path_asked_ = false;
+    (void)parts_.transport->path();
+  });
 }
 
 void LoaderService::Remove(StreamCall* call) {

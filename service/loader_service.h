@@ -82,6 +82,8 @@ class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
   void Keep(const std::string& token, KeptSlab kept);
   void Remove(StreamCall* call);
   size_t EndCalls();
+  // Has the NICs asked how they stand, so that Transport::last_path() says.
+  void RefreshPath();
   // nullopt: of all users' streams.
   void FillStatus(std::optional<uid_t> only_of, devmem_loader::v1::GetNodeStatusResponse* response);
   [[nodiscard]] AccessRules access() const;
@@ -99,6 +101,7 @@ class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
   const Parts parts_;
   const Time started_ = Clock::now();
   std::atomic<uint64_t> default_prefetch_;
+  std::atomic<bool> path_asked_ = false;  // and not answered
   OpenQueue opens_;
   NodeCounters counters_;
 

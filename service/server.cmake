@@ -38,5 +38,5 @@ devmem_unit(service_access HDRS access.h SRCS access.cc DEPS base_error net_uri 
 devmem_unit(service_daemon
   HDRS daemon.h loader_service.h version.h SRCS daemon.cc loader_service.cc
   DEPS service_access service_http_server service_log_event service_metrics service_process_state service_data_path service_open_stream service_worker_pool service_open_queue service_handle_socket service_grpc_listener service_upgrade_socket net_devmem_transport gpu_make_device spdlog::spdlog gRPC::grpc++ gRPC::grpc++_reflection
-  TEST daemon_device_test.cc TEST_DEPS client_cpp gpu_late_device net_testing_nginx)
+  TEST daemon_device_test.cc loader_service_test.cc TEST_DEPS client_cpp gpu_late_device net_testing_nginx)
 target_compile_definitions(service_daemon PUBLIC DEVMEM_VERSION="${PROJECT_VERSION}")

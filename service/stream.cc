@@ -259,6 +259,7 @@ void DataStream::PlanWaves() {
       for (; epoch_ < setup_.plan.spec().epochs; ++epoch_) queue_.push_back({.kind = Entry::Kind::kEpochEnd, .epoch = epoch_});
       queue_.push_back({.kind = Entry::Kind::kStreamEnd});
       all_planned_ = true;
+      sink_->OnAllPlanned();
       return;
     }
     const size_t wanted = BatchesToGroupEnd();

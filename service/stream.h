@@ -74,6 +74,8 @@ class StreamSink {
   virtual void OnEvent(devmem_loader::v1::OpenStreamResponse event) = 0;
   // The stream failed; nothing follows but OnClosed.
   virtual void OnFailed(absl::Status status) = 0;
+  // All reads of the stream are planned: its stream_end will come, soon after the last batches before it.
+  virtual void OnAllPlanned() {}
   // stream_end was delivered and every batch came back: the call may end.
   virtual void OnAllReleased() = 0;
   // Nothing of the stream's touches the slab any more. If the trainer holds no batch its memory is gone; otherwise
