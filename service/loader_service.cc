@@ -111,6 +111,9 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   void BreakOff() { context_.TryCancel(); }
 
   [[nodiscard]] const std::string& token() const { return peer_.token; }
+  [[nodiscard]] const PeerCredentials& peer() const { return peer_.credentials; }
+  [[nodiscard]] const v1::StreamSpec& spec() const { return spec_; }  // once there is a stream
+  [[nodiscard]] const AccessGrant& grant() const { return grant_; }   // the same
 
   // In the order they were opened in; 0 until then. And how many batches its slab holds.
   struct Place {
@@ -229,13 +232,14 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   void OnAllReleased() override { RequestFinish(absl::OkStatus()); }
 
   void OnClosed(std::optional<KeptSlab> kept) override {
-    if (kept.has_value()) service_.Keep(peer_.token, *std::move(kept));
+    service_.Closed(*this, id_, std::move(kept));
     LogEvent(spdlog::level::info, "stream_closed", {{"stream", id_}}, absl::StrCat("stream ", id_, " closed"));
   }
 
  private:
   // Before any store is asked, and before a thread is taken.
   absl::Status Admit() {
+    DEVMEM_RETURN_IF_ERROR(service_.MayOpen(peer_.token));
     DEVMEM_ASSIGN_OR_RETURN(const AccessGrant grant,
                             service_.access().ForStream(AccessPeerOf(peer_), spec_.bucket(), spec_.endpoint_url()));
     {
@@ -408,6 +412,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
     auto stream = std::make_shared<DataStream>(
         std::move(setup), *service_.parts_.transport, opening.home, shared_from_this(),
         [pool = service_.parts_.upkeep](std::function<void()> task) { pool->Submit(std::move(task)); });
+    service_.Opened(*this, id);
     v1::OpenStreamResponse event;
     *event.mutable_opened() = std::move(opening.opened.opened);
     event.mutable_opened()->set_stream_id(id);
@@ -426,7 +431,10 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
       slab_bytes_ = slab->bytes();
       slots_ = slots;
     }
-    if (stopped) return slab->Retire();  // Leave() or End() came before there was a stream
+    if (stopped) {  // Leave() or End() came before there was a stream
+      stream.reset();
+      return service_.Closed(*this, id, KeptSlab{.slab = slab});
+    }
     const uint64_t world_size = std::max<uint32_t>(1, spec_.world_size());
     const std::string bucket = BucketForLog(spec_.bucket());
     LogEvent(spdlog::level::info, "stream_opened",
@@ -636,6 +644,16 @@ void LoaderService::FillStatus(std::optional<uid_t> only_of, v1::GetNodeStatusRe
   {
     std::lock_guard lock(mutex_);
     response->set_draining(draining_);
+    for (const auto& [token, kept] : kept_) {
+      if (only_of.has_value() && kept.peer.uid != *only_of) continue;
+      v1::KeptSlab* const slab = response->add_kept_slabs();
+      slab->set_stream_id(kept.stream_id);
+      slab->set_bucket(kept.bucket);
+      slab->set_peer_pid(kept.peer.pid);
+      slab->set_peer_uid(kept.peer.uid);
+      slab->set_bytes(kept.slab.slab->bytes());
+      slab->set_kept_seconds(std::chrono::duration_cast<std::chrono::seconds>(Clock::now() - kept.since).count());
+    }
   }
   for (v1::StreamStatus& stream : DescribeStreams(path, SIZE_MAX).streams) {
     if (!only_of.has_value() || stream.peer_uid() == *only_of) *response->add_streams() = std::move(stream);
@@ -710,6 +728,8 @@ NodeSnapshot LoaderService::Observe(size_t most_streams) {
   {
     std::lock_guard lock(mutex_);
     node.serving = !draining_;
+    node.kept_slabs = kept_.size();
+    for (const auto& [token, kept] : kept_) node.kept_slab_bytes += kept.slab.slab->bytes();
   }
   std::lock_guard lock(ends_mutex_);
   node.opened = opened_;
@@ -733,12 +753,14 @@ void LoaderService::PeerGone(const std::string& token) {
   std::vector<KeptSlab> kept;
   {
     std::lock_guard lock(mutex_);
+    if (const auto streams = streams_of_.find(token); streams != streams_of_.end() && streams->second.open == 0)
+      streams_of_.erase(streams);
     for (const auto& [raw, weak] : calls_) {
       if (std::shared_ptr<StreamCall> call = weak.lock(); call != nullptr && call->token() == token)
         calls.push_back(std::move(call));
     }
     const auto [first, last] = kept_.equal_range(token);
-    for (auto entry = first; entry != last; ++entry) kept.push_back(std::move(entry->second));
+    for (auto entry = first; entry != last; ++entry) kept.push_back(std::move(entry->second.slab));
     kept_.erase(first, last);
   }
   for (const auto& call : calls) call->OnCancel();
@@ -748,18 +770,142 @@ void LoaderService::PeerGone(const std::string& token) {
   });
 }
 
-void LoaderService::Keep(const std::string& token, KeptSlab kept) {
+absl::Status LoaderService::MayOpen(const std::string& token) const {
+  std::lock_guard lock(mutex_);
+  size_t kept = 0;
+  uint64_t bytes = 0;
+  const auto [first, last] = kept_.equal_range(token);
+  for (auto entry = first; entry != last; ++entry) {
+    if (entry->second.slab.of_node == nullptr) continue;  // left by streams that the daemon itself cut off
+    ++kept;
+    bytes += entry->second.slab.slab->bytes();
+  }
+  const auto streams = streams_of_.find(token);
+  // Who opens a failed stream again may hold the batches of the one before meanwhile, and so may each of several at once.
+  const size_t most = streams == streams_of_.end() ? 1 : std::max<size_t>(1, streams->second.most_open);
+  if (kept <= most) return absl::OkStatus();
+  return MakeError(
+      absl::StatusCode::kResourceExhausted,
+      absl::StrCat("the daemon keeps ", bytes, " bytes of slabs for this trainer, of ", kept,
+                   " streams that failed while it held batches; it never had more than ", most, " open at once"),
+      {.fault = Fault::kQuota,
+       .cause = "kept slabs",
+       .action = "destroy the batches and streams that failed; a client library of an earlier version does not say so "
+                 "to the daemon: update it, or connect anew"});
+}
+
+void LoaderService::Opened(StreamCall& call, const std::string& id) {
+  std::lock_guard lock(mutex_);
+  living_[{call.token(), id}].call = call.weak_from_this();
+  Streams& streams = streams_of_[call.token()];
+  streams.most_open = std::max(streams.most_open, ++streams.open);
+}
+
+LoaderService::Living LoaderService::Forget(const std::string& token, const std::string& id) {
+  const auto found = living_.find({token, id});
+  Living living = std::move(found->second);
+  living_.erase(found);
+  const auto streams = streams_of_.find(token);
+  if (--streams->second.open == 0 && !parts_.handles->FindPeer(token).ok()) streams_of_.erase(streams);
+  return living;
+}
+
+void LoaderService::Closed(StreamCall& call, const std::string& id, std::optional<KeptSlab> kept) {
+  Living living;
   {
     std::lock_guard lock(mutex_);
-    // Streams cut off come back, here if there is no successor after all: what their trainers hold must not stand in their way.
-    if (ended_) kept.reservation.reset();
-    // FindPeer stops finding a trainer before PeerGone runs, and PeerGone takes this lock: one of the two retires it.
-    if (parts_.handles->FindPeer(token).ok()) {
-      kept_.emplace(token, std::move(kept));
-      return;
+    living = Forget(call.token(), id);
+    if (kept.has_value() && kept->of_node != nullptr && !living.released) {
+      Kept entry{.stream_id = id,
+                 .bucket = BucketForLog(call.spec().bucket()),
+                 .peer = call.peer(),
+                 .since = Clock::now(),
+                 .slab = *std::move(kept)};
+      if (ended_) {
+        // Streams cut off come back, here if there is no successor after all: what their trainers hold must not stand in their
+        // way.
+        entry.slab.of_node.reset();
+        entry.slab.of_user.reset();
+      } else {
+        // The same for one that is opened again at once; older ones count to its user's quota, as they did.
+        const auto [first, last] = kept_.equal_range(call.token());
+        const bool another = std::any_of(first, last, [](const auto& each) { return each.second.beyond_quota; });
+        absl::StatusOr<AccessLedger::Lent> beside =
+            another ? absl::ResourceExhaustedError("")
+                    : parts_.ledger->ReserveKept(call.peer().uid, entry.slab.slab->bytes(), call.grant());
+        if (beside.ok()) {
+          entry.slab.of_user = *std::move(beside);
+          entry.beyond_quota = true;
+        }
+      }
+      // FindPeer stops finding a trainer before PeerGone runs, and PeerGone takes this lock: one of the two retires it.
+      kept.reset();
+      if (parts_.handles->FindPeer(call.token()).ok()) {
+        kept_.emplace(call.token(), std::move(entry));
+      } else {
+        kept = std::move(entry.slab);
+      }
     }
   }
-  kept.slab->Retire();
+  if (kept.has_value()) kept->slab->Retire();
+  kept.reset();  // before the trainer is told: it may open the next at once
+  for (grpc::ServerUnaryReactor* const release : living.releases) release->Finish(grpc::Status::OK);
+}
+
+grpc::ServerUnaryReactor* LoaderService::ReleaseStream(grpc::CallbackServerContext* context,
+                                                       const v1::ReleaseStreamRequest* request,
+                                                       v1::ReleaseStreamResponse* /*response*/) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  const absl::StatusOr<HandleSocket::Peer> peer = Authenticate(*context);
+  if (!peer.ok()) {
+    reactor->Finish(ToGrpcStatus(peer.status()));
+    return reactor;
+  }
+  std::shared_ptr<StreamCall> call;
+  std::optional<KeptSlab> kept;
+  {
+    std::lock_guard lock(mutex_);
+    if (const auto living = living_.find({peer->token, request->stream_id()}); living != living_.end()) {
+      living->second.released = true;
+      call = living->second.call.lock();
+      if (!ended_) {
+        living->second.releases.push_back(reactor);
+      } else {
+        reactor->Finish(grpc::Status::OK);  // nobody is waited for any more
+      }
+    } else {
+      const auto [first, last] = kept_.equal_range(peer->token);
+      const auto found =
+          std::find_if(first, last, [&](const auto& each) { return each.second.stream_id == request->stream_id(); });
+      if (found != last) {
+        kept = std::move(found->second.slab);
+        kept_.erase(found);
+      } else {
+        reactor->Finish(grpc::Status::OK);
+      }
+    }
+  }
+  if (call != nullptr) call->OnCancel();  // if it has not failed: given up
+  if (kept.has_value()) {
+    parts_.upkeep->Submit([kept = *std::move(kept), reactor]() mutable {
+      kept.slab->Retire();
+      kept = {};
+      reactor->Finish(grpc::Status::OK);
+    });
+  }
+  return reactor;
+}
+
+void LoaderService::AnswerReleases() {
+  std::vector<grpc::ServerUnaryReactor*> releases;
+  {
+    std::lock_guard lock(mutex_);
+    for (auto& [key, living] : living_) {
+      releases.insert(releases.end(), living.releases.begin(), living.releases.end());
+      living.releases.clear();
+    }
+  }
+  for (grpc::ServerUnaryReactor* const release : releases) release->Finish(grpc::Status::OK);
 }
 
 void LoaderService::RefreshPath() {
@@ -798,8 +944,11 @@ size_t LoaderService::EndCalls() {
 
 void LoaderService::EndAll(Time deadline) {
   EndCalls();
-  std::unique_lock lock(mutex_);
-  changed_.wait_until(lock, deadline, [this] { return alive_ == 0; });
+  {
+    std::unique_lock lock(mutex_);
+    changed_.wait_until(lock, deadline, [this] { return alive_ == 0; });
+  }
+  AnswerReleases();  // also of streams that do not end: gRPC waits for every call
 }
 
 absl::StatusOr<size_t> LoaderService::Pause(Time deadline) {

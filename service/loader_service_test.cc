@@ -116,6 +116,25 @@ class LoaderServiceTest : public testing::Test {
   [[nodiscard]] std::filesystem::path Shard(int shard) const { return root_ / "data" / (std::to_string(shard) + ".bin"); }
   void WriteShard(int shard) const { std::ofstream(Shard(shard)) << std::string(1000 * kRow, static_cast<char>('a' + shard)); }
 
+  // Reads until the stream fails, because an object vanished; the first batch, which may be held longer.
+  Batch ReadToFailure(Stream& stream) {
+    Batch first;
+    for (uint64_t batches = 0;; ++batches) {
+      auto event = stream.Next(Soon());
+      if (!event.ok()) {
+        EXPECT_EQ(event.status().code(), absl::StatusCode::kNotFound) << event.status();
+        return first;
+      }
+      if (batches == 0) first = std::move(event->batch);
+      if (batches == 2) std::filesystem::remove(Shard(7));
+    }
+  }
+  v1::GetNodeStatusResponse Status() {
+    auto status = client_->GetNodeStatus(Soon());
+    EXPECT_TRUE(status.ok()) << status.status();
+    return status.value_or(v1::GetNodeStatusResponse());
+  }
+
   std::filesystem::path root_;
   const std::shared_ptr<Device> device_ = MakeCpuDevice();
   DaemonOptions options_;
@@ -130,6 +149,40 @@ class LoaderServiceTest : public testing::Test {
   std::unique_ptr<Client> client_;
   StreamSpec spec_;
 };
+
+// The trainer catches the error and opens again, for ever: each time all is given back when it lets the stream go, and with the
+// last batch that it holds.
+TEST_F(LoaderServiceTest, AFailedStreamGivesItsMemoryBackWithItsLastBatch) {
+  for (int round = 0; round < 6; ++round) {
+    SCOPED_TRACE(round);
+    WriteShard(7);
+    auto stream = client_->OpenStream(spec_, {});
+    ASSERT_TRUE(stream.ok()) << stream.status();
+    Batch held = ReadToFailure(**stream);
+    if (round % 2 == 0) held.Release();
+    stream->reset();
+    if (round % 2 == 1) {
+      // Its daemon may not have closed the stream yet; it will keep the slab.
+      const Time until = Soon();
+      while (Status().kept_slabs_size() == 0) ASSERT_LT(Clock::now(), until);
+      const v1::GetNodeStatusResponse status = Status();
+      EXPECT_EQ(status.streams_size(), 0);
+      ASSERT_EQ(status.kept_slabs_size(), 1);
+      EXPECT_EQ(status.kept_slabs(0).bytes(), status.pools(0).bytes_used());
+      EXPECT_EQ(status.kept_slabs(0).peer_pid(), getpid());
+      EXPECT_THAT(status.kept_slabs(0).bucket(), HasSubstr(root_.string()));
+      EXPECT_FALSE(status.kept_slabs(0).stream_id().empty());
+      const NodeSnapshot node = service_->Observe(10);
+      EXPECT_EQ(node.kept_slabs, 1u);
+      EXPECT_EQ(node.kept_slab_bytes, status.kept_slabs(0).bytes());
+      EXPECT_EQ(held.tensor(0).bytes()[0], std::byte{'a'}) << "and what it holds stays";
+      held.Release();
+    }
+    const Time until = Soon();  // the trainer waits for it too, but for a second at most
+    while (budget_.used() > 0) ASSERT_LT(Clock::now(), until) << "slab memory was not given back";
+    EXPECT_EQ(Status().kept_slabs_size(), 0);
+  }
+}
 
 // Asking NICs how they stand takes netlink's time: never on a loop, which has other streams to receive for.
 TEST_F(LoaderServiceTest, NoLoopAsksTheNics) {

@@ -885,12 +885,13 @@ void DataStream::MaybeFinishClose() {
     StreamSetup& setup = self->setup_;
     setup.staging.reset();
     if (keep) {
-      self->sink_->OnClosed(KeptSlab{std::move(setup.slab), std::move(setup.reservation)});
+      self->sink_->OnClosed(KeptSlab{std::move(setup.slab), std::move(setup.of_node), std::move(setup.of_user)});
       return;
     }
     setup.slab->Retire();
     setup.slab.reset();
-    setup.reservation.reset();
+    setup.of_node.reset();
+    setup.of_user.reset();
     self->sink_->OnClosed(std::nullopt);
   });
 }

@@ -53,7 +53,8 @@ struct StreamSetup {
   uint32_t slots = 0;
   uint32_t wave_slots = 0;  // most that are planned at once: half of them, or all where the whole stream fits
   Duration device_deadline = std::chrono::seconds(30);  // for one step of a batch
-  MemoryBudget::Reservation reservation;
+  MemoryBudget::Reservation of_node;                    // of its memory
+  MemoryBudget::Reservation of_user;                    // of the trainer's user's quota
   StreamCounters* counters = nullptr;  // of the home worker, outlives the stream; null: its own, which nobody reads
   SayFailed say_failed;                // of ranges that failed for good; may be empty
   Time asked{};                        // when the trainer asked, for first_batch_ms
@@ -63,7 +64,7 @@ struct StreamSetup {
 // A slab that outlives its stream because batches of it are still in a trainer's hands.
 struct KeptSlab {
   std::shared_ptr<DeviceMemory> slab;
-  MemoryBudget::Reservation reservation;
+  MemoryBudget::Reservation of_node, of_user;
 };
 
 // Where a stream's events go. Called on the stream's loop, never inside a call of the stream's.
