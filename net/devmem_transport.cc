@@ -52,6 +52,11 @@ constexpr Duration kLookIdle = std::chrono::seconds(2);
 constexpr Duration kUndo = std::chrono::seconds(10);
 constexpr size_t kMostReasons = 24;  // of falling back that are counted each on its own; there are a dozen, and errno's
 
+// What a NIC with `count` of all `queues` may have to carry, a queue of it.
+size_t ConnectionsOf(const WorkerOptions& workers, size_t queues, size_t count) {
+  return count == 0 ? 0 : (queues * workers.connections + count - 1) / count;
+}
+
 // Memory that is mapped and, but for what is written to, not there.
 class Reserved {
  public:
@@ -129,21 +134,19 @@ class DevmemTransport final : public WorkerTransport {
     DEVMEM_RETURN_IF_ERROR(steering_->Begin());
     monitor_ = std::thread([this] { Monitor(); });
     pthread_setname_np(monitor_.native_handle(), "rx-monitor");
+    (void)path();  // before there is a stream to tell
     return absl::OkStatus();
   }
   absl::StatusOr<TransportParts> HandOver() override {
     for (size_t i = 0; i < nics_.size(); ++i) DEVMEM_RETURN_IF_ERROR(Ready(i));
     Halt();
-    TransportParts parts{.interfaces = asked_.interfaces, .queues = asked_.queues, .landing_pool = asked_.landing_pool};
-    for (const auto& nic : nics_) {
-      TransportParts::Nic part;
-      DEVMEM_ASSIGN_OR_RETURN(part.binding, nic->binding->Share());
-      DEVMEM_ASSIGN_OR_RETURN(part.landing, nic->landing->ExportHandle());
-      part.dmabuf = UniqueFd(fcntl(nic->dmabuf.get(), F_DUPFD_CLOEXEC, 0));
-      if (!part.dmabuf.valid()) return ErrnoError(errno, "duplicating a dma-buf", {.object = nic->binding->interface()});
-      parts.nics.push_back(std::move(part));
-    }
-    return parts;
+    return Parts();
+  }
+
+  absl::StatusOr<TransportParts> OfferHandOver() override {
+    std::lock_guard bound(rebinding_);  // not while a binding changes
+    for (size_t i = 0; i < nics_.size(); ++i) DEVMEM_RETURN_IF_ERROR(Ready(i));
+    return Parts();
   }
 
   void Forget() override {
@@ -188,6 +191,40 @@ class DevmemTransport final : public WorkerTransport {
     info.reason = absl::StrCat("device-memory TCP on ", absl::StrJoin(parts, ", "),
                                nics_.size() == 1 ? "; landing pool of " : "; landing pools of ", info.landing_pool / kMiB,
                                " MiB on ", std::string(device_->name()), "; kernel ", kernel.release);
+    {
+      std::lock_guard lock(mutex_);
+      last_path_ = info;
+    }
+    FillCounters(info);
+    return info;
+  }
+
+  [[nodiscard]] PathInfo last_path() override {
+    PathInfo info;
+    {
+      std::lock_guard lock(mutex_);
+      info = last_path_;
+    }
+    FillCounters(info);
+    return info;
+  }
+
+ private:
+  // Duplicates of what each NIC has.
+  absl::StatusOr<TransportParts> Parts() {
+    TransportParts parts{.interfaces = asked_.interfaces, .queues = asked_.queues, .landing_pool = asked_.landing_pool};
+    for (const auto& nic : nics_) {
+      TransportParts::Nic part;
+      DEVMEM_ASSIGN_OR_RETURN(part.binding, nic->binding->Share());
+      DEVMEM_ASSIGN_OR_RETURN(part.landing, nic->landing->ExportHandle());
+      part.dmabuf = UniqueFd(fcntl(nic->dmabuf.get(), F_DUPFD_CLOEXEC, 0));
+      if (!part.dmabuf.valid()) return ErrnoError(errno, "duplicating a dma-buf", {.object = nic->binding->interface()});
+      parts.nics.push_back(std::move(part));
+    }
+    return parts;
+  }
+
+  void FillCounters(PathInfo& info) {
     const auto get = [](const std::atomic<uint64_t>& counter) { return counter.load(std::memory_order_relaxed); };
     info.counters = {.device_bytes = get(counters_.device_bytes),
                      .host_bytes = get(counters_.host_bytes),
@@ -203,10 +240,8 @@ class DevmemTransport final : public WorkerTransport {
     std::lock_guard lock(mutex_);
     info.counters.last_fall_back = last_fall_back_;
     info.counters.fall_backs = fall_backs_;
-    return info;
   }
 
- private:
   // Everything that changes nothing on a NIC, and may fail for what was asked: a successor does so before it says that it can.
   absl::Status Prepare() {
     std::vector<RxBinding*> bindings;
@@ -255,9 +290,7 @@ class DevmemTransport final : public WorkerTransport {
 
   // What a NIC with `count` of all `queues` may have to carry, a queue of it: all workers' connections may come by it, by its
   // route.
-  [[nodiscard]] size_t Connections(size_t queues, size_t count) const {
-    return count == 0 ? 0 : (queues * workers_.connections + count - 1) / count;
-  }
+  [[nodiscard]] size_t Connections(size_t queues, size_t count) const { return ConnectionsOf(workers_, queues, count); }
 
   static uint64_t PageSize() { return static_cast<uint64_t>(sysconf(_SC_PAGESIZE)); }
 
@@ -504,6 +537,7 @@ class DevmemTransport final : public WorkerTransport {
   std::set<std::string> told_;                  // causes of falling back that were said
   std::map<std::string, uint64_t> fall_backs_;  // by cause, without the NIC
   std::map<uint32_t, DeviceMemory*> landings_;  // by every dma-buf id they had
+  PathInfo last_path_;                          // without counters
   std::thread monitor_;
 };
 
@@ -521,6 +555,31 @@ absl::StatusOr<std::unique_ptr<Transport>> AdoptDevmemTransport(const WorkerOpti
   auto transport = std::make_unique<DevmemTransport>(workers, options, std::move(device));
   DEVMEM_RETURN_IF_ERROR(transport->Adopt(std::move(parts)));
   return std::unique_ptr<Transport>(std::move(transport));
+}
+
+absl::Status CouldAdopt(const WorkerOptions& workers, const DevmemOptions& options, const Device& device,
+                        const TransportParts& offer) {
+  size_t queues = 0;
+  for (const TransportParts::Nic& nic : offer.nics) queues += nic.binding.queues.size();
+  DEVMEM_RETURN_IF_ERROR(FlowSteering::Fits(options.steering, queues));
+  for (const TransportParts::Nic& nic : offer.nics) {
+    if (nic.landing.device_uuid != device.uuid()) {
+      return MakeError(absl::StatusCode::kFailedPrecondition,
+                       absl::StrCat("the landing pool lies on ", nic.landing.device_uuid, ", and this daemon's device is ",
+                                    std::string(device.uuid())),
+                       {.object = nic.binding.interface,
+                        .cause = "another device",
+                        .action = "give both daemons the same --device, or end the living one (SIGTERM) and start again"});
+    }
+    const size_t count = nic.binding.queues.size();
+    PoolDemand demand{.queues = count, .connections = ConnectionsOf(workers, queues, count)};
+    demand.page_size = nic.binding.page_size;
+    DEVMEM_ASSIGN_OR_RETURN(const std::unique_ptr<Ethtool> ethtool, Ethtool::Open());
+    DEVMEM_ASSIGN_OR_RETURN(const Rings rings, ethtool->GetRings(nic.binding.interface));
+    demand.ring = rings.rx;
+    DEVMEM_RETURN_IF_ERROR(ReceiveBufferFor(nic.landing.bytes, demand, kLeastReceiveBuffer).status());
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace devmem

@@ -43,4 +43,10 @@ struct DevmemOptions {
                                                                               std::shared_ptr<Device> device,
                                                                               TransportParts parts);
 
+// Whether AdoptDevmemTransport would find fault with what is offered (Transport::OfferHandOver), as far as that can be told
+// without its descriptors: its memory is not `device`'s, its pools too small for the connections, the addresses to steer by not
+// right.
+[[nodiscard]] absl::Status CouldAdopt(const WorkerOptions& workers, const DevmemOptions& options, const Device& device,
+                                      const TransportParts& offer);
+
 }  // namespace devmem

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // ObjectStore: a bucket, whatever serves it. Lists it, reads small pieces (headers of files, an index) through
 // libcurl, and says how a Transport shall ask for payload. Credentials and signing live behind this interface and
-// nowhere else: a request is prepared each time it is sent, never stored.
+// nowhere else: a request is prepared each time it is sent, and what was signed for one is used for no other.
 //
 //   DEVMEM_ASSIGN_OR_RETURN(auto store, OpenStore("http://127.0.0.1:8080/train/", {}));
 //   DEVMEM_ASSIGN_OR_RETURN(ObjectTable objects, store->List(deadline, nullptr));

@@ -142,6 +142,8 @@ class Transport {
   virtual ~Transport() = default;
   // As it stands now; asks NICs and kernel, so not for every read. Thread-safe.
   [[nodiscard]] virtual PathInfo path() = 0;
+  // As path() last said, but for the counters, which are of now. Asks nobody, so that it may be called on a loop. Thread-safe.
+  [[nodiscard]] virtual PathInfo last_path() { return path(); }
   [[nodiscard]] virtual size_t workers() const = 0;
   // Of all workers since the start. Costs no system call. Thread-safe.
   [[nodiscard]] virtual TransferTotals transfers() { return {}; }
@@ -156,6 +158,9 @@ class Transport {
   // while HandOver() or GoOn() runs.
   virtual void SetPolicy(const ReadPolicy& policy) = 0;
 
+  // Whether HandOver() would do, and what it would give, without descriptors: for a successor to look at while this one still
+  // serves.
+  [[nodiscard]] virtual absl::StatusOr<TransportParts> OfferHandOver() { return TransportParts(); }
   // For a successor in another process: closes every connection, and gives duplicates of what there is to go on with. Every
   // read must be done, and none may start until GoOn(). On error too nothing is lost: GoOn().
   [[nodiscard]] virtual absl::StatusOr<TransportParts> HandOver() { return TransportParts(); }

@@ -82,10 +82,8 @@ void WorkerTransport::Start(size_t worker, RangeRead* read) {
 }
 
 void WorkerTransport::Cancel(size_t worker, RangeRead* read) {
-  // A store is all files or all HTTP.
-  const absl::StatusOr<PayloadRequest> request = read->store->PrepareGet(read->object);
-  if (!request.ok()) return;
-  if (!request->file_path.empty()) {
+  // A store is all files or all HTTP. Nothing is prepared for a request that will not be sent: there may be no credentials now.
+  if (KindOfStore(read->store->uri()) == StoreKind::kFile) {
     workers_[worker]->files->Cancel(read);
   } else {
     workers_[worker]->fetcher->Cancel(read);

@@ -161,13 +161,22 @@ absl::StatusOr<AccessLedger::Lent> AccessLedger::BeginStream(uid_t uid, const Ac
         {.fault = Fault::kQuota, .cause = "quota", .action = "end one of them, or have `streams` of that rule raised"});
   }
   ++accounts_[uid].streams;
-  return Lent(static_cast<void*>(this), [this, uid](void*) { GiveBack(uid, 0, 1); });
+  return Lent(static_cast<void*>(this), [this, uid](void*) { GiveBack(uid, &Account::streams, 1); });
 }
 
 absl::StatusOr<AccessLedger::Lent> AccessLedger::ReserveMemory(uid_t uid, uint64_t bytes, const AccessGrant& grant) {
+  return Reserve(uid, &Account::memory, bytes, grant);
+}
+
+absl::StatusOr<AccessLedger::Lent> AccessLedger::ReserveKept(uid_t uid, uint64_t bytes, const AccessGrant& grant) {
+  return Reserve(uid, &Account::kept, bytes, grant);
+}
+
+absl::StatusOr<AccessLedger::Lent> AccessLedger::Reserve(uid_t uid, uint64_t Account::*of, uint64_t bytes,
+                                                         const AccessGrant& grant) {
   std::lock_guard lock(mutex_);
   const auto found = accounts_.find(uid);
-  const uint64_t has = found == accounts_.end() ? 0 : found->second.memory;
+  const uint64_t has = found == accounts_.end() ? 0 : found->second.*of;
   if (grant.memory != 0 && (has > grant.memory || bytes > grant.memory - has)) {
     return MakeError(absl::StatusCode::kResourceExhausted,
                      absl::StrCat("the stream needs ", bytes, " bytes of slabs, and of the ", grant.memory,
@@ -176,16 +185,16 @@ absl::StatusOr<AccessLedger::Lent> AccessLedger::ReserveMemory(uid_t uid, uint64
                       .cause = "quota",
                       .action = "lower --prefetch or --batch-size, end another stream, or have `memory` of that rule raised"});
   }
-  accounts_[uid].memory += bytes;
-  return Lent(static_cast<void*>(this), [this, uid, bytes](void*) { GiveBack(uid, bytes, 0); });
+  accounts_[uid].*of += bytes;
+  return Lent(static_cast<void*>(this), [this, uid, of, bytes](void*) { GiveBack(uid, of, bytes); });
 }
 
-void AccessLedger::GiveBack(uid_t uid, uint64_t bytes, uint64_t streams) {
+void AccessLedger::GiveBack(uid_t uid, uint64_t Account::*of, uint64_t amount) {
   std::lock_guard lock(mutex_);
   const auto account = accounts_.find(uid);
-  account->second.memory -= bytes;
-  account->second.streams -= streams;
-  if (account->second.memory == 0 && account->second.streams == 0) accounts_.erase(account);
+  account->second.*of -= amount;
+  const Account& has = account->second;
+  if (has.memory == 0 && has.kept == 0 && has.streams == 0) accounts_.erase(account);
 }
 
 std::string BucketForLog(std::string_view bucket) {

@@ -91,13 +91,17 @@ class AccessLedger {
   // kResourceExhausted, with what the user has and may have.
   [[nodiscard]] absl::StatusOr<Lent> BeginStream(uid_t uid, const AccessGrant& grant);
   [[nodiscard]] absl::StatusOr<Lent> ReserveMemory(uid_t uid, uint64_t bytes, const AccessGrant& grant);
+  // For what a failed stream leaves in its trainer's hands: beside the memory of streams, and no more than that may be.
+  [[nodiscard]] absl::StatusOr<Lent> ReserveKept(uid_t uid, uint64_t bytes, const AccessGrant& grant);
 
  private:
   struct Account {
     uint64_t memory = 0;
+    uint64_t kept = 0;
     uint64_t streams = 0;
   };
-  void GiveBack(uid_t uid, uint64_t bytes, uint64_t streams);
+  [[nodiscard]] absl::StatusOr<Lent> Reserve(uid_t uid, uint64_t Account::*of, uint64_t bytes, const AccessGrant& grant);
+  void GiveBack(uid_t uid, uint64_t Account::*of, uint64_t amount);
 
   std::mutex mutex_;
   std::map<uid_t, Account> accounts_;  // of users who have something; guarded by mutex_

@@ -225,6 +225,22 @@ TEST(AccessLedger, StreamsAndMemoryOfAUser) {
   EXPECT_TRUE(ledger.ReserveMemory(1, 100, grant).ok());
 }
 
+// What failed streams leave in a trainer's hands is beside what its streams have, and bounded as that is.
+TEST(AccessLedger, KeptMemoryIsBesideStreams) {
+  AccessLedger ledger;
+  const AccessGrant grant{.rule = 1, .memory = 100};
+  auto kept = ledger.ReserveKept(1, 100, grant);
+  ASSERT_TRUE(kept.ok());
+  auto streams = ledger.ReserveMemory(1, 100, grant);
+  EXPECT_TRUE(streams.ok()) << streams.status();
+  EXPECT_FALSE(ledger.ReserveKept(1, 1, grant).ok());
+  EXPECT_TRUE(ledger.ReserveKept(2, 100, grant).ok());
+  streams->reset();
+  EXPECT_FALSE(ledger.ReserveKept(1, 1, grant).ok());
+  kept->reset();
+  EXPECT_TRUE(ledger.ReserveKept(1, 100, grant).ok());
+}
+
 TEST(BucketForLog, HasNoSecrets) {
   const std::pair<const char*, const char*> kRows[] = {
       {"s3://a/b", "s3://a/b/"},

@@ -229,6 +229,8 @@ class DaemonImpl final : public Daemon {
         upgrade_,
         UpgradeSocket::On(*std::move(upgrade),
                           {.path = transport_->path().name,
+                           .offer = [this] { return Offer(); },
+                           .declined = [](const absl::Status& why) { SayDeclined(why); },
                            .hand_over = [this](const UpgradeSocket::Successor& successor) { return HandOver(successor); },
                            .go_on = [this](const absl::Status& why) { return GoOn(why); },
                            .handed_over = [this](const UpgradeSocket::Successor& successor) { HandedOverTo(successor); }}));
@@ -345,6 +347,12 @@ class DaemonImpl final : public Daemon {
                        "the living daemon receives into device memory, and this one is not to",
                        {.object = options_.socket, .cause = "other transport", .action = "end it (SIGTERM) and start again"});
     }
+    if (adopts && former.offer() != nullptr) {
+      if (const absl::Status could = CouldAdopt(Workers(), Devmem(), *device_, *former.offer()); !could.ok()) {
+        former.Failed(could);
+        return could;
+      }
+    }
     if (!adopts) DEVMEM_RETURN_IF_ERROR(StartTransport());
     DEVMEM_ASSIGN_OR_RETURN(std::optional<HandedOver> handed, former.TakeOver(Clock::now() + kHandOverTimeout));
     if (!handed.has_value()) return false;
@@ -395,9 +403,20 @@ class DaemonImpl final : public Daemon {
 
   // --- as the one before: on the upgrade socket's thread ---
 
+  absl::StatusOr<TransportParts> Offer() {
+    std::lock_guard lock(workers_mutex_);
+    return transport_->OfferHandOver();
+  }
+
+  static void SayDeclined(const absl::Status& why) {
+    spdlog::warn("not handed over: {}. Nothing was stopped for it; this daemon serves on", Text(why));
+  }
+
   absl::StatusOr<HandedOver> HandOver(const UpgradeSocket::Successor& successor) {
     spdlog::info("handing over to version {} (pid {})", successor.version, successor.pid);
     HandedOver handed{.stopped = Clock::now()};
+    DEVMEM_ASSIGN_OR_RETURN(handed.grpc, listener_->socket().Share());
+    DEVMEM_ASSIGN_OR_RETURN(handed.handles, handles_->socket().Share());
     stopped_ = handed.stopped;
     SetHealth("handing over to a successor");
     listener_->Stop();
@@ -408,8 +427,6 @@ class DaemonImpl final : public Daemon {
       std::lock_guard lock(workers_mutex_);
       DEVMEM_ASSIGN_OR_RETURN(handed.transport, transport_->HandOver());
     }
-    DEVMEM_ASSIGN_OR_RETURN(handed.grpc, listener_->socket().Share());
-    DEVMEM_ASSIGN_OR_RETURN(handed.handles, handles_->socket().Share());
     handed_what_ = Describe(handed.transport);
     return handed;
   }

@@ -4,9 +4,13 @@
 //
 // Accepting never spins when descriptors run out: the connection accepted on the reserve is told so and closed; when even
 // the reserve is gone the listener leaves the epoll set until a peer goes, or for kStarvedPause.
+//
+// A slab that its trainer has no room for waits in the trainer's queue until its connection can be written to, its deadline
+// comes, it is cancelled, or the trainer goes. The connection's send buffer is small: what lies in it are descriptors that the
+// kernel counts against the daemon's user, so that one trainer that reads nothing must not use up everybody's.
 #include "service/handle_socket.h"
 
-#include <poll.h>
+#include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
@@ -14,12 +18,16 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
+#include <deque>
+#include <future>
 #include <mutex>
+#include <set>
 #include <thread>
 #include <unordered_map>
 #include <utility>
@@ -39,9 +47,11 @@ constexpr uint32_t kProtocolVersion = 1;
 constexpr size_t kMaxPacket = 4096;
 constexpr size_t kTokenDigits = 32;
 constexpr int kStarvedPauseMs = 200;
+constexpr int kSendBuffer = 16 << 10;  // some dozens of packets
 constexpr uint64_t kListenerKey = 0;
 constexpr uint64_t kStopKey = 1;
-constexpr uint64_t kFirstPeerKey = 2;
+constexpr uint64_t kWakeKey = 2;
+constexpr uint64_t kFirstPeerKey = 3;
 
 absl::StatusOr<std::string> NewToken() {
   std::array<unsigned char, kTokenDigits / 2> bytes;
@@ -90,11 +100,16 @@ int SendPacket(int socket, const std::string& packet, int fd) {
 
 class HandleSocketImpl final : public HandleSocket {
  public:
-  HandleSocketImpl(UnixListener listener, Options options, UniqueFd epoll, UniqueFd stop)
-      : listener_(std::move(listener)), options_(std::move(options)), epoll_(std::move(epoll)), stop_(std::move(stop)) {}
+  HandleSocketImpl(UnixListener listener, Options options, UniqueFd epoll, UniqueFd stop, UniqueFd wake)
+      : listener_(std::move(listener)),
+        options_(std::move(options)),
+        epoll_(std::move(epoll)),
+        stop_(std::move(stop)),
+        wake_(std::move(wake)) {}
 
   absl::Status Start() {
-    if (!Watch(stop_.get(), EPOLLIN, kStopKey)) return ErrnoError(errno, "epoll_ctl", {.object = listener_.path()});
+    if (!Watch(stop_.get(), EPOLLIN, kStopKey) || !Watch(wake_.get(), EPOLLIN, kWakeKey))
+      return ErrnoError(errno, "epoll_ctl", {.object = listener_.path()});
     thread_ = std::thread([this] { Run(); });
     return absl::OkStatus();
   }
@@ -127,37 +142,38 @@ class HandleSocketImpl final : public HandleSocket {
     return connection->peer;
   }
 
-  absl::Status SendSlab(std::string_view token, const devmem_loader::v1::SlabHandle& slab, int fd, Time deadline) override {
-    auto connection = Find(token);
-    if (connection == nullptr) return NotConnected();
+  void PassSlab(std::string_view token, const devmem_loader::v1::SlabHandle& slab, UniqueFd fd, Time deadline,
+                Passed passed) override {
     HandlePacket packet;
     *packet.mutable_slab() = slab;
-    const std::string bytes = packet.SerializeAsString();
-    if (bytes.size() > kMaxPacket) return MakeError(absl::StatusCode::kInternal, "handle packet too long", {});
-    while (true) {
-      const int error = SendPacket(connection->socket.get(), bytes, fd);
-      switch (error) {
-        case 0:
-          return absl::OkStatus();
-        case EAGAIN:
-          break;
-        case EPIPE:
-        case ECONNRESET:
-        case ENOTCONN:
-          return NotConnected();
-        case ETOOMANYREFS:
-          return MakeError(absl::StatusCode::kResourceExhausted, "too many descriptors on their way to trainers",
-                           {.cause = "ETOOMANYREFS", .action = "raise the daemon's limit of open files (LimitNOFILE)"});
-        default:
-          return ErrnoError(error, "cannot pass a slab to the trainer");
+    std::string bytes = packet.SerializeAsString();
+    if (bytes.size() > kMaxPacket) return passed(MakeError(absl::StatusCode::kInternal, "handle packet too long", {}));
+    const std::shared_ptr<Connection> connection = Find(token);
+    if (connection == nullptr) return passed(NotConnected());
+    absl::Status status;
+    {
+      std::lock_guard lock(sending_mutex_);
+      if (connection->gone) {
+        status = NotConnected();
+      } else if (const int error = connection->unsent.empty() ? SendPacket(connection->socket.get(), bytes, fd.get()) : EAGAIN;
+                 error != EAGAIN) {
+        status = StatusOfSend(error);
+      } else {
+        connection->unsent.push_back({slab.stream_id(), std::move(bytes), std::move(fd), deadline, std::move(passed)});
+        if (waiting_.insert(connection).second) AskForRoom(*connection, true);
+        const uint64_t one = 1;
+        (void)!::write(wake_.get(), &one, sizeof one);  // its deadline may be the next
+        return;
       }
-      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
-      if (left <= 0) {
-        return MakeError(absl::StatusCode::kDeadlineExceeded, "the trainer does not read its handle socket",
-                         {.cause = "handle socket full", .action = "read slab packets while OpenStream is under way"});
-      }
-      pollfd writable{connection->socket.get(), POLLOUT, 0};
-      (void)::poll(&writable, 1, static_cast<int>(std::min<int64_t>(left, 60'000)));
+    }
+    passed(std::move(status));
+  }
+
+  void CancelSlabs(std::string_view token, std::string_view stream_id) override {
+    if (const std::shared_ptr<Connection> connection = Find(token); connection != nullptr) {
+      Drop(
+          connection, [&](const Unsent& unsent) { return unsent.stream_id == stream_id; },
+          absl::CancelledError("the stream ended before its slab was passed to the trainer"));
     }
   }
 
@@ -167,11 +183,117 @@ class HandleSocketImpl final : public HandleSocket {
   }
 
  private:
+  struct Unsent {
+    std::string stream_id;
+    std::string bytes;
+    UniqueFd fd;
+    Time deadline;
+    Passed passed;
+  };
   struct Connection {
     Peer peer;
-    UniqueFd socket;  // closed by the last user, so that its number is not another's while SendSlab uses it
+    uint64_t key = 0;
+    UniqueFd socket;  // closed by the last user, so that its number is not another's while PassSlab uses it
     UniqueFd pidfd;
+    std::deque<Unsent> unsent;  // guarded by sending_mutex_
+    bool gone = false;          // guarded by sending_mutex_
   };
+
+  static absl::Status StatusOfSend(int error) {
+    switch (error) {
+      case 0:
+        return absl::OkStatus();
+      case EPIPE:
+      case ECONNRESET:
+      case ENOTCONN:
+        return NotConnected();
+      case ETOOMANYREFS:
+        return MakeError(absl::StatusCode::kResourceExhausted, "too many descriptors on their way to trainers",
+                         {.cause = "ETOOMANYREFS", .action = "raise the daemon's limit of open files (LimitNOFILE)"});
+      default:
+        return ErrnoError(error, "cannot pass a slab to the trainer");
+    }
+  }
+
+  static absl::Status DoesNotRead() {
+    return MakeError(absl::StatusCode::kDeadlineExceeded, "the trainer does not read its handle socket",
+                     {.cause = "handle socket full", .action = "read slab packets while OpenStream is under way"});
+  }
+
+  // Whether to hear when its socket can be written to. sending_mutex_ held.
+  void AskForRoom(const Connection& connection, bool ask) {
+    epoll_event event{};
+    event.events = EPOLLIN | EPOLLRDHUP | (ask ? EPOLLOUT : 0U);
+    event.data.u64 = connection.key;
+    (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, connection.socket.get(), &event);
+  }
+
+  // Takes those that `which` says out of its queue, and tells who waits for them.
+  template <typename Which>
+  void Drop(const std::shared_ptr<Connection>& connection, const Which& which, const absl::Status& why) {
+    std::vector<Unsent> dropped;
+    {
+      std::lock_guard lock(sending_mutex_);
+      std::deque<Unsent> kept;
+      for (Unsent& unsent : connection->unsent) {
+        if (which(unsent)) {
+          dropped.push_back(std::move(unsent));
+        } else {
+          kept.push_back(std::move(unsent));
+        }
+      }
+      connection->unsent = std::move(kept);
+      if (connection->unsent.empty() && waiting_.erase(connection) > 0) AskForRoom(*connection, false);
+    }
+    for (const Unsent& unsent : dropped) unsent.passed(why);
+  }
+
+  // It can be written to.
+  void SendMore(uint64_t key) {
+    std::shared_ptr<Connection> connection;
+    {
+      std::lock_guard lock(mutex_);
+      const auto found = by_key_.find(key);
+      if (found == by_key_.end()) return;
+      connection = found->second;
+    }
+    std::vector<std::pair<Passed, absl::Status>> ended;
+    {
+      std::lock_guard lock(sending_mutex_);
+      while (!connection->unsent.empty()) {
+        Unsent& next = connection->unsent.front();
+        const int error = SendPacket(connection->socket.get(), next.bytes, next.fd.get());
+        if (error == EAGAIN) break;
+        ended.emplace_back(std::move(next.passed), StatusOfSend(error));
+        connection->unsent.pop_front();
+      }
+      if (connection->unsent.empty() && waiting_.erase(connection) > 0) AskForRoom(*connection, false);
+    }
+    for (const auto& [passed, status] : ended) passed(status);
+  }
+
+  // Gives up what is late. How long until the next deadline, as for epoll_wait; -1: there is none.
+  int DropLate() {
+    const Time now = Clock::now();
+    Time next = Time::max();
+    std::vector<std::shared_ptr<Connection>> late;
+    {
+      std::lock_guard lock(sending_mutex_);
+      for (const auto& connection : waiting_) {
+        Time first = Time::max();
+        for (const Unsent& unsent : connection->unsent) first = std::min(first, unsent.deadline);
+        if (first <= now) late.push_back(connection);
+        next = std::min(next, first);
+      }
+    }
+    for (const auto& connection : late) {
+      Drop(
+          connection, [now](const Unsent& unsent) { return unsent.deadline <= now; }, DoesNotRead());
+    }
+    if (!late.empty()) return 0;  // look again
+    if (next == Time::max()) return -1;
+    return static_cast<int>(std::clamp<int64_t>(std::chrono::ceil<std::chrono::milliseconds>(next - now).count(), 0, 60'000));
+  }
 
   // Hash of a token: it is random already. What an attacker could learn from the time of a lookup ends with these 64 bits.
   struct TokenHash {
@@ -202,8 +324,9 @@ class HandleSocketImpl final : public HandleSocket {
   void Run() {
     std::array<epoll_event, 64> events;
     while (true) {
-      const int count =
-          ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), starved_ ? kStarvedPauseMs : -1);
+      int patience = DropLate();
+      if (starved_) patience = patience < 0 ? kStarvedPauseMs : std::min(patience, kStarvedPauseMs);
+      const int count = ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), patience);
       if (count < 0 && errno != EINTR) return;
       bool resume = count == 0;
       for (int i = 0; i < count; ++i) {
@@ -211,6 +334,11 @@ class HandleSocketImpl final : public HandleSocket {
         if (key == kStopKey) return;
         if (key == kListenerKey) {
           AcceptAll();
+        } else if (key == kWakeKey) {
+          uint64_t count_of_wakes = 0;
+          (void)!::read(wake_.get(), &count_of_wakes, sizeof count_of_wakes);
+        } else if (events[static_cast<size_t>(i)].events == EPOLLOUT) {
+          SendMore(key);
         } else {
           // A trainer has nothing to say on this socket: bytes from it end the connection just as its closing does.
           Remove(key);
@@ -276,8 +404,9 @@ class HandleSocketImpl final : public HandleSocket {
     hello.mutable_hello()->set_token(connection->peer.token);
 
     // The peer can be found before it can know its token.
-    const uint64_t key = next_key_++;
+    const uint64_t key = connection->key = next_key_++;
     const int fd = socket.get();
+    (void)::setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kSendBuffer, sizeof kSendBuffer);
     connection->socket = std::move(socket);
     {
       std::lock_guard lock(mutex_);
@@ -313,7 +442,13 @@ class HandleSocketImpl final : public HandleSocket {
     if (const auto user = of_user_.find(connection->peer.credentials.uid); --user->second == 0) of_user_.erase(user);
     (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection->socket.get(), nullptr);
     if (connection->pidfd.valid()) (void)::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection->pidfd.get(), nullptr);
-    (void)::shutdown(connection->socket.get(), SHUT_RDWR);  // ends a SendSlab that waits
+    (void)::shutdown(connection->socket.get(), SHUT_RDWR);
+    {
+      std::lock_guard lock(sending_mutex_);
+      connection->gone = true;
+    }
+    Drop(
+        connection, [](const Unsent&) { return true; }, NotConnected());
     if (options_.gone) options_.gone(connection->peer);
   }
 
@@ -321,6 +456,7 @@ class HandleSocketImpl final : public HandleSocket {
   const Options options_;
   const UniqueFd epoll_;
   const UniqueFd stop_;
+  const UniqueFd wake_;
   std::thread thread_;
 
   std::mutex accepting_mutex_;                 // held by the thread while it accepts
@@ -332,9 +468,21 @@ class HandleSocketImpl final : public HandleSocket {
   mutable std::mutex mutex_;
   std::unordered_map<std::string, std::shared_ptr<Connection>, TokenHash, TokenEqual> by_token_;
   std::unordered_map<uint64_t, std::shared_ptr<Connection>> by_key_;
+
+  std::mutex sending_mutex_;                       // never taken with another
+  std::set<std::shared_ptr<Connection>> waiting_;  // those with something unsent; guarded by sending_mutex_
 };
 
 }  // namespace
+
+absl::Status HandleSocket::SendSlab(std::string_view token, const devmem_loader::v1::SlabHandle& slab, int fd, Time deadline) {
+  UniqueFd own(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  if (!own.valid()) return ErrnoError(errno, "duplicating a slab's descriptor");
+  const auto promise = std::make_shared<std::promise<absl::Status>>();
+  std::future<absl::Status> passed = promise->get_future();
+  PassSlab(token, slab, std::move(own), deadline, [promise](absl::Status status) { promise->set_value(std::move(status)); });
+  return passed.get();
+}
 
 absl::StatusOr<std::unique_ptr<HandleSocket>> HandleSocket::Create(std::string_view service_path, Options options) {
   DEVMEM_ASSIGN_OR_RETURN(UnixListener listener, UnixListener::Listen(std::string(service_path) + ".fd", SOCK_SEQPACKET,
@@ -347,8 +495,11 @@ absl::StatusOr<std::unique_ptr<HandleSocket>> HandleSocket::Create(std::string_v
 absl::StatusOr<std::unique_ptr<HandleSocket>> HandleSocket::On(UnixListener listener, Options options) {
   UniqueFd epoll(::epoll_create1(EPOLL_CLOEXEC));
   UniqueFd stop(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!epoll.valid() || !stop.valid()) return ErrnoError(errno, "cannot watch the handle socket", {.object = listener.path()});
-  auto socket = std::make_unique<HandleSocketImpl>(std::move(listener), std::move(options), std::move(epoll), std::move(stop));
+  UniqueFd wake(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!epoll.valid() || !stop.valid() || !wake.valid())
+    return ErrnoError(errno, "cannot watch the handle socket", {.object = listener.path()});
+  auto socket = std::make_unique<HandleSocketImpl>(std::move(listener), std::move(options), std::move(epoll), std::move(stop),
+                                                   std::move(wake));
   DEVMEM_RETURN_IF_ERROR(socket->Start());
   return socket;
 }

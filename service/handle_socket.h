@@ -5,11 +5,13 @@
 //
 //   DEVMEM_ASSIGN_OR_RETURN(auto handles, HandleSocket::Create("/run/devmem-loader/loader.sock",
 //       {.mode = 0660, .gone = [&](const HandleSocket::Peer& peer) { CancelStreamsOf(peer.token); }}));
-//   ... in a call: FindPeer(token from metadata "devmem-token"), then SendSlab(token, handle, fd, deadline).
+//   ... in a call: FindPeer(token from metadata "devmem-token"), then PassSlab(token, handle, fd, deadline, [](absl::Status)
+//   {...}).
 //
-// Owns one thread, on which `admit` and `gone` run: they must not block for long, and must not destroy the HandleSocket.
-// `gone` runs exactly once for each peer that was admitted, also at destruction. FindPeer stops finding a peer before
-// `gone` runs. Threads: all methods are thread-safe; SendSlab may block its caller until the deadline.
+// Owns one thread, on which `admit`, `gone` and what waits for a slab run: they must not block for long, and must not destroy
+// the HandleSocket. `gone` runs exactly once for each peer that was admitted, also at destruction. FindPeer stops finding a
+// peer before `gone` runs. A trainer that does not read holds up nobody: what it was not passed waits here, and no thread does.
+// Threads: all methods are thread-safe; only SendSlab blocks its caller.
 #pragma once
 
 #include <cstddef>
@@ -23,6 +25,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "base/unique_fd.h"
 #include "service/unix_socket.h"
 
 namespace devmem_loader::v1 {
@@ -63,9 +66,17 @@ class HandleSocket {
   // kUnauthenticated if no connected trainer has this token.
   [[nodiscard]] virtual absl::StatusOr<Peer> FindPeer(std::string_view token) const = 0;
 
-  // Passes `fd` (borrowed) to the trainer. kUnauthenticated if it is gone, kDeadlineExceeded if it does not read its socket.
-  [[nodiscard]] virtual absl::Status SendSlab(std::string_view token, const devmem_loader::v1::SlabHandle& slab, int fd,
-                                              Time deadline) = 0;
+  // How passing a slab ended: OK, kUnauthenticated if the trainer is gone, kDeadlineExceeded if it does not read its socket,
+  // kCancelled by CancelSlabs.
+  using Passed = std::function<void(absl::Status)>;
+  // Passes `fd` to the trainer. `passed` is called once: before this returns where the trainer has room for it, or cannot have
+  // it; otherwise later, on the socket's thread or that of who cancels.
+  virtual void PassSlab(std::string_view token, const devmem_loader::v1::SlabHandle& slab, UniqueFd fd, Time deadline,
+                        Passed passed) = 0;
+  // What of this stream was not passed to its trainer will not be.
+  virtual void CancelSlabs(std::string_view token, std::string_view stream_id) = 0;
+  // The same as PassSlab, and waits for it.
+  [[nodiscard]] absl::Status SendSlab(std::string_view token, const devmem_loader::v1::SlabHandle& slab, int fd, Time deadline);
 
   [[nodiscard]] virtual size_t peers() const = 0;
 };

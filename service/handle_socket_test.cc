@@ -13,6 +13,7 @@
 #include <condition_variable>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -298,6 +299,57 @@ TEST_F(HandleSocketTest, APeerThatDoesNotReadCostsOnlyItsDeadline) {
       << status;
   UniqueFd other = Connect();
   EXPECT_FALSE(Token(other).empty());
+}
+
+// What a trainer has no room for waits without a thread, comes when it reads, in order, and is dropped by its stream's end, by
+// its deadline or by the trainer's.
+TEST_F(HandleSocketTest, SlabsWaitForWhoDoesNotRead) {
+  auto handles = Serve();
+  UniqueFd deaf = Connect();
+  const std::string token = Token(deaf);
+  UniqueFd memory(::memfd_create("slab", MFD_CLOEXEC));
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::map<std::string, absl::Status> passed;
+  const auto pass = [&](const std::string& stream, Duration patience) {
+    devmem_loader::v1::SlabHandle slab;
+    slab.set_stream_id(stream);
+    handles->PassSlab(token, slab, UniqueFd(::fcntl(memory.get(), F_DUPFD_CLOEXEC, 0)), Clock::now() + patience,
+                      [&, stream](absl::Status status) {
+                        std::lock_guard lock(mutex);
+                        EXPECT_TRUE(passed.emplace(stream, std::move(status)).second) << stream << " twice";
+                        changed.notify_all();
+                      });
+    std::lock_guard lock(mutex);
+    return passed.contains(stream);
+  };
+  const auto outcome = [&](const std::string& stream) {
+    std::unique_lock lock(mutex);
+    EXPECT_TRUE(changed.wait_for(lock, kLong, [&] { return passed.contains(stream); })) << stream;
+    return passed[stream].code();
+  };
+  int sent = 0;
+  while (pass("early " + std::to_string(sent), kLong) && sent < 10'000) ++sent;
+  EXPECT_GE(sent, 8) << "trainers that open a few streams at once read when they like";
+  EXPECT_LE(sent, 100) << "descriptors in flight that one trainer may cost";
+  EXPECT_FALSE(pass("cancelled", kLong));
+  EXPECT_FALSE(pass("late", std::chrono::milliseconds(20)));
+  EXPECT_FALSE(pass("patient", kLong));
+  handles->CancelSlabs(token, "cancelled");
+  EXPECT_EQ(outcome("cancelled"), absl::StatusCode::kCancelled);
+  EXPECT_EQ(outcome("late"), absl::StatusCode::kDeadlineExceeded);
+  for (int i = 0; i <= sent; ++i) {
+    const auto received = Receive(deaf);
+    ASSERT_TRUE(received.has_value());
+    EXPECT_EQ(received->packet.slab().stream_id(), "early " + std::to_string(i));
+    EXPECT_TRUE(received->fd.valid());
+  }
+  EXPECT_EQ(outcome("early " + std::to_string(sent)), absl::StatusCode::kOk);
+  EXPECT_EQ(outcome("patient"), absl::StatusCode::kOk);
+  EXPECT_EQ(Receive(deaf)->packet.slab().stream_id(), "patient");
+  while (pass("more " + std::to_string(sent), kLong) && sent < 10'000) ++sent;
+  deaf.Reset();
+  EXPECT_EQ(outcome("more " + std::to_string(sent)), absl::StatusCode::kUnauthenticated);
 }
 
 TEST_F(HandleSocketTest, APeerThatLeavesEndsTheWaitForIt) {

@@ -2,7 +2,9 @@
 // A call's life:
 //   1. OpenStream: token and uid are checked; the first message, the spec, is held against the access rules and the user's
 //      quota, and goes to the pool
-//   2. the pool prepares the stream, sends the slab over the handle socket, then `opened`, and starts the stream
+//   2. the pool prepares the stream and passes the slab over the handle socket; when its trainer has it, `opened` is sent and
+//   the
+//      stream started
 //   3. events come from the stream's loop and are written one message at a time; batches that wait for a write are put
 //      into one message. Releases go the other way.
 //   4. the call ends: all released after stream_end (OK), a failure, or the trainer left. It is over when gRPC said
@@ -17,6 +19,7 @@
 #include <deque>
 #include <future>
 #include <random>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -39,6 +42,7 @@ namespace v1 = devmem_loader::v1;
 constexpr Duration kSlabDeadline = std::chrono::seconds(10);  // for a trainer to take its slabs from the handle socket
 constexpr Duration kLastMessages = std::chrono::seconds(1);   // for a trainer to read what was sent before its stream was ended
 constexpr Duration kProgressEvery = std::chrono::milliseconds(200);
+
 absl::Status NoSpec() {
   return MakeError(absl::StatusCode::kInvalidArgument, "the first message must be the stream's specification",
                    {.cause = "no spec", .action = "send StreamSpec first"});
@@ -96,13 +100,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
 
   // Ends the call from the daemon's side.
   void End(const absl::Status& status) {
-    std::shared_ptr<DataStream> stream;
-    {
-      std::lock_guard lock(mutex_);
-      stream = stream_;
-      stopped_ = true;
-    }
-    if (stream != nullptr) {
+    if (const std::shared_ptr<DataStream> stream = Stop(); stream != nullptr) {
       stream->Fail(status);
     } else {
       RequestFinish(status);
@@ -113,6 +111,9 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   void BreakOff() { context_.TryCancel(); }
 
   [[nodiscard]] const std::string& token() const { return peer_.token; }
+  [[nodiscard]] const PeerCredentials& peer() const { return peer_.credentials; }
+  [[nodiscard]] const v1::StreamSpec& spec() const { return spec_; }  // once there is a stream
+  [[nodiscard]] const AccessGrant& grant() const { return grant_; }   // the same
 
   // In the order they were opened in; 0 until then. And how many batches its slab holds.
   struct Place {
@@ -163,7 +164,8 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
         spec_ = std::move(*request_.mutable_spec());
       }
       if (const absl::Status admitted = Admit(); !admitted.ok()) return RequestFinish(admitted);
-      service_.parts_.openers->Submit([self = shared_from_this()] { self->Open(); });
+      const absl::Status waits = service_.opens_.Submit(peer_.token, [self = shared_from_this()] { self->Open(); });
+      if (!waits.ok()) return RequestFinish(waits);
     } else if (request_.has_release()) {
       std::shared_ptr<DataStream> stream;
       {
@@ -208,7 +210,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   void OnEvent(v1::OpenStreamResponse event) override {
     if (event.has_stream_end()) {
       v1::StreamEnd* const end = event.mutable_stream_end();
-      *end->mutable_path() = DataPathTaken(service_.parts_.transport->path(), spec_.bucket(), end->statistics());
+      *end->mutable_path() = DataPathTaken(service_.parts_.transport->last_path(), spec_.bucket(), end->statistics());
     }
     {
       std::lock_guard lock(mutex_);
@@ -225,16 +227,19 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
     RequestFinish(status);
   }
 
+  void OnAllPlanned() override { service_.RefreshPath(); }
+
   void OnAllReleased() override { RequestFinish(absl::OkStatus()); }
 
   void OnClosed(std::optional<KeptSlab> kept) override {
-    if (kept.has_value()) service_.Keep(peer_.token, *std::move(kept));
+    service_.Closed(*this, id_, std::move(kept));
     LogEvent(spdlog::level::info, "stream_closed", {{"stream", id_}}, absl::StrCat("stream ", id_, " closed"));
   }
 
  private:
   // Before any store is asked, and before a thread is taken.
   absl::Status Admit() {
+    DEVMEM_RETURN_IF_ERROR(service_.MayOpen(peer_.token));
     DEVMEM_ASSIGN_OR_RETURN(const AccessGrant grant,
                             service_.access().ForStream(AccessPeerOf(peer_), spec_.bucket(), spec_.endpoint_url()));
     {
@@ -269,17 +274,37 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
 
   // The trainer is not there any more: whatever is under way stops.
   void Leave(const absl::Status& status) {
-    std::shared_ptr<DataStream> stream;
-    {
-      std::lock_guard lock(mutex_);
-      stopped_ = true;
-      stream = stream_;
-    }
-    if (stream != nullptr) stream->Close();
+    if (const std::shared_ptr<DataStream> stream = Stop(); stream != nullptr) stream->Close();
     RequestFinish(status);
   }
 
+  // Its opening goes no further: it is not waited for, whatever it is at. The stream, if that is open already.
+  std::shared_ptr<DataStream> Stop() {
+    std::string id;
+    {
+      std::lock_guard lock(mutex_);
+      stopped_ = true;
+      if (stream_ != nullptr) return stream_;
+      id = id_;
+    }
+    if (!id.empty()) service_.parts_.handles->CancelSlabs(peer_.token, id);
+    return nullptr;
+  }
+
+  struct Opening {
+    OpenedStream opened;
+    std::string id;
+    uint64_t number = 0;
+    size_t home = 0;
+    v1::DataPath path;
+    std::shared_ptr<void> hold;  // on the trainer's next opens
+  };
+
   void Open() {
+    {
+      std::lock_guard lock(mutex_);
+      if (stopped_) return;
+    }
     // A file is read with the daemon's rights: only for who has them anyway.
     const uid_t uid = peer_.credentials.uid;
     if (absl::StartsWithIgnoreCase(spec_.bucket(), "file:") && uid != 0 && uid != geteuid()) {
@@ -323,37 +348,76 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
                         }};
     absl::StatusOr<OpenedStream> opened = PrepareStream(spec_, context);
     if (!opened.ok()) return RequestFinish(opened.status());
-    size_t home = 0;
-    uint64_t number = 0;
-    std::string id;
+    auto opening = std::make_shared<Opening>(Opening{.opened = *std::move(opened), .path = path});
     {
       std::lock_guard lock(service_.mutex_);
       if (service_.ended_) return RequestFinish(Draining());
       on_transport_ = true;
       ++service_.on_transport_;
-      id = absl::StrCat("s", getpid(), "-", service_.next_id_++);
-      number = service_.next_id_;
-      home = service_.next_home_++ % service_.parts_.transport->workers();
+      opening->id = absl::StrCat("s", getpid(), "-", service_.next_id_++);
+      opening->number = service_.next_id_;
+      opening->home = service_.next_home_++ % service_.parts_.transport->workers();
     }
     {
       std::lock_guard lock(mutex_);
-      id_ = id;
+      id_ = opening->id;
     }
-    if (const absl::Status sent = SendSlab(id, *opened); !sent.ok()) return RequestFinish(sent);
+    if (const absl::Status passing = PassSlab(opening); !passing.ok()) RequestFinish(passing);
+  }
 
-    const std::shared_ptr<DeviceMemory> slab = opened->setup.slab;
-    const auto slots = opened->setup.slots;
-    const Position start = opened->setup.start;
-    opened->setup.id = id;
-    opened->setup.counters = &service_.counters_.OfWorker(home);
-    opened->setup.say_failed = service_.parts_.say_failed;
+  // Waits for no trainer: where it has no room for its slab, the rest is done when it has.
+  absl::Status PassSlab(std::shared_ptr<Opening> opening) {
+    DEVMEM_ASSIGN_OR_RETURN(ExportedHandle handle, opening->opened.setup.slab->ExportHandle());
+    v1::SlabHandle packet;
+    packet.set_stream_id(opening->id);
+    packet.set_slab(0);
+    packet.set_kind(handle.kind == ExportedHandle::Kind::kMemfd ? "memfd" : "cuda-vmm");
+    packet.set_version(ExportedHandle::kVersion);
+    packet.set_bytes(handle.bytes);
+    packet.set_device_uuid(handle.device_uuid);
+    v1::Slab* const slab = opening->opened.opened.mutable_slabs(0);
+    slab->set_kind(packet.kind());
+    slab->set_version(packet.version());
+    slab->set_device_uuid(packet.device_uuid());
+    const std::string id = opening->id;
+    opening->hold = service_.opens_.Hold(peer_.token);
+    service_.parts_.handles->PassSlab(peer_.token, packet, std::move(handle.fd), Clock::now() + kSlabDeadline,
+                                      [self = shared_from_this(), opening = std::move(opening),
+                                       here = std::this_thread::get_id()](absl::Status passed) mutable {
+                                        opening->hold.reset();
+                                        auto next = [self, opening = std::move(opening), passed = std::move(passed)] {
+                                          passed.ok() ? self->Begin(*opening) : self->RequestFinish(passed);
+                                        };
+                                        if (std::this_thread::get_id() == here) return next();
+                                        self->service_.parts_.upkeep->Submit(std::move(next));  // it may have a slab to unmap
+                                      });
+    bool stopped = false;
+    {
+      std::lock_guard lock(mutex_);
+      stopped = stopped_;
+    }
+    if (stopped) service_.parts_.handles->CancelSlabs(peer_.token, id);  // Stop() may have come before there was one
+    return absl::OkStatus();
+  }
+
+  // The trainer has its slab.
+  void Begin(Opening& opening) {
+    StreamSetup& setup = opening.opened.setup;
+    const std::string& id = opening.id;
+    const std::shared_ptr<DeviceMemory> slab = setup.slab;
+    const auto slots = setup.slots;
+    const Position start = setup.start;
+    setup.id = id;
+    setup.counters = &service_.counters_.OfWorker(opening.home);
+    setup.say_failed = service_.parts_.say_failed;
     auto stream = std::make_shared<DataStream>(
-        std::move(opened->setup), *service_.parts_.transport, home, shared_from_this(),
+        std::move(setup), *service_.parts_.transport, opening.home, shared_from_this(),
         [pool = service_.parts_.upkeep](std::function<void()> task) { pool->Submit(std::move(task)); });
+    service_.Opened(*this, id);
     v1::OpenStreamResponse event;
-    *event.mutable_opened() = std::move(opened->opened);
+    *event.mutable_opened() = std::move(opening.opened.opened);
     event.mutable_opened()->set_stream_id(id);
-    *event.mutable_opened()->mutable_path() = path;
+    *event.mutable_opened()->mutable_path() = std::move(opening.path);
     *event.mutable_opened()->mutable_cursor() = stream->CursorAt(start);
     bool stopped = false;
     bool half_closed = false;
@@ -363,12 +427,15 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
       half_closed = half_closed_;
       if (!stopped) {
         stream_ = stream;
-        number_ = number;
+        number_ = opening.number;
       }
       slab_bytes_ = slab->bytes();
       slots_ = slots;
     }
-    if (stopped) return slab->Retire();  // Leave() or End() came before there was a stream
+    if (stopped) {  // Leave() or End() came before there was a stream
+      stream.reset();
+      return service_.Closed(*this, id, KeptSlab{.slab = slab});
+    }
     const uint64_t world_size = std::max<uint32_t>(1, spec_.world_size());
     const std::string bucket = BucketForLog(spec_.bucket());
     LogEvent(spdlog::level::info, "stream_opened",
@@ -390,22 +457,6 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
     OnEvent(std::move(event));
     if (half_closed) stream->EndReleases();
     stream->Start();
-  }
-
-  absl::Status SendSlab(const std::string& id, OpenedStream& opened) {
-    DEVMEM_ASSIGN_OR_RETURN(const ExportedHandle handle, opened.setup.slab->ExportHandle());
-    v1::SlabHandle packet;
-    packet.set_stream_id(id);
-    packet.set_slab(0);
-    packet.set_kind(handle.kind == ExportedHandle::Kind::kMemfd ? "memfd" : "cuda-vmm");
-    packet.set_version(ExportedHandle::kVersion);
-    packet.set_bytes(handle.bytes);
-    packet.set_device_uuid(handle.device_uuid);
-    v1::Slab* const slab = opened.opened.mutable_slabs(0);
-    slab->set_kind(packet.kind());
-    slab->set_version(packet.version());
-    slab->set_device_uuid(packet.device_uuid());
-    return service_.parts_.handles->SendSlab(peer_.token, packet, handle.fd.get(), Clock::now() + kSlabDeadline);
   }
 
   // mutex_ held.
@@ -504,7 +555,10 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
 };
 
 LoaderService::LoaderService(Parts parts)
-    : parts_(std::move(parts)), default_prefetch_(parts_.options->default_prefetch), access_(parts_.options->access) {}
+    : parts_(std::move(parts)),
+      default_prefetch_(parts_.options->default_prefetch),
+      opens_(parts_.openers, {}),
+      access_(parts_.options->access) {}
 
 LoaderService::~LoaderService() = default;
 
@@ -591,6 +645,16 @@ void LoaderService::FillStatus(std::optional<uid_t> only_of, v1::GetNodeStatusRe
   {
     std::lock_guard lock(mutex_);
     response->set_draining(draining_);
+    for (const auto& [token, kept] : kept_) {
+      if (only_of.has_value() && kept.peer.uid != *only_of) continue;
+      v1::KeptSlab* const slab = response->add_kept_slabs();
+      slab->set_stream_id(kept.stream_id);
+      slab->set_bucket(kept.bucket);
+      slab->set_peer_pid(kept.peer.pid);
+      slab->set_peer_uid(kept.peer.uid);
+      slab->set_bytes(kept.slab.slab->bytes());
+      slab->set_kept_seconds(std::chrono::duration_cast<std::chrono::seconds>(Clock::now() - kept.since).count());
+    }
   }
   for (v1::StreamStatus& stream : DescribeStreams(path, SIZE_MAX).streams) {
     if (!only_of.has_value() || stream.peer_uid() == *only_of) *response->add_streams() = std::move(stream);
@@ -665,6 +729,8 @@ NodeSnapshot LoaderService::Observe(size_t most_streams) {
   {
     std::lock_guard lock(mutex_);
     node.serving = !draining_;
+    node.kept_slabs = kept_.size();
+    for (const auto& [token, kept] : kept_) node.kept_slab_bytes += kept.slab.slab->bytes();
   }
   std::lock_guard lock(ends_mutex_);
   node.opened = opened_;
@@ -688,12 +754,14 @@ void LoaderService::PeerGone(const std::string& token) {
   std::vector<KeptSlab> kept;
   {
     std::lock_guard lock(mutex_);
+    if (const auto streams = streams_of_.find(token); streams != streams_of_.end() && streams->second.open == 0)
+      streams_of_.erase(streams);
     for (const auto& [raw, weak] : calls_) {
       if (std::shared_ptr<StreamCall> call = weak.lock(); call != nullptr && call->token() == token)
         calls.push_back(std::move(call));
     }
     const auto [first, last] = kept_.equal_range(token);
-    for (auto entry = first; entry != last; ++entry) kept.push_back(std::move(entry->second));
+    for (auto entry = first; entry != last; ++entry) kept.push_back(std::move(entry->second.slab));
     kept_.erase(first, last);
   }
   for (const auto& call : calls) call->OnCancel();
@@ -703,18 +771,150 @@ void LoaderService::PeerGone(const std::string& token) {
   });
 }
 
-void LoaderService::Keep(const std::string& token, KeptSlab kept) {
+absl::Status LoaderService::MayOpen(const std::string& token) const {
+  std::lock_guard lock(mutex_);
+  size_t kept = 0;
+  uint64_t bytes = 0;
+  const auto [first, last] = kept_.equal_range(token);
+  for (auto entry = first; entry != last; ++entry) {
+    if (entry->second.slab.of_node == nullptr) continue;  // left by streams that the daemon itself cut off
+    ++kept;
+    bytes += entry->second.slab.slab->bytes();
+  }
+  const auto streams = streams_of_.find(token);
+  // Who opens a failed stream again may hold the batches of the one before meanwhile, and so may each of several at once.
+  const size_t most = streams == streams_of_.end() ? 1 : std::max<size_t>(1, streams->second.most_open);
+  if (kept <= most) return absl::OkStatus();
+  return MakeError(
+      absl::StatusCode::kResourceExhausted,
+      absl::StrCat("the daemon keeps ", bytes, " bytes of slabs for this trainer, of ", kept,
+                   " streams that failed while it held batches; it never had more than ", most, " open at once"),
+      {.fault = Fault::kQuota,
+       .cause = "kept slabs",
+       .action = "destroy the batches and streams that failed; a client library of an earlier version does not say so "
+                 "to the daemon: update it, or connect anew"});
+}
+
+void LoaderService::Opened(StreamCall& call, const std::string& id) {
+  std::lock_guard lock(mutex_);
+  living_[{call.token(), id}].call = call.weak_from_this();
+  Streams& streams = streams_of_[call.token()];
+  streams.most_open = std::max(streams.most_open, ++streams.open);
+}
+
+LoaderService::Living LoaderService::Forget(const std::string& token, const std::string& id) {
+  const auto found = living_.find({token, id});
+  Living living = std::move(found->second);
+  living_.erase(found);
+  const auto streams = streams_of_.find(token);
+  if (--streams->second.open == 0 && !parts_.handles->FindPeer(token).ok()) streams_of_.erase(streams);
+  return living;
+}
+
+void LoaderService::Closed(StreamCall& call, const std::string& id, std::optional<KeptSlab> kept) {
+  Living living;
   {
     std::lock_guard lock(mutex_);
-    // Streams cut off come back, here if there is no successor after all: what their trainers hold must not stand in their way.
-    if (ended_) kept.reservation.reset();
-    // FindPeer stops finding a trainer before PeerGone runs, and PeerGone takes this lock: one of the two retires it.
-    if (parts_.handles->FindPeer(token).ok()) {
-      kept_.emplace(token, std::move(kept));
-      return;
+    living = Forget(call.token(), id);
+    if (kept.has_value() && kept->of_node != nullptr && !living.released) {
+      Kept entry{.stream_id = id,
+                 .bucket = BucketForLog(call.spec().bucket()),
+                 .peer = call.peer(),
+                 .since = Clock::now(),
+                 .slab = *std::move(kept)};
+      if (ended_) {
+        // Streams cut off come back, here if there is no successor after all: what their trainers hold must not stand in their
+        // way.
+        entry.slab.of_node.reset();
+        entry.slab.of_user.reset();
+      } else {
+        // The same for one that is opened again at once; older ones count to its user's quota, as they did.
+        const auto [first, last] = kept_.equal_range(call.token());
+        const bool another = std::any_of(first, last, [](const auto& each) { return each.second.beyond_quota; });
+        absl::StatusOr<AccessLedger::Lent> beside =
+            another ? absl::ResourceExhaustedError("")
+                    : parts_.ledger->ReserveKept(call.peer().uid, entry.slab.slab->bytes(), call.grant());
+        if (beside.ok()) {
+          entry.slab.of_user = *std::move(beside);
+          entry.beyond_quota = true;
+        }
+      }
+      // FindPeer stops finding a trainer before PeerGone runs, and PeerGone takes this lock: one of the two retires it.
+      kept.reset();
+      if (parts_.handles->FindPeer(call.token()).ok()) {
+        kept_.emplace(call.token(), std::move(entry));
+      } else {
+        kept = std::move(entry.slab);
+      }
     }
   }
-  kept.slab->Retire();
+  if (kept.has_value()) kept->slab->Retire();
+  kept.reset();  // before the trainer is told: it may open the next at once
+  for (grpc::ServerUnaryReactor* const release : living.releases) release->Finish(grpc::Status::OK);
+}
+
+grpc::ServerUnaryReactor* LoaderService::ReleaseStream(grpc::CallbackServerContext* context,
+                                                       const v1::ReleaseStreamRequest* request,
+                                                       v1::ReleaseStreamResponse* /*response*/) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  const absl::StatusOr<HandleSocket::Peer> peer = Authenticate(*context);
+  if (!peer.ok()) {
+    reactor->Finish(ToGrpcStatus(peer.status()));
+    return reactor;
+  }
+  std::shared_ptr<StreamCall> call;
+  std::optional<KeptSlab> kept;
+  {
+    std::lock_guard lock(mutex_);
+    if (const auto living = living_.find({peer->token, request->stream_id()}); living != living_.end()) {
+      living->second.released = true;
+      call = living->second.call.lock();
+      if (!ended_) {
+        living->second.releases.push_back(reactor);
+      } else {
+        reactor->Finish(grpc::Status::OK);  // nobody is waited for any more
+      }
+    } else {
+      const auto [first, last] = kept_.equal_range(peer->token);
+      const auto found =
+          std::find_if(first, last, [&](const auto& each) { return each.second.stream_id == request->stream_id(); });
+      if (found != last) {
+        kept = std::move(found->second.slab);
+        kept_.erase(found);
+      } else {
+        reactor->Finish(grpc::Status::OK);
+      }
+    }
+  }
+  if (call != nullptr) call->OnCancel();  // if it has not failed: given up
+  if (kept.has_value()) {
+    parts_.upkeep->Submit([kept = *std::move(kept), reactor]() mutable {
+      kept.slab->Retire();
+      kept = {};
+      reactor->Finish(grpc::Status::OK);
+    });
+  }
+  return reactor;
+}
+
+void LoaderService::AnswerReleases() {
+  std::vector<grpc::ServerUnaryReactor*> releases;
+  {
+    std::lock_guard lock(mutex_);
+    for (auto& [key, living] : living_) {
+      releases.insert(releases.end(), living.releases.begin(), living.releases.end());
+      living.releases.clear();
+    }
+  }
+  for (grpc::ServerUnaryReactor* const release : releases) release->Finish(grpc::Status::OK);
+}
+
+void LoaderService::RefreshPath() {
+  if (path_asked_.exchange(true)) return;
+  parts_.status->Submit([this] {
+    path_asked_ = false;
+    (void)parts_.transport->path();
+  });
 }
 
 void LoaderService::Remove(StreamCall* call) {
@@ -745,8 +945,11 @@ size_t LoaderService::EndCalls() {
 
 void LoaderService::EndAll(Time deadline) {
   EndCalls();
-  std::unique_lock lock(mutex_);
-  changed_.wait_until(lock, deadline, [this] { return alive_ == 0; });
+  {
+    std::unique_lock lock(mutex_);
+    changed_.wait_until(lock, deadline, [this] { return alive_ == 0; });
+  }
+  AnswerReleases();  // also of streams that do not end: gRPC waits for every call
 }
 
 absl::StatusOr<size_t> LoaderService::Pause(Time deadline) {

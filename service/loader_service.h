@@ -22,6 +22,7 @@
 #include "service/handle_socket.h"
 #include "service/memory_budget.h"
 #include "service/metrics.h"
+#include "service/open_queue.h"
 #include "service/stream.h"
 #include "service/worker_pool.h"
 
@@ -50,6 +51,9 @@ class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
   grpc::ServerUnaryReactor* GetNodeStatus(grpc::CallbackServerContext* context,
                                           const devmem_loader::v1::GetNodeStatusRequest* request,
                                           devmem_loader::v1::GetNodeStatusResponse* response) override;
+  grpc::ServerUnaryReactor* ReleaseStream(grpc::CallbackServerContext* context,
+                                          const devmem_loader::v1::ReleaseStreamRequest* request,
+                                          devmem_loader::v1::ReleaseStreamResponse* response) override;
 
   // Of streams that are opened from now on. Thread-safe.
   void SetDefaultPrefetch(uint64_t bytes) { default_prefetch_ = bytes; }
@@ -76,11 +80,36 @@ class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
 
  private:
   class StreamCall;
+  // A stream from when it is opened until nothing of it is left but, maybe, its slab.
+  struct Living {
+    std::weak_ptr<StreamCall> call;
+    bool released = false;                            // its trainer has nothing of it any more
+    std::vector<grpc::ServerUnaryReactor*> releases;  // to be answered when it is gone
+  };
+  // What a failed stream leaves behind.
+  struct Kept {
+    std::string stream_id, bucket;
+    PeerCredentials peer;
+    Time since{};
+    bool beyond_quota = false;
+    KeptSlab slab;
+  };
+  struct Streams {  // of one trainer
+    size_t open = 0;
+    size_t most_open = 0;  // ever, at once
+  };
 
   [[nodiscard]] absl::StatusOr<HandleSocket::Peer> Authenticate(const grpc::CallbackServerContext& context) const;
-  void Keep(const std::string& token, KeptSlab kept);
+  // Whether what the trainer keeps of failed streams leaves room for another one.
+  [[nodiscard]] absl::Status MayOpen(const std::string& token) const;
+  void Opened(StreamCall& call, const std::string& id);
+  void Closed(StreamCall& call, const std::string& id, std::optional<KeptSlab> kept);
+  [[nodiscard]] Living Forget(const std::string& token, const std::string& id);  // mutex_ held
   void Remove(StreamCall* call);
   size_t EndCalls();
+  void AnswerReleases();
+  // Has the NICs asked how they stand, so that Transport::last_path() says.
+  void RefreshPath();
   // nullopt: of all users' streams.
   void FillStatus(std::optional<uid_t> only_of, devmem_loader::v1::GetNodeStatusResponse* response);
   [[nodiscard]] AccessRules access() const;
@@ -98,19 +127,23 @@ class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
   const Parts parts_;
   const Time started_ = Clock::now();
   std::atomic<uint64_t> default_prefetch_;
+  std::atomic<bool> path_asked_ = false;  // and not answered
+  OpenQueue opens_;
   NodeCounters counters_;
 
   mutable std::mutex mutex_;
   AccessRules access_;  // guarded by mutex_
   std::condition_variable changed_;
-  std::map<StreamCall*, std::weak_ptr<StreamCall>> calls_;  // guarded by mutex_
-  size_t alive_ = 0;                                        // calls with a stream or in gRPC; guarded by mutex_
-  std::multimap<std::string, KeptSlab> kept_;               // by token; guarded by mutex_
-  uint64_t next_id_ = 0;                                    // guarded by mutex_
-  size_t next_home_ = 0;                                    // guarded by mutex_
-  bool draining_ = false;                                   // guarded by mutex_
-  bool ended_ = false;                                      // no stream may begin; guarded by mutex_
-  size_t on_transport_ = 0;                                 // calls that have, or will have, a stream; guarded by mutex_
+  std::map<StreamCall*, std::weak_ptr<StreamCall>> calls_;        // guarded by mutex_
+  size_t alive_ = 0;                                              // calls with a stream or in gRPC; guarded by mutex_
+  std::map<std::pair<std::string, std::string>, Living> living_;  // by token and stream; guarded by mutex_
+  std::map<std::string, Streams> streams_of_;                     // by token; guarded by mutex_
+  std::multimap<std::string, Kept> kept_;                         // by token; guarded by mutex_
+  uint64_t next_id_ = 0;                                          // guarded by mutex_
+  size_t next_home_ = 0;                                          // guarded by mutex_
+  bool draining_ = false;                                         // guarded by mutex_
+  bool ended_ = false;                                            // no stream may begin; guarded by mutex_
+  size_t on_transport_ = 0;                                       // calls that have, or will have, a stream; guarded by mutex_
 
   std::mutex ends_mutex_;                     // never taken with another; calls end wherever gRPC has them end
   uint64_t opened_ = 0;                       // streams, ever; guarded by ends_mutex_

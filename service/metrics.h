@@ -32,6 +32,8 @@ struct NodeSnapshot {
   StreamTotals totals;
   uint64_t slab_bytes = 0;
   uint64_t slab_limit = 0;
+  uint64_t kept_slabs = 0;  // of failed streams, whose trainers may be reading them
+  uint64_t kept_slab_bytes = 0;
   uint64_t opening = 0;  // streams
   uint64_t open = 0;
   uint64_t opened = 0;                      // ever

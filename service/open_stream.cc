@@ -265,8 +265,6 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
     DEVMEM_ASSIGN_OR_RETURN(of_user, context.quota(slots * slot_cost));
   }
   DEVMEM_ASSIGN_OR_RETURN(MemoryBudget::Reservation of_node, context.budget->Reserve(slots * slot_cost));
-  MemoryBudget::Reservation reservation =
-      std::make_shared<std::pair<MemoryBudget::Reservation, MemoryBudget::Reservation>>(std::move(of_user), std::move(of_node));
 
   OpenedStream result{.setup = {.plan = plan}};
   StreamSetup& setup = result.setup;
@@ -290,7 +288,8 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
   setup.device = context.device;
   setup.slots = static_cast<uint32_t>(slots);
   setup.wave_slots = static_cast<uint32_t>(slots >= batches ? slots : std::max<uint64_t>(1, slots / 2));
-  setup.reservation = std::move(reservation);
+  setup.of_node = std::move(of_node);
+  setup.of_user = std::move(of_user);
   setup.asked = asked;
 
   v1::StreamOpened& opened = result.opened;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// 1. The wants are sorted by object and offset (not, where they come sorted).
+// 1. The wants are sorted by object and offset (not, where they come sorted). Those of the same bytes become one with repeats:
+// a
+//    data set smaller than a padded batch is read once, however often its rows are repeated.
 // 2. One pass makes ranges of them, front to back. A want joins the open range if the gap is small and the range does
 //    not grow too long; else it opens the next. One that begins before the last one ended cannot join, since a byte
 //    of a response goes to one place: it is put aside.
-// 3. What was put aside is sorted already; it is passed over again, until nothing is left. Padding repeats whole batches,
-//    which merge as well the second time. After kMaxLayers the rest (the same bytes, again and again) is read want by
-//    want, so that the work stays linear.
+// 3. What was put aside is sorted already; it is passed over again, until nothing is left. After kMaxLayers the rest (many that
+//    overlap in part) is read want by want, so that the work stays linear.
 // 4. The ranges are ordered by the earliest batch that needs them.
 #include "service/read_planner.h"
 
@@ -43,7 +44,7 @@ void ReadPlanner::SortKeys(std::span<const Want> wants) {
       const Key& last = keys_.back();
       sorted = sorted && (last.object < want.object || (last.object == want.object && last.offset <= want.offset));
     }
-    keys_.push_back({want.offset, want.object, i});
+    keys_.push_back({.offset = want.offset, .object = want.object, .want = i, .first_repeat = 0, .repeats = 0});
     plan_.bytes_wanted += want.bytes;
   }
   if (sorted) return;
@@ -54,6 +55,24 @@ void ReadPlanner::SortKeys(std::span<const Want> wants) {
   });
 }
 
+// Of wants of the same bytes the first is read: it is needed first.
+void ReadPlanner::FoldRepeats(std::span<const Want> wants) {
+  repeats_.clear();
+  size_t kept = 0;
+  for (const Key& key : keys_) {
+    if (kept > 0) {
+      Key& last = keys_[kept - 1];
+      if (last.object == key.object && last.offset == key.offset && wants[last.want].bytes == wants[key.want].bytes) {
+        if (last.repeats++ == 0) last.first_repeat = static_cast<uint32_t>(repeats_.size());
+        repeats_.push_back(key.want);
+        continue;
+      }
+    }
+    keys_[kept++] = key;
+  }
+  keys_.resize(kept);
+}
+
 void ReadPlanner::Open(const Want& want, uint64_t offset) {
   plan_.ranges.push_back({.object = want.object,
                           .ordinal = want.ordinal,
@@ -61,12 +80,15 @@ void ReadPlanner::Open(const Want& want, uint64_t offset) {
                           .length = 0,
                           .first_piece = static_cast<uint32_t>(plan_.pieces.size()),
                           .pieces = 0,
+                          .first_copy = static_cast<uint32_t>(plan_.copies.size()),
+                          .copies = 0,
                           .first_want = static_cast<uint32_t>(plan_.wants.size()),
                           .wants = 0});
 }
 
-// Adds [offset, offset + bytes) of a want, and the gap before it, to the open range.
-void ReadPlanner::Append(const Want& want, uint32_t index, uint64_t offset, uint64_t bytes) {
+// Adds [offset, offset + bytes) of a want, and the gap before it, to the open range; its repeats get copies.
+void ReadPlanner::Append(std::span<const Want> wants, const Key& key, uint64_t offset, uint64_t bytes) {
+  const Want& want = wants[key.want];
   PlannedRange& range = plan_.ranges.back();
   const uint64_t gap = offset - (range.offset + range.length);
   const uint64_t destination = want.destination + (offset - want.offset);
@@ -81,11 +103,30 @@ void ReadPlanner::Append(const Want& want, uint32_t index, uint64_t offset, uint
     plan_.pieces.push_back({.destination = destination, .bytes = bytes});
     ++range.pieces;
   }
-  plan_.wants.push_back(index);
-  ++range.wants;
-  range.length += gap + bytes;
+  plan_.wants.push_back(key.want);
   range.ordinal = std::min(range.ordinal, want.ordinal);
+  for (uint32_t i = 0; i < key.repeats; ++i) {
+    const uint32_t repeat = repeats_[key.first_repeat + i];
+    Copy(destination, wants[repeat].destination + (offset - want.offset), bytes);
+    plan_.wants.push_back(repeat);
+    range.ordinal = std::min(range.ordinal, wants[repeat].ordinal);
+  }
+  range.wants += 1 + key.repeats;
+  range.length += gap + bytes;
   plan_.bytes_requested += gap + bytes;
+}
+
+void ReadPlanner::Copy(uint64_t source, uint64_t destination, uint64_t bytes) {
+  PlannedRange& range = plan_.ranges.back();
+  if (range.copies > 0) {
+    ReadCopy& last = plan_.copies.back();
+    if (last.source + last.bytes == source && last.destination + last.bytes == destination) {
+      last.bytes += bytes;
+      return;
+    }
+  }
+  plan_.copies.push_back({.source = source, .destination = destination, .bytes = bytes});
+  ++range.copies;
 }
 
 // Plans keys_, leaving in overlapping_ what cannot share a pass with them.
@@ -106,13 +147,13 @@ void ReadPlanner::PlanLayer(std::span<const Want> wants) {
              want.bytes <= options_.max_range - (want.offset - range.offset);
     }
     if (open) {
-      Append(want, key.want, want.offset, want.bytes);
+      Append(wants, key, want.offset, want.bytes);
       continue;
     }
     const uint64_t part = want.bytes <= options_.max_range ? want.bytes : PartBytes(want.bytes, options_.max_range);
     for (uint64_t done = 0; done < want.bytes; done += part) {
       Open(want, want.offset + done);
-      Append(want, key.want, want.offset + done, std::min(part, want.bytes - done));
+      Append(wants, key, want.offset + done, std::min(part, want.bytes - done));
     }
     open = true;
   }
@@ -131,10 +172,12 @@ void ReadPlanner::OrderRanges() {
 const ReadPlan& ReadPlanner::Plan(std::span<const Want> wants) {
   plan_.ranges.clear();
   plan_.pieces.clear();
+  plan_.copies.clear();
   plan_.wants.clear();
   plan_.bytes_wanted = 0;
   plan_.bytes_requested = 0;
   SortKeys(wants);
+  FoldRepeats(wants);
   for (int layer = 0; layer < kMaxLayers && !keys_.empty(); ++layer) {
     PlanLayer(wants);
     keys_.swap(overlapping_);

@@ -29,14 +29,20 @@ devmem_unit(service_stream
   gpu_device
   TEST stream_test.cc memory_budget_test.cc TEST_DEPS service_open_stream gpu_late_device)
 devmem_unit(service_prefetch_window HDRS prefetch_window.h SRCS prefetch_window.cc DEPS base_text absl::strings TEST prefetch_window_test.cc)
+devmem_unit(service_listing_cache
+  HDRS listing_cache.h memory_budget.h SRCS listing_cache.cc
+  DEPS base_clock base_error base_memory_account net_object_table service_index
+  TEST listing_cache_test.cc)
 devmem_unit(service_open_stream
   HDRS open_stream.h SRCS open_stream.cc
-  DEPS base_text base_trace service_stream service_dataset_builder service_prefetch_window net_object_store)
+  DEPS base_text base_trace service_listing_cache service_stream service_dataset_builder service_prefetch_window net_object_store)
 devmem_unit(service_data_path HDRS data_path.h SRCS data_path.cc DEPS devmem_proto net_worker_transport TEST data_path_test.cc)
 devmem_unit(service_worker_pool HDRS worker_pool.h TEST worker_pool_test.cc)
+devmem_unit(service_open_queue HDRS open_queue.h DEPS base_error service_worker_pool TEST open_queue_test.cc)
 devmem_unit(service_access HDRS access.h SRCS access.cc DEPS base_error base_text net_redirect net_uri net_object_name TEST access_test.cc)
+devmem_unit(service_memory_limit HDRS memory_limit.h SRCS memory_limit.cc DEPS absl::strings TEST memory_limit_test.cc)
 devmem_unit(service_daemon
   HDRS daemon.h loader_service.h version.h SRCS daemon.cc loader_service.cc
-  DEPS service_access service_http_server service_log_event service_metrics service_process_state service_data_path service_open_stream service_worker_pool service_handle_socket service_grpc_listener service_upgrade_socket net_devmem_transport gpu_make_device spdlog::spdlog gRPC::grpc++ gRPC::grpc++_reflection
-  TEST daemon_device_test.cc TEST_DEPS client_cpp gpu_late_device net_testing_nginx)
+  DEPS service_access service_memory_limit service_http_server service_log_event service_metrics service_process_state service_data_path service_open_stream service_worker_pool service_open_queue service_handle_socket service_grpc_listener service_upgrade_socket net_devmem_transport gpu_make_device spdlog::spdlog gRPC::grpc++ gRPC::grpc++_reflection
+  TEST daemon_device_test.cc loader_service_test.cc TEST_DEPS client_cpp gpu_late_device net_testing_nginx)
 target_compile_definitions(service_daemon PUBLIC DEVMEM_VERSION="${PROJECT_VERSION}")

@@ -3,7 +3,8 @@
 //   1. planned: a free slot is taken; wants say which bytes go where in it. Planning happens in waves, a shuffle group
 //      at a time where the window allows, so that the samples of a group, which lie together, are read together.
 //   2. read: the wave's wants merge into ranges (ReadPlanner), each a RangeRead on some worker. `outstanding` counts
-//      the slot's wants in unfinished ranges.
+//      the slot's wants in unfinished ranges. What of a range is wanted twice, the device copies when it is there, before any
+//      of its slots goes on: a trainer may write into what it was given.
 //   3. filled: bad rows are cut out (on_error skip), casts run from staging into the slab; the device does both in its own
 //      time, and the worker goes on meanwhile.
 //   4. delivered, in the order of the plan. From here the slot is the trainer's.
@@ -89,6 +90,16 @@ class DataStream::Read final : public RangeRead {
   bool probe = false;            // fills no slot: it only tells whether the store still serves
   Time planned{};                // of a suspect: when it failed
   std::vector<uint64_t> places;  // slot << 32 | row * tensors + tensor
+  std::vector<ReadCopy> copies;
+};
+
+// A read that is there, and whose copies the device makes.
+struct DataStream::Copying {
+  std::unique_ptr<Read> read;
+  Time received{};
+  Time due{};
+  size_t working = 0;   // events of the device to come
+  bool failed = false;  // one of them; the stream is about to end
 };
 
 DataStream::DataStream(StreamSetup setup, Transport& transport, size_t home, std::shared_ptr<StreamSink> sink,
@@ -249,6 +260,7 @@ void DataStream::PlanWaves() {
       for (; epoch_ < setup_.plan.spec().epochs; ++epoch_) queue_.push_back({.kind = Entry::Kind::kEpochEnd, .epoch = epoch_});
       queue_.push_back({.kind = Entry::Kind::kStreamEnd});
       all_planned_ = true;
+      sink_->OnAllPlanned();
       return;
     }
     const size_t wanted = BatchesToGroupEnd();
@@ -343,6 +355,7 @@ std::unique_ptr<DataStream::Read> DataStream::NewRead(uint32_t index, Time plann
   read->pin = index;
   read->destinations.clear();
   read->places.clear();
+  read->copies.clear();
   read->probe = false;
   read->status = absl::OkStatus();
   read->received = read->copied = 0;
@@ -368,6 +381,8 @@ void DataStream::Issue(const PlannedRange& range, const ReadPlan& plan, Time pla
     }
     read->destinations.push_back(span);
   }
+  const auto copies = plan.CopiesOf(range);
+  read->copies.assign(copies.begin(), copies.end());
   for (const uint32_t want : plan.WantsOf(range)) read->places.push_back(want_places_[want]);
   Launch(std::move(read));
 }
@@ -498,6 +513,70 @@ void DataStream::Land(std::unique_ptr<Read> owned) {
   if (!read->status.ok()) bad = std::make_shared<const absl::Status>(read->status);
   const Time now = Clock::now();
   if (bad == nullptr) counters_.range[Index(store_kind_)].Observe(now - read->planned);
+  if (bad == nullptr && !read->copies.empty() && !CopyRepeats(owned, now)) return;
+  PartsDone(std::move(owned), bad, now);
+}
+
+bool DataStream::CopyRepeats(std::unique_ptr<Read>& read, Time received) {
+  const TraceRange traced("copy repeats");
+  absl::Status status;
+  std::vector<Event> works;
+  std::vector<Fragment> fragments;
+  for (const uint64_t from : {uint64_t{0}, kStaging}) {
+    for (const uint64_t to : {uint64_t{0}, kStaging}) {
+      fragments.clear();
+      for (const ReadCopy& copy : read->copies) {
+        if ((copy.source & kStaging) != from || (copy.destination & kStaging) != to) continue;
+        fragments.push_back(
+            {.source = copy.source & ~kStaging, .destination = copy.destination & ~kStaging, .bytes = copy.bytes});
+      }
+      if (fragments.empty() || !status.ok()) continue;
+      absl::StatusOr<Event> copied = setup_.device->Gather(to == 0 ? *setup_.slab : *setup_.staging,
+                                                           from == 0 ? *setup_.slab : *setup_.staging, fragments);
+      if (!copied.ok()) {
+        status = copied.status();
+      } else if (!copied->Done()) {
+        works.push_back(*std::move(copied));
+      } else {
+        status.Update(copied->Wait(Time::min()));
+      }
+    }
+  }
+  if (works.empty() && status.ok()) return true;
+  if (!works.empty()) {
+    Copying& copying = copying_.emplace_back();
+    copying.read = std::move(read);
+    copying.received = received;
+    copying.due = Clock::now() + setup_.device_deadline;
+    copying.working = works.size();
+    copying.failed = !status.ok();
+    if (working_ == 0) device_late_.Set(copying.due);
+    working_ += works.size();
+    for (const Event& work : works) {
+      // This is there until all of them have come: closing waits.
+      work.WhenDone([this, reactor = &reactor_, copying = &copying](absl::Status result) {
+        reactor->Post([this, copying, result = std::move(result)] { RepeatsCopied(copying, result); });
+      });
+    }
+  }
+  if (!status.ok()) Fail(std::move(status));
+  return false;
+}
+
+void DataStream::RepeatsCopied(Copying* copying, const absl::Status& status) {
+  const std::shared_ptr<DataStream> self = self_;
+  --copying->working;
+  if (--working_ == 0) device_late_.Clear();
+  if (closing_) return MaybeFinishClose();
+  if (!status.ok() && !std::exchange(copying->failed, true)) Fail(status);
+  if (copying->failed || copying->working > 0) return;
+  const auto place = std::find_if(copying_.begin(), copying_.end(), [&](const Copying& each) { return &each == copying; });
+  Copying done = std::move(*place);
+  copying_.erase(place);
+  PartsDone(std::move(done.read), nullptr, done.received);
+}
+
+void DataStream::PartsDone(std::unique_ptr<Read> read, const std::shared_ptr<const absl::Status>& bad, Time received) {
   const bool landed = read->received > read->copied, copied = read->copied > 0;
   const size_t tensors = setup_.layout.tensors.size();
   for (const uint64_t place : read->places) {
@@ -511,12 +590,12 @@ void DataStream::Land(std::unique_ptr<Read> owned) {
     slot.copied |= copied;
     slot.first_byte = std::max(slot.first_byte, read->first_byte);
     if (--slot.outstanding == 0) {
-      slot.received = now;
+      slot.received = received;
       SlotFilled(index);
       if (closing_) return;
     }
   }
-  if (spare_.size() < kSpareReads) spare_.push_back(std::move(owned));
+  if (spare_.size() < kSpareReads) spare_.push_back(std::move(read));
   Advance();
   MaybeAllReleased();
 }
@@ -649,17 +728,21 @@ void DataStream::WorkDone(uint32_t index, void (DataStream::*next)(uint32_t), co
 void DataStream::DeviceIsLate() {
   const Time now = Clock::now();
   Time next = Time::max();
-  for (const Slot& slot : slots_) {
-    if (slot.working == 0) continue;
-    if (slot.device_due <= now) {
-      return Fail(MakeError(absl::StatusCode::kDeadlineExceeded,
-                            absl::StrCat("the device ", std::string(setup_.device->name()), " has not finished a batch within ",
-                                         std::chrono::duration<double>(setup_.device_deadline).count(), " s"),
-                            {.object = setup_.id,
-                             .cause = "device deadline",
-                             .action = "see the kernel's log for the device's errors, and what else keeps it busy"}));
-    }
-    next = std::min(next, slot.device_due);
+  const auto is_late = [&](size_t working, Time due) {
+    if (working == 0) return false;
+    if (due > now) next = std::min(next, due);
+    return due <= now;
+  };
+  bool late = false;
+  for (const Slot& slot : slots_) late = late || is_late(slot.working, slot.device_due);
+  for (const Copying& copying : copying_) late = late || is_late(copying.working, copying.due);
+  if (late) {
+    return Fail(MakeError(absl::StatusCode::kDeadlineExceeded,
+                          absl::StrCat("the device ", std::string(setup_.device->name()), " has not finished a batch within ",
+                                       std::chrono::duration<double>(setup_.device_deadline).count(), " s"),
+                          {.object = setup_.id,
+                           .cause = "device deadline",
+                           .action = "see the kernel's log for the device's errors, and what else keeps it busy"}));
   }
   if (next != Time::max()) device_late_.Set(next);
 }
@@ -805,12 +888,13 @@ void DataStream::MaybeFinishClose() {
     StreamSetup& setup = self->setup_;
     setup.staging.reset();
     if (keep) {
-      self->sink_->OnClosed(KeptSlab{std::move(setup.slab), std::move(setup.reservation)});
+      self->sink_->OnClosed(KeptSlab{std::move(setup.slab), std::move(setup.of_node), std::move(setup.of_user)});
       return;
     }
     setup.slab->Retire();
     setup.slab.reset();
-    setup.reservation.reset();
+    setup.of_node.reset();
+    setup.of_user.reset();
     self->sink_->OnClosed(std::nullopt);
   });
 }

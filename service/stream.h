@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <optional>
@@ -52,7 +53,8 @@ struct StreamSetup {
   uint32_t slots = 0;
   uint32_t wave_slots = 0;  // most that are planned at once: half of them, or all where the whole stream fits
   Duration device_deadline = std::chrono::seconds(30);  // for one step of a batch
-  MemoryBudget::Reservation reservation;
+  MemoryBudget::Reservation of_node;                    // of its memory
+  MemoryBudget::Reservation of_user;                    // of the trainer's user's quota
   StreamCounters* counters = nullptr;  // of the home worker, outlives the stream; null: its own, which nobody reads
   SayFailed say_failed;                // of ranges that failed for good; may be empty
   Time asked{};                        // when the trainer asked, for first_batch_ms
@@ -62,7 +64,7 @@ struct StreamSetup {
 // A slab that outlives its stream because batches of it are still in a trainer's hands.
 struct KeptSlab {
   std::shared_ptr<DeviceMemory> slab;
-  MemoryBudget::Reservation reservation;
+  MemoryBudget::Reservation of_node, of_user;
 };
 
 // Where a stream's events go. Called on the stream's loop, never inside a call of the stream's.
@@ -73,6 +75,8 @@ class StreamSink {
   virtual void OnEvent(devmem_loader::v1::OpenStreamResponse event) = 0;
   // The stream failed; nothing follows but OnClosed.
   virtual void OnFailed(absl::Status status) = 0;
+  // All reads of the stream are planned: its stream_end will come, soon after the last batches before it.
+  virtual void OnAllPlanned() {}
   // stream_end was delivered and every batch came back: the call may end.
   virtual void OnAllReleased() = 0;
   // Nothing of the stream's touches the slab any more. If the trainer holds no batch its memory is gone; otherwise
@@ -108,6 +112,7 @@ class DataStream : public std::enable_shared_from_this<DataStream> {
   struct Slot;
   struct BadRow;
   class Read;
+  struct Copying;
   struct Entry {  // what is delivered in order: a batch, the end of an epoch, the end of all
     enum class Kind : uint8_t { kBatch, kEpochEnd, kStreamEnd } kind;
     uint32_t slot = 0;
@@ -129,6 +134,10 @@ class DataStream : public std::enable_shared_from_this<DataStream> {
   void Probe(const absl::Status& last);
   void ProbeDone(std::unique_ptr<Read> probe);
   [[nodiscard]] std::optional<uint32_t> ObjectToProbe();
+  // Has the device copy what repeats. False if that is not done yet, or failed; else the read's parts are all in place.
+  [[nodiscard]] bool CopyRepeats(std::unique_ptr<Read>& read, Time received);
+  void RepeatsCopied(Copying* copying, const absl::Status& status);
+  void PartsDone(std::unique_ptr<Read> read, const std::shared_ptr<const absl::Status>& bad, Time received);
   void SlotFilled(uint32_t slot);
   // What the device has to do for a slot, one step after the other; each comes back at once where the device is done at once.
   void CutOut(uint32_t slot);
@@ -178,6 +187,7 @@ class DataStream : public std::enable_shared_from_this<DataStream> {
   uint64_t reads_issued_ = 0;
   std::vector<std::unique_ptr<Read>> spare_;
   std::vector<Read*> reading_;
+  std::list<Copying> copying_;
   std::vector<std::unique_ptr<Read>> suspects_;  // in the order of their failing
   std::deque<uint32_t> readable_;                // objects that were read lately, each once
   uint32_t probes_failed_ = 0;                   // in a row

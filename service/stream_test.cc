@@ -652,6 +652,54 @@ TEST_P(StreamTest, PadsFromTheStartAndFlagsIt) {
   EXPECT_EQ(Row(padded, 0), Pattern(1));
 }
 
+// A data set far smaller than its padded batch is read once; the device makes the other rows, also where they are cast, and
+// what is bad is left out wherever it is repeated.
+TEST_P(StreamTest, RepeatedRowsShareTheirRequest) {
+  for (const bool cast : {false, true}) {
+    for (const bool skip : {false, true}) {
+      SCOPED_TRACE(testing::Message() << "cast " << cast << " skip " << skip);
+      WriteShards({3, 2});
+      spec_.set_batch_size(997);
+      spec_.set_tail(v1::TAIL_PAD);
+      spec_.mutable_shuffle()->set_mode(cast ? v1::Shuffle::NONE : v1::Shuffle::GLOBAL);
+      spec_.mutable_tensors(0)->set_cast(cast ? v1::DTYPE_FLOAT32 : v1::DTYPE_UNSPECIFIED);
+      spec_.set_on_error(skip ? v1::ON_ERROR_SKIP : v1::ON_ERROR_FAIL);
+      spec_.mutable_max_skipped()->set_share(1);
+      spec_.set_prefetch_bytes(4 << 20);
+      ASSERT_TRUE(Open().ok());
+      if (skip) std::filesystem::remove(root_ / "shard-1.bin");
+      stream_->Start();
+      const auto event = trainer_->Next();
+      ASSERT_TRUE(event.has_value()) << trainer_->Failure();
+      const v1::Batch& batch = event->batches().batches(0);
+      EXPECT_EQ(batch.sample_ids_size() + batch.skipped_size(), 997);
+      EXPECT_EQ(batch.skipped_size() > 0, skip);
+      for (const auto& skipped : batch.skipped()) EXPECT_GE(skipped.sample_id(), 3u);
+      for (int row = 0; row < batch.sample_ids_size(); ++row) {
+        const std::string stored = Pattern(batch.sample_ids(row)), bytes = Row(batch, row);
+        if (!cast) {
+          ASSERT_EQ(bytes, stored) << row;
+          continue;
+        }
+        for (uint64_t i = 0; i < kRow; ++i) {
+          float value = 0;
+          std::memcpy(&value, bytes.data() + i * 4, 4);
+          ASSERT_EQ(value, static_cast<float>(static_cast<uint8_t>(stored[i]))) << row;
+        }
+      }
+      stream_->Release({0});
+      ASSERT_TRUE(trainer_->Next()->has_epoch_end());
+      const auto end = trainer_->Next();
+      ASSERT_TRUE(end->has_stream_end());
+      EXPECT_LE(end->stream_end().statistics().requests(), 2u);
+      EXPECT_EQ(end->stream_end().statistics().bytes_received(), (skip ? 3 : 5) * kRow);
+      stream_->Close();
+      ASSERT_TRUE(trainer_->WaitClosed());
+      stream_.reset();
+    }
+  }
+}
+
 TEST_P(StreamTest, ResumesAfterABatchUnderAnotherWorldSize) {
   WriteShards({64});
   spec_.set_batch_size(4);
@@ -820,6 +868,21 @@ class BusyDeviceTest : public StreamTest {
       std::this_thread::yield();
     }
   }
+  // The same, of a padded batch whose repeats are not copied.
+  void StartWithRepeatsHeld() {
+    WriteShards({4});
+    spec_.set_batch_size(40);
+    spec_.set_tail(v1::TAIL_PAD);
+    spec_.mutable_shuffle()->set_mode(v1::Shuffle::NONE);
+    late_->Hold(LateDevice::Holds::kAllButCopies);
+    ASSERT_TRUE(Open().ok());
+    stream_->Start();
+    const Time until = Clock::now() + kPatience;
+    while (late_->computing() < 1) {
+      ASSERT_LT(Clock::now(), until);
+      std::this_thread::yield();
+    }
+  }
   // What the stream says of itself; a worker that waited for the device would not answer.
   std::optional<DataStream::State> Ask() {
     auto promise = std::make_shared<std::promise<DataStream::State>>();
@@ -864,6 +927,43 @@ TEST_P(BusyDeviceTest, ADeviceThatDoesNotFinishFailsTheStream) {
   EXPECT_FALSE(trainer_->closed());
   late_->Hold(LateDevice::Holds::kNothing);
   EXPECT_TRUE(trainer_->WaitClosed());
+}
+
+TEST_P(BusyDeviceTest, NoBatchComesBeforeItsRepeats) {
+  ASSERT_NO_FATAL_FAILURE(StartWithRepeatsHeld());
+  const auto state = Ask();
+  ASSERT_TRUE(state.has_value());
+  EXPECT_EQ(state->statistics.batches(), 0u);
+  late_->Hold(LateDevice::Holds::kNothing);
+  const auto event = trainer_->Next();
+  ASSERT_TRUE(event.has_value()) << trainer_->Failure();
+  for (int row = 0; row < 40; ++row) ASSERT_EQ(Row(event->batches().batches(0), row), Pattern(static_cast<uint64_t>(row) % 4));
+}
+
+TEST_P(BusyDeviceTest, ClosingWaitsForRepeats) {
+  ASSERT_NO_FATAL_FAILURE(StartWithRepeatsHeld());
+  stream_->Close();
+  ASSERT_TRUE(Ask().has_value());
+  EXPECT_FALSE(trainer_->closed()) << "the slab would go while the device writes to it";
+  late_->Hold(LateDevice::Holds::kNothing);
+  ASSERT_TRUE(trainer_->WaitClosed());
+}
+
+TEST_P(BusyDeviceTest, RepeatsThatAreLateOrFailEndTheStream) {
+  for (const bool late : {true, false}) {
+    device_deadline_ = late ? Duration(std::chrono::milliseconds(1)) : kPatience;
+    ASSERT_NO_FATAL_FAILURE(StartWithRepeatsHeld());
+    if (!late) {
+      late_->FailWith(absl::InternalError("the device is lost"));
+      late_->Hold(LateDevice::Holds::kNothing);
+    }
+    EXPECT_THAT(std::string(trainer_->Failure().message()),
+                HasSubstr(late ? "has not finished a batch" : "the device is lost"));
+    late_->Hold(LateDevice::Holds::kNothing);
+    ASSERT_TRUE(trainer_->WaitClosed());
+    EXPECT_FALSE(trainer_->Next().has_value());
+    stream_.reset();
+  }
 }
 
 TEST_P(BusyDeviceTest, AnErrorOfTheDeviceFailsTheStreamAndDeliversNothing) {

@@ -2,6 +2,9 @@
 // Who goes on is decided by one packet, adopted, and by the old daemon alone: it has come when the old one reads it. To give
 // up, the old one shuts its end for reading first and then looks once more; what was sent by then it finds, what is sent later
 // fails at the successor. So never do both go on, nor neither.
+//
+// Whatever can be known beforehand is asked before anything stops: the successor looks at what it is offered, and the old
+// daemon, when it is asked, whether it could.
 #include "service/upgrade_socket.h"
 
 #include <poll.h>
@@ -145,6 +148,51 @@ absl::Status BadParcel(const std::string& what) {
 constexpr char kMemfd[] = "memfd";
 constexpr char kCudaVmm[] = "cuda-vmm";
 
+// All of the transport but its descriptors.
+void Describe(const TransportParts& parts, v1::HandOver& message) {
+  for (const TransportParts::Nic& each : parts.nics) {
+    v1::HandOver::Nic& nic = *message.add_nics();
+    nic.set_interface(each.binding.interface);
+    nic.mutable_queues()->Add(each.binding.queues.begin(), each.binding.queues.end());
+    nic.set_dmabuf_id(each.binding.dmabuf_id);
+    nic.set_page_size(each.binding.page_size);
+    nic.set_posted(each.binding.posted);
+    nic.set_by_handle(each.binding.by_handle);
+    nic.set_landing_bytes(each.landing.bytes);
+    nic.set_landing_kind(each.landing.kind == ExportedHandle::Kind::kMemfd ? kMemfd : kCudaVmm);
+    nic.set_landing_version(each.landing.version);
+    nic.set_device_uuid(each.landing.device_uuid);
+  }
+  message.mutable_interfaces()->Add(parts.interfaces.begin(), parts.interfaces.end());
+  message.set_queues(parts.queues);
+  message.set_landing_pool(parts.landing_pool);
+}
+
+absl::StatusOr<TransportParts> PartsOf(const v1::HandOver& message) {
+  TransportParts parts;
+  for (const v1::HandOver::Nic& nic : message.nics()) {
+    if (nic.interface().empty() || nic.queues().empty()) return BadParcel("a NIC without a name or queues");
+    if (nic.landing_kind() != kMemfd && nic.landing_kind() != kCudaVmm) {
+      return BadParcel(absl::StrCat("memory of kind ", nic.landing_kind()));
+    }
+    TransportParts::Nic& into = parts.nics.emplace_back();
+    into.binding.interface = nic.interface();
+    into.binding.queues = {nic.queues().begin(), nic.queues().end()};
+    into.binding.dmabuf_id = nic.dmabuf_id();
+    into.binding.page_size = nic.page_size();
+    into.binding.posted = nic.posted();
+    into.binding.by_handle = nic.by_handle();
+    into.landing.kind = nic.landing_kind() == kMemfd ? ExportedHandle::Kind::kMemfd : ExportedHandle::Kind::kCudaVmm;
+    into.landing.version = nic.landing_version();
+    into.landing.bytes = nic.landing_bytes();
+    into.landing.device_uuid = nic.device_uuid();
+  }
+  parts.interfaces = {message.interfaces().begin(), message.interfaces().end()};
+  parts.queues = message.queues();
+  parts.landing_pool = message.landing_pool();
+  return parts;
+}
+
 class UpgradeSocketImpl final : public UpgradeSocket {
  public:
   UpgradeSocketImpl(UnixListener listener, Options options, UniqueFd stop)
@@ -203,11 +251,17 @@ class UpgradeSocketImpl final : public UpgradeSocket {
     v1::UpgradePacket present;
     present.mutable_present()->set_daemon_version(kVersion);
     present.mutable_present()->set_path(options_.path);
+    if (absl::StatusOr<HandedOver> offer = Offer(); offer.ok())  // else the reason is due when it is asked for
+      Describe(offer->transport, *present.mutable_present()->mutable_offer());
     DEVMEM_RETURN_IF_ERROR(Send(socket, present));
     DEVMEM_ASSIGN_OR_RETURN(const Received ready, Next(socket, options_.ready_timeout));
+    if (ready.packet.has_failed()) {
+      return Decline(StatusOf(ready.packet.failed(), "the successor could not take over: "));
+    }
     if (!ready.packet.has_ready()) {
       return MakeError(absl::StatusCode::kInvalidArgument, "the successor is not ready", {.cause = "bad packet"});
     }
+    if (const absl::Status could = Offer().status(); !could.ok()) return Decline(could);
     if (const absl::Status status = HandOver(socket, successor); !status.ok()) {
       const absl::Status goes_on = options_.go_on(status);
       if (goes_on.ok()) return status;
@@ -220,16 +274,34 @@ class UpgradeSocketImpl final : public UpgradeSocket {
     return absl::OkStatus();
   }
 
+  // What a hand-over would give now, but for the sockets of trainers. Nothing is stopped.
+  absl::StatusOr<HandedOver> Offer() const {
+    HandedOver offer;
+    if (options_.offer) {
+      DEVMEM_ASSIGN_OR_RETURN(offer.transport, options_.offer());
+    }
+    DEVMEM_RETURN_IF_ERROR(Fits(Pack(offer)));
+    return offer;
+  }
+
+  static absl::Status Fits(const UpgradeParcel& parcel) {
+    if (parcel.bytes.size() <= kMaxPacket && parcel.fds.size() <= kMaxFds) return absl::OkStatus();
+    return MakeError(absl::StatusCode::kResourceExhausted, "too many NICs to hand over in one packet",
+                     {.cause = "too many NICs"});
+  }
+
+  absl::Status Decline(const absl::Status& why) const {
+    if (options_.declined) options_.declined(why);
+    return why;
+  }
+
   absl::Status HandOver(int socket, const Successor& successor) {
     DEVMEM_ASSIGN_OR_RETURN(HandedOver handed, options_.hand_over(successor));
     handed.version = kVersion;
     handed.pid = ::getpid();
     DEVMEM_ASSIGN_OR_RETURN(handed.upgrade, listener_.Share());
     const UpgradeParcel parcel = Pack(handed);
-    if (parcel.bytes.size() > kMaxPacket || parcel.fds.size() > kMaxFds) {
-      return MakeError(absl::StatusCode::kResourceExhausted, "too many NICs to hand over in one packet",
-                       {.cause = "too many NICs"});
-    }
+    DEVMEM_RETURN_IF_ERROR(Fits(parcel));
     DEVMEM_RETURN_IF_ERROR(Send(socket, parcel.bytes, parcel.fds));
     absl::StatusOr<Received> answer = Next(socket, options_.adopt_timeout);
     if (!answer.ok()) {
@@ -269,11 +341,15 @@ class PredecessorImpl final : public Predecessor {
     if (!answer.packet.has_present()) return Unexpected();
     version_ = answer.packet.present().daemon_version();
     path_ = answer.packet.present().path();
+    if (answer.packet.present().has_offer()) {
+      DEVMEM_ASSIGN_OR_RETURN(offer_, PartsOf(answer.packet.present().offer()));
+    }
     return absl::OkStatus();
   }
 
   const std::string& version() const override { return version_; }
   const std::string& path() const override { return path_; }
+  const TransportParts* offer() const override { return offer_.has_value() ? &*offer_ : nullptr; }
 
   absl::StatusOr<std::optional<HandedOver>> TakeOver(Time deadline) override {
     v1::UpgradePacket ready;
@@ -324,6 +400,7 @@ class PredecessorImpl final : public Predecessor {
   const UniqueFd socket_;
   std::string version_;
   std::string path_;
+  std::optional<TransportParts> offer_;
 };
 
 }  // namespace
@@ -341,23 +418,10 @@ UpgradeParcel Pack(const HandedOver& handed) {
     parcel.fds.push_back(each->socket.get());
     parcel.fds.push_back(each->lock.get());
   }
+  Describe(handed.transport, message);
   for (const TransportParts::Nic& each : handed.transport.nics) {
-    v1::HandOver::Nic& nic = *message.add_nics();
-    nic.set_interface(each.binding.interface);
-    nic.mutable_queues()->Add(each.binding.queues.begin(), each.binding.queues.end());
-    nic.set_dmabuf_id(each.binding.dmabuf_id);
-    nic.set_page_size(each.binding.page_size);
-    nic.set_posted(each.binding.posted);
-    nic.set_by_handle(each.binding.by_handle);
-    nic.set_landing_bytes(each.landing.bytes);
-    nic.set_landing_kind(each.landing.kind == ExportedHandle::Kind::kMemfd ? kMemfd : kCudaVmm);
-    nic.set_landing_version(each.landing.version);
-    nic.set_device_uuid(each.landing.device_uuid);
     for (const UniqueFd* const fd : {&each.binding.fd, &each.landing.fd, &each.dmabuf}) parcel.fds.push_back(fd->get());
   }
-  message.mutable_interfaces()->Add(handed.transport.interfaces.begin(), handed.transport.interfaces.end());
-  message.set_queues(handed.transport.queues);
-  message.set_landing_pool(handed.transport.landing_pool);
   parcel.bytes = packet.SerializeAsString();
   return parcel;
 }
@@ -381,29 +445,10 @@ absl::StatusOr<HandedOver> Unpack(std::string_view bytes, std::vector<UniqueFd> 
     each->lock = std::move(*next++);
   }
   handed.grpc.lent = handed.handles.lent = message.sockets_lent();
-  for (const v1::HandOver::Nic& nic : message.nics()) {
-    if (nic.interface().empty() || nic.queues().empty()) return BadParcel("a NIC without a name or queues");
-    if (nic.landing_kind() != kMemfd && nic.landing_kind() != kCudaVmm) {
-      return BadParcel(absl::StrCat("memory of kind ", nic.landing_kind()));
-    }
-    TransportParts::Nic& into = handed.transport.nics.emplace_back();
-    into.binding = {.interface = nic.interface(),
-                    .queues = {nic.queues().begin(), nic.queues().end()},
-                    .dmabuf_id = nic.dmabuf_id(),
-                    .page_size = nic.page_size(),
-                    .posted = nic.posted(),
-                    .by_handle = nic.by_handle(),
-                    .fd = std::move(*next++)};
-    into.landing = {.kind = nic.landing_kind() == kMemfd ? ExportedHandle::Kind::kMemfd : ExportedHandle::Kind::kCudaVmm,
-                    .version = nic.landing_version(),
-                    .bytes = nic.landing_bytes(),
-                    .device_uuid = nic.device_uuid(),
-                    .fd = std::move(*next++)};
-    into.dmabuf = std::move(*next++);
+  DEVMEM_ASSIGN_OR_RETURN(handed.transport, PartsOf(message));
+  for (TransportParts::Nic& each : handed.transport.nics) {
+    for (UniqueFd* const fd : {&each.binding.fd, &each.landing.fd, &each.dmabuf}) *fd = std::move(*next++);
   }
-  handed.transport.interfaces = {message.interfaces().begin(), message.interfaces().end()};
-  handed.transport.queues = message.queues();
-  handed.transport.landing_pool = message.landing_pool();
   return handed;
 }
 

@@ -4,6 +4,7 @@
 //
 //   old   auto socket = UpgradeSocket::On(std::move(listener), {...});     // one thread; its callbacks run there, one at a
 //   time new   DEVMEM_ASSIGN_OR_RETURN(auto former, Predecessor::Find(path));   // nullptr: none lives
+//         ... look whether former->offer() suits; nothing has stopped yet ...
 //         DEVMEM_ASSIGN_OR_RETURN(auto handed, former->TakeOver(deadline));
 //         ... adopt the parts; nothing is changed yet ...
 //         DEVMEM_RETURN_IF_ERROR(former->Adopted());                       // it is ours
@@ -44,7 +45,8 @@ struct UpgradeParcel {
   std::vector<int> fds;
 };
 [[nodiscard]] UpgradeParcel Pack(const HandedOver& handed);
-// kInvalidArgument where the packet is no hand_over or does not fit its descriptors.
+// kInvalidArgument where the packet is no hand_over or does not fit its descriptors. Those of the transport are not there in
+// what is only offered.
 [[nodiscard]] absl::StatusOr<HandedOver> Unpack(std::string_view bytes, std::vector<UniqueFd> fds);
 
 class UpgradeSocket {
@@ -55,6 +57,11 @@ class UpgradeSocket {
   };
   struct Options {
     std::string path;  // of the payload, by name
+    // What hand_over would give of the transport, without descriptors, or why it would not: asked while all is served, so that
+    // nobody is interrupted for a hand-over that cannot be. Empty: there is nothing to say.
+    std::function<absl::StatusOr<TransportParts>()> offer;
+    // It was asked to hand over, and nothing was stopped for it: the reason why it did not come to that. May be empty.
+    std::function<void(const absl::Status& why)> declined;
     // Stops serving and gives everything but `version`, `pid` and `upgrade`. On error too `go_on` follows.
     std::function<absl::StatusOr<HandedOver>(const Successor&)> hand_over;
     // Called after hand_over unless the successor adopted: serve on.
@@ -79,13 +86,15 @@ class Predecessor {
 
   [[nodiscard]] virtual const std::string& version() const = 0;
   [[nodiscard]] virtual const std::string& path() const = 0;  // of the payload, by name
+  // What it would hand over, without descriptors; nullptr if it is of a version that does not say.
+  [[nodiscard]] virtual const TransportParts* offer() const = 0;
 
   // Has it stop and hand over: within milliseconds nobody serves. nullopt if it died before it did: nothing is left of it then.
   [[nodiscard]] virtual absl::StatusOr<std::optional<HandedOver>> TakeOver(Time deadline) = 0;
   // What was handed over is ours from here on, also where the predecessor died meanwhile. On error it serves on, and everything
   // must be dropped.
   [[nodiscard]] virtual absl::Status Adopted() = 0;
-  // It is to serve on, for this reason.
+  // It is to serve on, for this reason. Before TakeOver() that costs nobody anything.
   virtual void Failed(const absl::Status& why) = 0;
 };
 

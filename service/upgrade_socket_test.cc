@@ -150,6 +150,11 @@ class UpgradeSocketTest : public ::testing::Test {
     auto listener = UnixListener::Listen(path_ + kUpgradeSuffix, SOCK_SEQPACKET, {.mode = 0600});
     ASSERT_TRUE(listener.ok()) << listener.status();
     options.path = "copy";
+    options.offer = [this]() -> absl::StatusOr<TransportParts> {
+      if (!refuse_offer_.ok()) return refuse_offer_;
+      return Whole().transport;
+    };
+    options.declined = [this](const absl::Status& why) { Note("declined: " + Text(why)); };
     options.hand_over = [this](const UpgradeSocket::Successor& successor) -> absl::StatusOr<HandedOver> {
       Note("hand over to " + std::to_string(successor.pid));
       if (!refuse_.ok()) return refuse_;
@@ -210,7 +215,7 @@ class UpgradeSocketTest : public ::testing::Test {
 
   std::string directory_;
   std::string path_;
-  absl::Status refuse_;
+  absl::Status refuse_, refuse_offer_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<std::string> notes_;
@@ -303,6 +308,43 @@ TEST_F(UpgradeSocketTest, GoesOnWhereItCannotHandOver) {
   EXPECT_THAT(Text(status), HasSubstr("the living daemon does not hand over: dms0 is not bound"));
   EXPECT_EQ(Told(), Handing());
   EXPECT_EQ(Told(), "go on: dms0 is not bound");
+}
+
+// What cannot be is found while everything is served: the successor by what it is offered, ...
+TEST_F(UpgradeSocketTest, IsDeclinedByTheSuccessorBeforeAnythingStops) {
+  Serve();
+  auto successor = Find();
+  ASSERT_NE(successor->offer(), nullptr);
+  const TransportParts whole = Whole().transport;
+  ASSERT_EQ(successor->offer()->nics.size(), whole.nics.size());
+  for (size_t i = 0; i < whole.nics.size(); ++i) {
+    const TransportParts::Nic &offered = successor->offer()->nics[i], &nic = whole.nics[i];
+    EXPECT_EQ(offered.binding.interface, nic.binding.interface);
+    EXPECT_EQ(offered.binding.queues, nic.binding.queues);
+    EXPECT_EQ(offered.binding.page_size, nic.binding.page_size);
+    EXPECT_EQ(offered.landing.bytes, nic.landing.bytes);
+    EXPECT_EQ(offered.landing.device_uuid, nic.landing.device_uuid);
+    EXPECT_FALSE(offered.binding.fd.valid() || offered.landing.fd.valid() || offered.dmabuf.valid());
+  }
+  successor->Failed(MakeError(absl::StatusCode::kInvalidArgument, "the pool is too small", {}));
+  EXPECT_EQ(Told(), "declined: the successor could not take over: the pool is too small");
+  successor.reset();
+  successor = Find();  // the next may try
+  ASSERT_TRUE(successor->TakeOver(Soon()).ok());
+  EXPECT_EQ(Told(), Handing());
+}
+
+// ... and the living daemon when it is asked.
+TEST_F(UpgradeSocketTest, DeclinesBeforeAnythingStops) {
+  Serve();
+  refuse_offer_ = MakeError(absl::StatusCode::kFailedPrecondition, "dms0 is not bound", {});
+  auto successor = Find();
+  ASSERT_NE(successor, nullptr) << "that it cannot now does not mean that it never can";
+  EXPECT_EQ(successor->offer(), nullptr);
+  const absl::Status status = successor->TakeOver(Soon()).status();
+  EXPECT_THAT(Text(status), HasSubstr("the living daemon does not hand over: dms0 is not bound"));
+  EXPECT_EQ(Told(), "declined: dms0 is not bound");
+  EXPECT_TRUE(NothingMore());
 }
 
 TEST_F(UpgradeSocketTest, EndsAmidAHandOver) {

@@ -345,6 +345,7 @@ class StreamImpl final : public Stream {
     received_.clear();
     EndOpen();
     connector_->Drop(call_->session());
+    call_->MarkLost();
     SetCall(nullptr);
     lost_ = status;
     const Time now = Clock::now();

@@ -258,6 +258,35 @@ TEST_F(ClientTest, ErrorsArriveWithTheirDetails) {
   }
 }
 
+// The daemon keeps a failed stream's slab, in which its trainer may be reading: it is told when the last batch is gone, and not
+// before; of a stream that ended well there is nothing to tell. One that does not know the call changes nothing.
+TEST_F(ClientTest, SaysWhenNothingOfAFailedStreamIsNeeded) {
+  for (const bool known : {true, false}) {
+    auto daemon = Serve({.fail_after = 3, .failure = absl::DataLossError("gone"), .releases_streams = known});
+    auto client = Connect();
+    for (int round = 0; round < 3; ++round) {
+      SCOPED_TRACE(round);
+      const auto told = static_cast<size_t>(round);
+      auto stream = Open(*client);
+      auto first = stream->Next(Soon());
+      ASSERT_TRUE(first.ok()) << first.status();
+      while (stream->Next(Soon()).ok()) continue;
+      stream.reset();
+      EXPECT_EQ(daemon->released_streams().size(), told) << "a batch of it is in hand";
+      ASSERT_NO_FATAL_FAILURE(ExpectBatch(first->batch, 0, 0));
+      first->batch.Release();
+      ASSERT_EQ(daemon->released_streams().size(), told + 1);
+      EXPECT_EQ(daemon->released_streams().back(), "stream-" + std::to_string(round + 1));
+    }
+  }
+  auto daemon = Serve();
+  auto client = Connect();
+  auto stream = Open(*client);
+  ASSERT_NO_FATAL_FAILURE(ExpectAll(*stream, 1, 10));
+  stream.reset();
+  EXPECT_THAT(daemon->released_streams(), ::testing::IsEmpty());
+}
+
 TEST_F(ClientTest, CancelEndsANextThatWaits) {
   auto daemon = Serve({.batches = 10, .slots = 1});
   auto client = Connect();

@@ -31,6 +31,17 @@ std::shared_ptr<Session> Session::Over(std::unique_ptr<HandleConnection> handles
 
 void Session::Authorize(grpc::ClientContext& context) const { context.AddMetadata("devmem-token", handles_->token()); }
 
+void Session::ReleaseStream(const std::string& stream_id, Time deadline) {
+  if (!handles_->alive()) return;  // it has given everything back; another one may answer on its socket
+  grpc::ClientContext context;
+  Authorize(context);
+  context.set_deadline(ToGrpcDeadline(deadline));
+  devmem_loader::v1::ReleaseStreamRequest request;
+  request.set_stream_id(stream_id);
+  devmem_loader::v1::ReleaseStreamResponse response;
+  (void)stub_->ReleaseStream(&context, request, &response);
+}
+
 gpr_timespec ToGrpcDeadline(Time deadline) {
   constexpr Duration kForever = std::chrono::hours(24 * 365);
   const Time now = Clock::now();

@@ -25,6 +25,10 @@ class Session {
   [[nodiscard]] devmem_loader::v1::Loader::Stub& stub() { return *stub_; }
   // Puts the token into a call's metadata.
   void Authorize(grpc::ClientContext& context) const;
+  // Tells the daemon, if it lives, that this process has nothing of the stream any more, and waits until nothing is left of it
+  // there; until `deadline` at most. A daemon that does not know this call keeps the slab of a failed stream while the
+  // connection lives.
+  void ReleaseStream(const std::string& stream_id, Time deadline);
 
  private:
   Session() = default;

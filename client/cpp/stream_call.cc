@@ -80,6 +80,10 @@ StreamCall::~StreamCall() {
   }
   completions_.Shutdown();
   while (completions_.Next(&tag, &ok)) continue;
+  // It may have failed, also where that was not heard here: then the daemon keeps the slab, in which we might be reading.
+  if (stream_id_.empty() || final_.ok() || lost_.load(std::memory_order_relaxed)) return;
+  slabs_.clear();
+  session_->ReleaseStream(stream_id_, Clock::now() + kGoodbye);
 }
 
 void StreamCall::StartRead() {
@@ -189,6 +193,7 @@ absl::Status StreamCall::status() const {
 }
 
 absl::Status StreamCall::AdoptSlabs(const v1::StreamOpened& opened, Time deadline) {
+  stream_id_ = opened.stream_id();
   for (const v1::Slab& slab : opened.slabs()) {
     DEVMEM_ASSIGN_OR_RETURN(auto received, session_->handles().TakeSlab(opened.stream_id(), slab.id(), deadline));
     DEVMEM_ASSIGN_OR_RETURN(MappedSlab mapped, MappedSlab::Create(slab, received.handle, std::move(received.fd), *device_));

@@ -3,8 +3,9 @@
 // written in lumps. It has no thread: whoever waits in Take, or releases, does what gRPC has to have done.
 //
 // Held by the Stream and by every batch in hand: the call, and with it the batches' memory, ends when the last of them
-// lets go. Destroying it cancels what is left of it, and waits until gRPC is done with it (it does not wait for the daemon).
-// Threads: Take from one at a time; the rest is thread-safe.
+// lets go. Destroying it cancels what is left of it, and tells the daemon, where that may be in doubt, that nothing of the
+// stream is needed any more: it waits for the daemon a second at most. Threads: Take from one at a time; the rest is
+// thread-safe.
 #pragma once
 
 #include <grpcpp/alarm.h>
@@ -17,6 +18,7 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -70,6 +72,8 @@ class StreamCall {
   [[nodiscard]] Session& session() { return *session_; }
   // The daemon has sent stream_end: it finishes the call by itself.
   void MarkEnded() { ended_.store(true, std::memory_order_relaxed); }
+  // The daemon goes away, and the session with it: nothing is said to it any more.
+  void MarkLost() { lost_.store(true, std::memory_order_relaxed); }
 
  private:
   enum Tag : intptr_t { kRead = 1, kWrite, kWake, kFinish };
@@ -82,9 +86,11 @@ class StreamCall {
 
   const std::shared_ptr<Session> session_;
   const std::shared_ptr<Device> device_;
+  std::string stream_id_;  // once it is open
   std::vector<std::unique_ptr<MappedSlab>> slabs_;
   std::atomic<int64_t> undelivered_ = 0;
   std::atomic<bool> ended_ = false;
+  std::atomic<bool> lost_ = false;
 
   mutable std::mutex mutex_;
   std::deque<std::shared_ptr<Response>> queue_;

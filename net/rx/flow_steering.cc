@@ -109,6 +109,32 @@ sockaddr_storage AsTheNicSees(const sockaddr_storage& address) {
   return seen;
 }
 
+// Those to steer by; none where connections are steered one by one.
+absl::StatusOr<std::vector<sockaddr_storage>> AddressesOf(const SteeringOptions& options, size_t queues) {
+  std::vector<sockaddr_storage> addresses;
+  if (queues == 0) {
+    return MakeError(absl::StatusCode::kInvalidArgument, "there is no bound queue to steer to", {.cause = "no queue"});
+  }
+  if (options.mode == SteerMode::kConnection) return addresses;
+  if (options.addresses.size() != queues) {
+    return MakeError(absl::StatusCode::kInvalidArgument,
+                     absl::StrCat(options.addresses.size(), " addresses were given for ", queues, " bound queues"),
+                     {.cause = "addresses and queues differ in number", .action = "give one local address for each queue"});
+  }
+  for (const std::string& text : options.addresses) {
+    DEVMEM_ASSIGN_OR_RETURN(const sockaddr_storage address, ParseAddress(text));
+    DEVMEM_RETURN_IF_ERROR(IsLocal(address));
+    for (const sockaddr_storage& other : addresses) {
+      if (TextOf(other) == TextOf(address)) {
+        return MakeError(absl::StatusCode::kInvalidArgument, "this address is given twice",
+                         {.object = text, .cause = "bad address"});
+      }
+    }
+    addresses.push_back(address);
+  }
+  return addresses;
+}
+
 class Steering final : public FlowSteering {
  public:
   Steering(std::vector<RxBinding*> bindings, const SteeringOptions& options, Routing routing, Ready ready)
@@ -126,26 +152,7 @@ class Steering final : public FlowSteering {
   }
 
   absl::Status Start(const SteeringOptions& options) {
-    if (queues_.empty()) {
-      return MakeError(absl::StatusCode::kInvalidArgument, "there is no bound queue to steer to", {.cause = "no queue"});
-    }
-    if (mode_ == SteerMode::kConnection) return absl::OkStatus();
-    if (options.addresses.size() != queues_.size()) {
-      return MakeError(absl::StatusCode::kInvalidArgument,
-                       absl::StrCat(options.addresses.size(), " addresses were given for ", queues_.size(), " bound queues"),
-                       {.cause = "addresses and queues differ in number", .action = "give one local address for each queue"});
-    }
-    for (const std::string& text : options.addresses) {
-      DEVMEM_ASSIGN_OR_RETURN(const sockaddr_storage address, ParseAddress(text));
-      DEVMEM_RETURN_IF_ERROR(IsLocal(address));
-      for (const sockaddr_storage& other : addresses_) {
-        if (TextOf(other) == TextOf(address)) {
-          return MakeError(absl::StatusCode::kInvalidArgument, "this address is given twice",
-                           {.object = text, .cause = "bad address"});
-        }
-      }
-      addresses_.push_back(address);
-    }
+    DEVMEM_ASSIGN_OR_RETURN(addresses_, AddressesOf(options, queues_.size()));
     return absl::OkStatus();
   }
 
@@ -402,6 +409,8 @@ absl::StatusOr<std::unique_ptr<FlowSteering>> CreateFlowSteering(std::vector<RxB
   DEVMEM_RETURN_IF_ERROR(steering->Start(options));
   return steering;
 }
+
+absl::Status FlowSteering::Fits(const SteeringOptions& options, size_t queues) { return AddressesOf(options, queues).status(); }
 
 absl::StatusOr<std::unique_ptr<FlowSteering>> FlowSteering::Create(std::vector<RxBinding*> bindings,
                                                                    const SteeringOptions& options, Ready ready) {

@@ -44,6 +44,9 @@ class FlowSteering {
       std::vector<RxBinding*> bindings, const SteeringOptions& options, Ready ready = [](size_t) { return absl::OkStatus(); });
   virtual ~FlowSteering() = default;
 
+  // Whether `options` make sense for so many bound queues: what Create() looks at first.
+  [[nodiscard]] static absl::Status Fits(const SteeringOptions& options, size_t queues);
+
   // Before the first Steer(): in kAddress mode inserts the rules.
   [[nodiscard]] virtual absl::Status Begin() = 0;
 

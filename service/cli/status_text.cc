@@ -93,6 +93,12 @@ std::string StatusText(const v1::GetNodeStatusResponse& node) {
     rows.push_back(
         {"memory", absl::StrCat(pool.name(), ": ", FormatSize(pool.bytes_used()), " of ", FormatSize(pool.bytes_limit()))});
   }
+  if (node.kept_slabs_size() > 0) {
+    uint64_t bytes = 0;
+    for (const auto& kept : node.kept_slabs()) bytes += kept.bytes();
+    rows.push_back({"kept", absl::StrCat(node.kept_slabs_size(), node.kept_slabs_size() == 1 ? " slab" : " slabs",
+                                         " of failed streams, of which trainers hold batches: ", FormatSize(bytes))});
+  }
   for (const auto& library : node.library_versions())
     rows.push_back({"library", absl::StrCat(library.first, " ", library.second)});
   return TextTable(std::move(rows));
@@ -108,6 +114,7 @@ std::string StatusJson(const v1::GetNodeStatusResponse& node) {
                {"paths", Json::array()},
                {"devices", Json::array()},
                {"pools", Json::array()},
+               {"kept_slabs", Json::array()},
                {"library_versions", Json::object()},
                {"streams", StreamsArray(node)}};
   for (const auto& path : node.paths()) {
@@ -118,6 +125,14 @@ std::string StatusJson(const v1::GetNodeStatusResponse& node) {
   for (const auto& device : node.devices()) json["devices"].push_back(device);
   for (const auto& pool : node.pools()) {
     json["pools"].push_back({{"name", pool.name()}, {"bytes_used", pool.bytes_used()}, {"bytes_limit", pool.bytes_limit()}});
+  }
+  for (const auto& kept : node.kept_slabs()) {
+    json["kept_slabs"].push_back({{"stream_id", kept.stream_id()},
+                                  {"bucket", kept.bucket()},
+                                  {"peer_pid", kept.peer_pid()},
+                                  {"peer_uid", kept.peer_uid()},
+                                  {"bytes", kept.bytes()},
+                                  {"kept_seconds", kept.kept_seconds()}});
   }
   for (const auto& library : node.library_versions()) json["library_versions"][library.first] = library.second;
   return Dump(json);

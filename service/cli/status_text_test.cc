@@ -27,6 +27,11 @@ devmem_loader::v1::GetNodeStatusResponse Example() {
   pool->set_bytes_used(1 << 20);
   pool->set_bytes_limit(1 << 30);
   (*node.mutable_library_versions())["liburing"] = "2.3";
+  auto* kept = node.add_kept_slabs();
+  kept->set_stream_id("s-0");
+  kept->set_peer_pid(99);
+  kept->set_bytes(2 << 20);
+  kept->set_kept_seconds(7);
   auto* stream = node.add_streams();
   stream->set_stream_id("s-1");
   stream->set_bucket("http://h/b\x1b[2J/");
@@ -42,8 +47,8 @@ devmem_loader::v1::GetNodeStatusResponse Example() {
 
 TEST(StatusText, ForPeople) {
   const std::string text = StatusText(Example());
-  for (const char* part :
-       {"0.1.0, API 1", "serving", "2m05s", "copy (no NIC)", "slabs: 1.00 MiB of 1.00 GiB", "liburing 2.3"}) {
+  for (const char* part : {"0.1.0, API 1", "serving", "2m05s", "copy (no NIC)", "slabs: 1.00 MiB of 1.00 GiB",
+                           "1 slab of failed streams", "2.00 MiB", "liburing 2.3"}) {
     EXPECT_THAT(text, HasSubstr(part));
   }
   const std::string streams = StreamsText(Example());
@@ -58,6 +63,11 @@ TEST(StatusJson, ForPrograms) {
   EXPECT_EQ(json["pid"], 77);
   EXPECT_EQ(json["paths"][0]["name"], "copy");
   EXPECT_EQ(json["pools"][0]["bytes_limit"], 1 << 30);
+  EXPECT_EQ(json["kept_slabs"].size(), 1u);
+  EXPECT_EQ(json["kept_slabs"][0]["stream_id"], "s-0");
+  EXPECT_EQ(json["kept_slabs"][0]["peer_pid"], 99);
+  EXPECT_EQ(json["kept_slabs"][0]["bytes"], 2 << 20);
+  EXPECT_EQ(json["kept_slabs"][0]["kept_seconds"], 7);
   EXPECT_EQ(json["library_versions"]["liburing"], "2.3");
   const Json streams = Json::parse(StreamsJson(Example()));
   EXPECT_EQ(streams["streams"][0]["stalls"]["trainer"], 0.5);

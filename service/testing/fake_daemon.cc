@@ -182,6 +182,22 @@ class FakeDaemonImpl final : public FakeDaemon, public v1::Loader::CallbackServi
     return reactor;
   }
 
+  std::vector<std::string> released_streams() const override {
+    std::lock_guard lock(mutex_);
+    return released_streams_;
+  }
+
+  grpc::ServerUnaryReactor* ReleaseStream(grpc::CallbackServerContext* context, const v1::ReleaseStreamRequest* request,
+                                          v1::ReleaseStreamResponse*) override {
+    {
+      std::lock_guard lock(mutex_);
+      released_streams_.push_back(request->stream_id());
+    }
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    reactor->Finish(options_.releases_streams ? grpc::Status::OK : grpc::Status(grpc::StatusCode::UNIMPLEMENTED, ""));
+    return reactor;
+  }
+
   grpc::ServerBidiReactor<v1::OpenStreamRequest, v1::OpenStreamResponse>* OpenStream(
       grpc::CallbackServerContext* context) override {
     auto* channel = new Channel(context);
@@ -365,8 +381,9 @@ class FakeDaemonImpl final : public FakeDaemon, public v1::Loader::CallbackServi
   std::unique_ptr<HandleSocket> handles_;
   std::unique_ptr<GrpcListener> listener_;
   std::unique_ptr<grpc::Server> server_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable changed_;
+  std::vector<std::string> released_streams_;
   bool stopping_ = false;
   int streams_ = 0;
   std::atomic<uint64_t> releases_ = 0;

@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "devmem_loader/v1/handle_socket.pb.h"
@@ -37,6 +38,7 @@ struct FakeDaemonOptions {
   std::function<void(devmem_loader::v1::OpenStreamResponse&)> edit;  // every message, just before it is sent
   std::function<void(devmem_loader::v1::SlabHandle&)> edit_handle;
   std::function<absl::Status()> admit;
+  bool releases_streams = true;  // ReleaseStream is answered; else it is unknown, as to daemons of earlier versions
 };
 
 class FakeDaemon {
@@ -48,6 +50,7 @@ class FakeDaemon {
   [[nodiscard]] virtual bool WaitForReleases(uint64_t count) = 0;
   [[nodiscard]] virtual bool WaitForStreamsToEnd() = 0;  // all that began
   [[nodiscard]] virtual uint64_t opens() const = 0;
+  [[nodiscard]] virtual std::vector<std::string> released_streams() const = 0;  // by ReleaseStream, answered or not
 };
 
 }  // namespace devmem::testing

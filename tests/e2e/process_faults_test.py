@@ -130,6 +130,53 @@ class ProcessFaultsTest(harness.TestCase):
         stream.cancel()
         self.gone(observer, "a cancelled stream gives everything back")
 
+    def failed(self, keeper, nginx):
+        """A stream that failed while its trainer held a batch."""
+        stream = keeper.open(**self.spec(nginx.url))
+        held = next(stream.batches(release=False))
+        self.assertIn("not held", stream.break_it().details())
+        return stream, held
+
+    def kept(self, observer, count):
+        harness.wait_for(lambda: len(observer.status().kept_slabs) == count, 20 * SLOW, f"{count} slabs are kept")
+        return observer.status().kept_slabs
+
+    def test_failed_stream_gives_everything_back(self):
+        """What its trainer holds stays readable, is to be seen in the status, and goes when the trainer says so, however it reads on."""
+        daemon, nginx = self.daemon(), self.nginx(self.bucket)
+        observer, keeper = self.trainer(daemon), self.trainer(daemon)
+        for _ in range(3):
+            stream, held = self.failed(keeper, nginx)
+            slab, = self.kept(observer, 1)
+            self.assertEqual((slab.stream_id, slab.peer_uid), (stream.opened.stream_id, os.geteuid()))
+            self.assertEqual(slab.bytes, observer.status().pools[0].bytes_used)
+            self.assertTrue(stream.view(held, 0).any())
+            observer.release_stream(slab.stream_id)  # another's: nothing
+            self.kept(observer, 1)
+            told = self.verb("status", "--service", daemon.socket, "--output", "json")
+            self.assertEqual([each["stream_id"] for each in json.loads(told.stdout)["kept_slabs"]], [slab.stream_id])
+            keeper.release_stream(slab.stream_id)
+            status = observer.status()
+            self.assertEqual((len(status.streams), len(status.kept_slabs), status.pools[0].bytes_used), (0, 0, 0))
+            keeper.release_stream(slab.stream_id)  # again: nothing is left, and that is no error
+
+    def test_earlier_client_that_opens_again_and_again(self):
+        """It does not know how to say that it holds nothing: it may keep one slab, and is then told what to do; nobody else suffers."""
+        daemon, nginx = self.daemon("--memory-limit", "8M"), self.nginx(self.bucket)  # for six of its slabs
+        observer, keeper = self.trainer(daemon), self.trainer(daemon)
+        for count in (1, 2):
+            self.failed(keeper, nginx)
+            self.kept(observer, count)
+        with self.assertRaises(trainer.grpc.RpcError) as refused:
+            keeper.open(**self.spec(nginx.url))
+        self.assertEqual(refused.exception.code(), trainer.grpc.StatusCode.RESOURCE_EXHAUSTED)
+        for words in ("of 2 streams that failed while it held batches", "update it, or connect anew"):
+            self.assertIn(words, refused.exception.details())
+        run = self.loader("--bucket", nginx.url, *RAW, "--prefetch", "1M", service=daemon.socket)
+        self.assertEqual(run.status, 0, run.text)
+        keeper.close()
+        self.gone(observer, "with its connection all is back")
+
     def test_interrupted(self):
         nginx = self.slow_nginx()
         loader = self.start("--bucket", nginx.url, *RAW, "--shuffle", "none", "--prefetch", "8M")

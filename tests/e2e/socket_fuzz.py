@@ -18,7 +18,8 @@ PATIENCE = 60  # seconds until a daemon that neither answers nor closes is said 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, SETTINGS, GOAWAY = 0, 1, 4, 7
 END_STREAM, END_HEADERS = 1, 4
-METHODS = ("/devmem_loader.v1.Loader/OpenStream", "/devmem_loader.v1.Loader/GetNodeStatus", "/grpc.health.v1.Health/Check",
+METHODS = ("/devmem_loader.v1.Loader/OpenStream", "/devmem_loader.v1.Loader/GetNodeStatus", "/devmem_loader.v1.Loader/ReleaseStream",
+           "/grpc.health.v1.Health/Check",
            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "/devmem_loader.v1.Loader/None", "/")
 EXTREMES = (0, 1, 2, 127, 128, 1 << 16, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, (1 << 63) - 1, (1 << 64) - 1)
 

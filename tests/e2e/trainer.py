@@ -68,6 +68,9 @@ class Trainer:
     def status(self, timeout=5):
         return self.stub.GetNodeStatus(pb.GetNodeStatusRequest(), metadata=self.metadata, timeout=timeout)
 
+    def release_stream(self, stream_id, timeout=20):
+        return self.stub.ReleaseStream(pb.ReleaseStreamRequest(stream_id=stream_id), metadata=self.metadata, timeout=timeout)
+
     def open(self, timeout=60, **spec):
         return Stream(self, pb.StreamSpec(**spec), timeout)
 
@@ -121,6 +124,16 @@ class Stream:
 
     def release(self, *batches):
         self._requests.put(pb.OpenStreamRequest(release=pb.Release(sequences=[batch.sequence for batch in batches])))
+
+    def break_it(self):
+        """Has the daemon end it with an error, and waits for that."""
+        self._requests.put(pb.OpenStreamRequest(release=pb.Release(sequences=[1 << 40])))
+        try:
+            for _ in self.call:
+                pass
+        except grpc.RpcError as error:
+            return error
+        raise AssertionError("the stream did not fail")
 
     def cancel(self):
         self.call.cancel()

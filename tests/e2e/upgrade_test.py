@@ -2,6 +2,7 @@
 """A daemon hands over to its successor under load (docs/upgrade.md), here on the copy path: what goes wrong on the way, and that each
 sample comes exactly once. The NICs' part is tests/guest/e2e/upgrade_test.py."""
 import os
+import queue
 import random
 import signal
 import socket
@@ -293,6 +294,51 @@ class UpgradeTest(harness.TestCase):
         run = loader.wait(120 * SLOW)
         self.assertEqual(run.status, 0, run.text)
         self.assert_delivered(self.bucket, self.digest_path)
+
+    def test_trainer_that_reads_no_slab_holds_up_nobody(self):
+        """It opens streams and never reads its handle socket: others open theirs, and the successor takes over, as if it were not there."""
+        daemon = self.daemon()
+        loader = self.load(daemon)
+        self.more()
+        deaf = self.keep(trainer.Trainer(daemon.path))
+        spec = trainer.pb.StreamSpec(bucket=f"file://{self.bucket}", format=trainer.pb.FORMAT_RAW, batch_size=1, prefetch_bytes=1,
+                                     tensors=[trainer.pb.TensorSpec(dtype=trainer.pb.DTYPE_UINT8, shape=[harness.SAMPLE])])
+        requests = [queue.SimpleQueue() for _ in range(400)]
+        for each in requests:
+            each.put(trainer.pb.OpenStreamRequest(spec=spec))
+            deaf.stub.OpenStream(iter(each.get, None), metadata=deaf.metadata)
+        self.addCleanup(lambda: [each.put(None) for each in requests])
+        # What has room in its socket is opened; the next one waits for it, and none of the others is begun.
+        wait_for(lambda: daemon.stderr().count(" slots in ") > 5, 30 * SLOW, "some of its streams are open")
+        run = self.loader("--bucket", f"file://{self.bucket}", *RAW, service=daemon.socket)
+        self.assertEqual(run.status, 0, run.text)
+        new = self.successor(daemon.path)
+        self.said(new, "taken over from version")
+        self.assertEqual(daemon.process.wait(20 * SLOW), 0, daemon.stderr())
+        self.assertNotIn("this daemon serves on", daemon.stderr())
+        self.finish(loader, 0)  # which may have been done by then
+
+    def test_refused_before_anything_stops(self):
+        """A successor that sees from what it is offered that it cannot go on: no trainer notices."""
+        daemon = self.daemon()
+        loader = self.load(daemon)
+        self.more()
+
+        def strike(name, _, __, target):
+            if name == "present":
+                return False
+            packet = upgrade_pb2.UpgradePacket()  # in place of ready
+            packet.failed.code, packet.failed.message = 9, "the pool is too small"
+            target.send(packet.SerializeToString())
+            return True
+        between = Between(self, daemon, lambda name, *rest: name != "hello" and strike(name, *rest))
+        self.successor(between.path)
+        between.join(30 * SLOW)
+        self.said(daemon, "the pool is too small. Nothing was stopped for it; this daemon serves on")
+        self.assertNotIn("handing over", daemon.stderr())
+        self.assert_alone(daemon)
+        run = loader.wait(120 * SLOW)
+        self.assertEqual((run.status, run.summary["reconnects"]), (0, 0), run.text)
 
     def test_stopped_trainer_holds_up_nobody(self):
         daemon = self.daemon()

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "service/open_queue.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <string>
+
+#include "base/clock.h"
+
+namespace devmem {
+namespace {
+
+constexpr Duration kLong = std::chrono::seconds(30);
+
+// Opens that run until they are let go, and say that they began.
+class OpenQueueTest : public ::testing::Test {
+ protected:
+  ~OpenQueueTest() override {
+    LetGo();
+    pool_.Stop();
+  }
+
+  absl::Status Open(const std::string& trainer) {
+    return opens_.Submit(trainer, [this, trainer] {
+      std::unique_lock lock(mutex_);
+      began_ += trainer;
+      changed_.notify_all();
+      changed_.wait(lock, [this] { return let_go_; });
+    });
+  }
+  void LetGo() {
+    std::lock_guard lock(mutex_);
+    let_go_ = true;
+    changed_.notify_all();
+  }
+  // What began, once `count` did; sorted, since they begin on several threads.
+  std::string Began(size_t count) {
+    std::unique_lock lock(mutex_);
+    EXPECT_TRUE(changed_.wait_for(lock, kLong, [&] { return began_.size() >= count; })) << began_;
+    std::string began = began_;
+    std::sort(began.begin(), began.end());
+    return began;
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::string began_;
+  bool let_go_ = false;
+  WorkerPool pool_{5};
+  OpenQueue opens_{&pool_, {.of_trainer = 2, .waiting_of_trainer = 3}};
+};
+
+TEST_F(OpenQueueTest, ATrainerHasItsShareOfTheThreads) {
+  for (int i = 0; i < 5; ++i) EXPECT_TRUE(Open("a").ok());
+  const absl::Status refused = Open("a");
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
+  EXPECT_EQ(Began(2), "aa");
+  EXPECT_TRUE(Open("b").ok());
+  EXPECT_EQ(Began(3), "aab") << "another's does not wait behind them";
+  LetGo();
+  EXPECT_EQ(Began(6), "aaaaab");
+}
+
+TEST_F(OpenQueueTest, NothingBeginsWhileAnythingHolds) {
+  LetGo();
+  std::shared_ptr<void> hold = opens_.Hold("a"), another = opens_.Hold("a");
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(Open("a").ok());
+  EXPECT_EQ(Open("a").code(), absl::StatusCode::kResourceExhausted);
+  for (int i = 0; i < 4; ++i) EXPECT_TRUE(Open("b").ok());
+  EXPECT_EQ(Began(4), "bbbb");
+  hold.reset();
+  EXPECT_TRUE(Open("c").ok());
+  EXPECT_EQ(Began(5), "bbbbc");
+  another.reset();
+  EXPECT_EQ(Began(8), "aaabbbbc");
+}
+
+}  // namespace
+}  // namespace devmem
