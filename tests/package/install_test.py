@@ -176,6 +176,19 @@ class Install(harness.TestCase):
 
 
 def npy(rows):
+    def test_purge_keeps_the_user(self):
+        """Its number is in files of others, and the next system user would get it."""
+        tools = self.folder("tools")
+        called = self.work / "called"
+        for name in ("deb-systemd-helper", "systemctl", "rm", "userdel", "groupdel", "deluser", "delgroup", "getent"):
+            (tools / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {called}\n')
+            (tools / name).chmod(0o755)
+        status, said = run("/bin/sh", BIN.parent / "deploy/debian/loader/postrm", "purge", env={"PATH": str(tools)})
+        self.assertEqual(status, 0, said)
+        self.assertEqual([line for line in called.read_text().splitlines() if not line.startswith("systemctl")],
+                         ["deb-systemd-helper purge devmem-loader.socket", "deb-systemd-helper unmask devmem-loader.socket",
+                          "rm -rf /run/devmem-loader"])
+
     """The bytes of a .npy file of uint8 rows."""
     header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({len(rows)}, {len(rows[0])}), }}".encode()
     header += b" " * (-(len(header) + 11) % 64) + b"\n"
