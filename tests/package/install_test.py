@@ -134,6 +134,16 @@ class Install(harness.TestCase):
         groups = {line.split(":")[0]: line.split(":") for line in (self.root / "etc/group").read_text().splitlines()}
         self.assertEqual(groups["devmem-loader"][2], user[3])
         status, said = run("systemd-tmpfiles", f"--root={self.root}", "--create", "devmem-loader.conf")
+    def test_what_the_unit_bounds(self):
+        """What a daemon that went wrong may cost the machine; systemd_test.py asks a systemd that runs it."""
+        service = dict(self.unit("devmem-loader.service"))
+        memory = re.fullmatch(r"(\d+)%", service["MemoryMax"])
+        self.assertIsNotNone(memory, "of the machine's memory, whatever it has")
+        self.assertTrue(50 <= int(memory[1]) <= 80, "half of it is slabs by default; a machine keeps some for its trainers")
+        self.assertEqual({key: service.get(key) for key in ("OOMPolicy", "LimitCORE", "IPAddressDeny")},
+                         {"OOMPolicy": "continue", "LimitCORE": "0", "IPAddressDeny": "link-local"})
+        self.assertEqual(service["Restart"], "on-failure", "it comes back after it was killed")
+
         self.assertEqual(status, 0, said)
         made = os.stat(self.root / "run/devmem-loader")
         self.assertEqual((made.st_uid, made.st_gid, made.st_mode & 0o7777), (int(user[2]), int(user[3]), 0o755))
