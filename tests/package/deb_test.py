@@ -12,6 +12,7 @@ import signal
 import subprocess
 
 import base
+import hardening
 import harness
 from base import cache, fetch
 from harness import BIN, RAW, wait_for
@@ -128,10 +129,11 @@ class Packages(Debian):
         before, users = tree.files(), self.users()
 
         self.apt("install", self.give(self.debs["devmem-loader"]))
+        self.assertEqual(hardening.problems_of(tree.root / "usr/bin" / name for name in ("devmem-loaderd", "devmem-loader")), [])
         user = tree.run("id", "devmem-loader")[1]
+        made = self.users()
         self.assertRegex(user, r"uid=\d+\(devmem-loader\) gid=\d+\(devmem-loader\) ")
         folder = os.stat(tree.root / "run/devmem-loader")
-        made = self.users()
         self.assertEqual((folder.st_mode & 0o7777, f"uid={folder.st_uid}(" in user), (0o755, True))
 
         bucket = self.raw_bucket()
