@@ -54,4 +54,4 @@ RUN groupadd --system --gid ${UID} devmem-loader && \
     rm -rf /packages /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb /var/log/*.log /var/log/apt
 USER ${UID}:${UID}
 ENTRYPOINT ["/usr/bin/devmem-loaderd"]
-HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=3 CMD ["/usr/bin/devmem-loader", "status", "--timeout", "5s"]
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 CMD ["/usr/bin/devmem-loader", "status", "--timeout", "5s"]

@@ -399,8 +399,9 @@ absl::StatusOr<HttpAddress> HttpAddress::Parse(std::string_view text) {
   if (bracketed) host = host.substr(1, host.size() - 2);
   address.host = host;
   in6_addr scratch;
-  const int family = bracketed ? AF_INET6 : AF_INET;
-  if (!(address.host.empty() && !bracketed) && ::inet_pton(family, address.host.c_str(), &scratch) != 1) {
+  const bool v6 = host.find(':') != std::string_view::npos;  // which takes brackets, or no one could tell the port
+  const bool literal = ::inet_pton(v6 ? AF_INET6 : AF_INET, address.host.c_str(), &scratch) == 1 && (bracketed || !v6);
+  if (!literal && (bracketed || !address.host.empty())) {
     return bad("the host is no literal address");
   }
   return address;

@@ -34,6 +34,7 @@ struct HttpAddress {
   std::string path;  // of a unix socket; not empty: all else is unused
 
   // "HOST:PORT" with a literal ("127.0.0.1:9464", "[::1]:9464", ":9464") or "unix:PATH". kInvalidArgument for anything else.
+  // IPv4 may have brackets too, so that "[$ADDRESS]:9464" is right whatever the address's family (a pod's).
   static absl::StatusOr<HttpAddress> Parse(std::string_view text);
   [[nodiscard]] std::string ToString() const;
 };

@@ -100,8 +100,11 @@ TEST(HttpAddress, Parses) {
     EXPECT_EQ(address->path, each.path);
     EXPECT_EQ(address->ToString(), each.text);
   }
+  const auto bracketed = HttpAddress::Parse("[127.0.0.1]:9464");  // as whoever writes brackets for any family
+  ASSERT_TRUE(bracketed.ok()) << bracketed.status();
+  EXPECT_EQ(bracketed->ToString(), "127.0.0.1:9464");
   for (const char* text : {"", "9464", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:http", "::1:80", "[]:80",
-                           "[127.0.0.1]:80", "localhost:80", "unix:", "127.0.0.1:-1"}) {
+                           "[127.0.0]:80", "[:]:80", "[127.0.0.1:80", "localhost:80", "unix:", "127.0.0.1:-1"}) {
     EXPECT_FALSE(HttpAddress::Parse(text).ok()) << text;
   }
 }

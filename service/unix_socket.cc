@@ -49,7 +49,7 @@ std::string ReadPid(int fd) {
 // Only for another daemon's error message, so a full disk is no reason to fail.
 void WritePid(int fd) {
   const std::string pid = std::to_string(::getpid()) + "\n";
-  if (::ftruncate(fd, 0) != 0 || ::pwrite(fd, pid.data(), pid.size(), 0) < 0) (void)::ftruncate(fd, 0);
+  if (::ftruncate(fd, 0) != 0 || ::pwrite(fd, pid.data(), pid.size(), 0) < 0) (void)!::ftruncate(fd, 0);
 }
 
 absl::StatusOr<UniqueFd> TakeLock(const std::string& path) {

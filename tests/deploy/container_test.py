@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What deploy/kubernetes asks for, tried in real containers (pods.py): that the rights given are enough, that the seccomp profile lacks
 nothing, and that a rolling update hands over without loss."""
+import socket
 import stat
+import subprocess
 import unittest
 
 import kustomize
 import pods
+from kubernetes_test import MODULE, pod
 from manifests import DEPLOY
 
 import harness
@@ -60,6 +63,7 @@ class ContainerTest(harness.TestCase):
                          dict.fromkeys(("CapPrm", "CapEff", "CapBnd", "CapAmb"), 0))
         self.assertEqual((status["NoNewPrivs"], status["Seccomp"]), (["1"], ["2"]))
         self.assertIn("receive loop io_uring: io_uring is available", daemon.log())
+        self.assertIn(f"metrics and health on {daemon.address}:9464", daemon.log())
         self.read(node)
         self.assertEqual(daemon.end(), 0, daemon.log())
 
@@ -84,10 +88,25 @@ class ContainerTest(harness.TestCase):
         self.read(node)
         self.assertEqual(daemon.end(), 0, daemon.log())
 
+    def test_pod_of_ipv6(self):
+        """The same manifest where pods have IPv6 addresses."""
+        node = pods.Node(self, addresses="fd00::")
+        subprocess.run(["ip", "address", "add", f"fd00::{node.pods + 1}/128", "dev", "lo", "nodad"], check=True, timeout=10)
+        daemon = node.start(render("overlays/host-path"), "DaemonSet").ready()
+        self.assertIn(f"metrics and health on [{daemon.address}]:9464", daemon.log())
+        self.assertEqual(daemon.probe("readinessProbe"), (0, "serving\n"))
+
+    def test_metrics_are_on_the_pods_address_alone(self):
+        node = pods.Node(self)
+        daemon = node.start(render("overlays/host-path"), "DaemonSet").ready()
+        self.assertEqual(daemon.probe("readinessProbe"), (0, "serving\n"))
+        with self.assertRaises(ConnectionRefusedError):
+            socket.create_connection((pods.NODE_IP, 9464), timeout=5)
+
     def test_binding_module_that_cannot_be_loaded(self):
         """The pod starts all the same, and says what is missing and what to do."""
         node = pods.Node(self)
-        said = node.start(render("overlays/devmem"), "DaemonSet").ready().said["load-devmem-binding"]
+        said = node.start(kustomize.render(MODULE), "DaemonSet").ready().said["load-devmem-binding"]
         self.assertIn("devmem_binding: NOT loaded", said)
         self.assertIn("bindings will be held by netlink sockets", said)
 
@@ -118,7 +137,7 @@ class ContainerTest(harness.TestCase):
         node.start(render("overlays/host-path"), "DaemonSet").ready()
 
         objects = render("examples/trainer")
-        objects[0]["spec"]["template"]["spec"]["securityContext"]["supplementalGroups"] = []
+        pod(objects, "Job")["securityContext"]["supplementalGroups"] = []
         self.assert_failed(node.start(objects, "Job").process.wait(), "permission denied")
 
     def test_trainer_cannot_change_the_folder(self):
@@ -148,7 +167,7 @@ class ContainerTest(harness.TestCase):
         self.assertIn("taken over from version", second.log())
         code, said = first.probe("readinessProbe")
         self.assertEqual(code, 1)
-        self.assertIn("a process of another pid namespace serves, not 1", said)
+        self.assertIn("Connection refused", said, "it holds nothing any more")
         self.assertEqual(first.probe("livenessProbe")[0], 0, "it would be started again")
         self.assertEqual(first.end(), 0, first.log())
         run = reader.wait(120 * harness.SLOW)
@@ -156,19 +175,36 @@ class ContainerTest(harness.TestCase):
         self.assert_delivered(self.work / "large", digest)
         self.assertEqual(second.probe("readinessProbe")[0], 0)
 
-    def test_not_ready_by_its_predecessor(self):
-        """While a second daemon has not taken over, what the first answers on the shared socket does not make its pod ready."""
+    def test_rolling_update_in_the_nodes_network(self):
+        """Both pods have the node's address and port. The second is asked on the socket whether it serves; the port is its own then."""
         node = pods.Node(self)
-        first = node.start(render("overlays/host-path"), "DaemonSet").ready()
-
-        def slow(container):
-            container.update(command=["/usr/bin/sleep", "600"], args=[])
-        second = node.start(render("overlays/host-path"), "DaemonSet", slow)
-        harness.wait_for(lambda: '"running"' in node.runc("state", second.name).stdout, 20 * harness.SLOW, "the container runs")
-        code, said = second.probe("startupProbe")
+        first = node.start(render("overlays/devmem"), "DaemonSet").ready()
+        second = node.start(render("overlays/devmem"), "DaemonSet").ready()
+        self.assertEqual(first.address, second.address)
+        self.assertIn("taken over from version", second.log())
+        code, said = first.probe("startupProbe")
         self.assertEqual(code, 1)
         self.assertIn("a process of another pid namespace serves, not 1", said)
-        self.assertEqual(first.probe("readinessProbe")[0], 0)
+        self.assertEqual(first.probe("livenessProbe")[0], 0, "it would be started again")
+        self.assertEqual(first.end(), 0, first.log())
+        self.assertEqual(second.probe("readinessProbe"), (0, "serving\n"))
+        self.read(node)
+
+    def test_not_ready_by_its_predecessor(self):
+        """While a second daemon has not taken over, what the first answers, on the shared socket and in the node's network on the shared
+        port, does not make its pod ready."""
+        for overlay, why in (("host-path", "Connection refused"), ("devmem", "a process of another pid namespace serves, not 1")):
+            node = pods.Node(self)
+            first = node.start(render(f"overlays/{overlay}"), "DaemonSet").ready()
+
+            def slow(container):
+                container.update(command=["/usr/bin/sleep", "600"], args=[])
+            second = node.start(render(f"overlays/{overlay}"), "DaemonSet", slow)
+            harness.wait_for(lambda: '"running"' in node.runc("state", second.name).stdout, 20 * harness.SLOW, "the container runs")
+            code, said = second.probe("startupProbe")
+            self.assertEqual(code, 1)
+            self.assertIn(why, said)
+            self.assertEqual(first.probe("readinessProbe")[0], 0)
 
     def test_container_that_is_started_again(self):
         """After a crash the next start finds what the last one left, and serves."""

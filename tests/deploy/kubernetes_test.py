@@ -13,15 +13,28 @@ import yaml
 
 import kustomize
 import manifests
+import pod_security
 from manifests import DEPLOY, ROOT
 
-OVERLAYS = ("host-path", "runtime-default", "devmem")
+OVERLAYS = ("host-path", "runtime-default", "devmem", "gpu")
+OURS = pathlib.Path(__file__).parent / "kustomizations"  # what somebody might write
+MODULE, MODULE_OF_RELEASE = OURS / "binding-module", OURS / "module-of-a-release"
+DIGEST = "@sha256:" + 32 * "a7"
 BIN = pathlib.Path(os.environ.get("DEVMEM_BIN") or ROOT / "build/release/bin")
 VERSION = re.search(r"VERSION (\d+\.\d+\.\d+)", (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")).group(1)
 
 
 def render(folder):
     return kustomize.render(DEPLOY / folder)
+
+
+def filled(objects):
+    """A release's manifests with a digest in them."""
+    for thing in objects:
+        for each in kustomize.containers(kustomize._pod_spec(thing) or {}):
+            assert each["image"] == manifests.UNFILLED, each["image"]
+            each["image"] = "registry.example:5000/team/devmem-loader" + DIGEST
+    return objects
 
 
 def find(objects, kind, name=None):
@@ -61,6 +74,31 @@ class Rendered(Case):
             with self.subTest(overlay):
                 self.assertEqual(self.checker.check(render(f"overlays/{overlay}")), [])
 
+    def test_a_release_is_by_digest(self):
+        """As it is in the tree, and filled in."""
+        for folder in (*(DEPLOY / "release" / overlay for overlay in OVERLAYS), MODULE_OF_RELEASE):
+            with self.subTest(folder.name):
+                self.assertEqual(self.checker.check(render(folder), release=True), [])
+                self.assertEqual(self.checker.check(filled(render(folder)), release=True), [])
+        self.assertEqual(self.checker.check(render("release/trainer"), render("release/devmem"), release=True), [])
+
+    def test_the_module_is_loaded_for_whoever_asks(self):
+        self.assertEqual(self.checker.check(render(MODULE)), [])
+        for overlay in OVERLAYS:
+            self.assertNotIn("SYS_MODULE", json.dumps(render(f"overlays/{overlay}")), overlay)
+
+    def test_a_gpu_is_asked_for_by_its_overlay_alone(self):
+        for overlay in OVERLAYS:
+            text = json.dumps([thing for thing in render(f"overlays/{overlay}") if thing["kind"] == "DaemonSet"])
+            for word in ('"runtimeClassName"', "NVIDIA_VISIBLE_DEVICES", "cuda:0"):
+                self.assertEqual(word in text, overlay == "gpu", f"{overlay}: {word}")
+
+    def test_the_example_trainer_is_admitted_by_restricted(self):
+        """By its namespace's level, which the check above holds it to as well."""
+        objects = render("examples/trainer")
+        self.assertEqual(find(objects, "Namespace")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"], "restricted")
+        self.assertEqual(list(pod_security.violations(pod(objects, "Job"))), [])
+
     def test_monitoring_is_valid_beside_each_overlay(self):
         for overlay in OVERLAYS:
             with self.subTest(overlay):
@@ -72,7 +110,7 @@ class Rendered(Case):
                 self.assertEqual(self.checker.check(render("examples/trainer"), render(f"overlays/{overlay}")), [])
 
     def test_what_sets_the_overlays_apart(self):
-        host, default, devmem = (render(f"overlays/{overlay}") for overlay in OVERLAYS)
+        host, default, devmem, _ = (render(f"overlays/{overlay}") for overlay in OVERLAYS)
         self.assertFalse(pod(host).get("hostNetwork", False))
         self.assertTrue(pod(devmem)["hostNetwork"])
         self.assertEqual(container(host)["securityContext"]["capabilities"], {"drop": ["ALL"]})
@@ -92,7 +130,8 @@ class Rendered(Case):
         command = [shutil.which("kustomize"), "build"] if shutil.which("kustomize") else ["kubectl", "kustomize"]
         if shutil.which(command[0]) is None:
             self.skipTest("neither kustomize nor kubectl is installed to compare with")
-        for folder in (*(f"overlays/{overlay}" for overlay in OVERLAYS), "monitoring", "examples/trainer"):
+        for folder in (*(f"overlays/{overlay}" for overlay in OVERLAYS), *(f"release/{overlay}" for overlay in OVERLAYS), "release/trainer",
+                       "monitoring", "examples/trainer", MODULE, MODULE_OF_RELEASE):
             with self.subTest(folder):
                 done = subprocess.run([*command, DEPLOY / folder], capture_output=True, text=True, timeout=60, check=False)
                 if "unknown field" in done.stderr or "unknown command" in done.stderr:
@@ -109,10 +148,10 @@ class Rendered(Case):
 class Planted(Case):
     """Each mistake is made in a fresh rendering, and is the only thing that is found, by its own message."""
 
-    def plant(self, mistake, message, folder="overlays/devmem", beside=None):
+    def plant(self, mistake, message, folder="overlays/devmem", beside=None, release=False):
         objects, others = render(folder), render(beside) if beside else []
         mistake(objects)
-        found = self.checker.check(objects, others)
+        found = self.checker.check(objects, others, release)
         self.assertTrue(any(message in line for line in found), f"wanted: {message}\nfound: {found}")
         self.assertEqual(len(found), 1, found)
 
@@ -196,7 +235,7 @@ class Planted(Case):
         found = self.checker.check(objects)
         self.assertEqual(len(found), 2, found)
         self.assertIn("config.yaml: devmem-loaderd knows no memory_limits", found[0])
-        self.assertIn("memory_limit is not set: half of the node's memory is more than the container's", found[1])
+        self.assertIn("memory_limit is not set: nothing can be said of whether it fits into the container's", found[1])
 
     def test_bad_value_of_a_config_key(self):
         def mistake(objects):
@@ -224,18 +263,18 @@ class Planted(Case):
     def test_mount_without_volume(self):
         def mistake(objects):
             pod(objects)["volumes"] = [each for each in pod(objects)["volumes"] if each["name"] != "modules"]
-        self.plant(mistake, "/lib/modules is mounted from the volume modules, which there is not")
+        self.plant(mistake, "/lib/modules is mounted from the volume modules, which there is not", MODULE)
 
     def test_volume_without_mount(self):
         def mistake(objects):
             container(objects, "load-devmem-binding")["volumeMounts"] = []
-        self.plant(mistake, "the volume modules is mounted nowhere")
+        self.plant(mistake, "the volume modules is mounted nowhere", MODULE)
 
     def test_socket_outside_of_the_shared_folder(self):
         def mistake(objects):
             arguments = container(objects)["args"]
             arguments[arguments.index("/run/devmem-loader/loader.sock")] = "/run/loader.sock"
-            for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+            for name in ("startupProbe", "livenessProbe"):
                 command = container(objects)[name]["exec"]["command"]
                 command[command.index("unix:/run/devmem-loader/loader.sock")] = "unix:/run/loader.sock"
         self.plant(mistake, "the socket /run/loader.sock lies in no folder of the node")
@@ -249,9 +288,9 @@ class Planted(Case):
 
     def test_probe_of_another_socket(self):
         def mistake(objects):
-            command = container(objects)["readinessProbe"]["exec"]["command"]
+            command = container(objects)["startupProbe"]["exec"]["command"]
             command[command.index("unix:/run/devmem-loader/loader.sock")] = "unix:/run/devmem-loader/load.sock"
-        self.plant(mistake, "readinessProbe: asks /run/devmem-loader/load.sock, the daemon's socket is /run/devmem-loader/loader.sock")
+        self.plant(mistake, "startupProbe: asks /run/devmem-loader/load.sock, the daemon's socket is /run/devmem-loader/loader.sock")
 
     def test_probe_by_a_program_that_is_elsewhere(self):
         def mistake(objects):
@@ -270,31 +309,47 @@ class Planted(Case):
 
     def test_ready_by_its_predecessor(self):
         def mistake(objects):
-            command = container(objects)["readinessProbe"]["exec"]["command"]
+            command = container(objects)["startupProbe"]["exec"]["command"]
             del command[command.index("--pid"):command.index("--pid") + 2]
-        self.plant(mistake, "readinessProbe: the daemon to take over from would answer for it: --pid 1")
+        self.plant(mistake, "startupProbe: the daemon to take over from would answer for it: --pid 1")
 
     def test_restarted_because_it_was_succeeded(self):
         def mistake(objects):
             container(objects)["livenessProbe"]["exec"]["command"] += ["--pid", "1"]
         self.plant(mistake, "livenessProbe: a daemon that was succeeded would be started again: no --pid")
 
-    def test_probe_by_a_port_that_two_share(self):
+    def test_liveness_by_a_port_that_is_given_up(self):
         def mistake(objects):
-            container(objects)["readinessProbe"] = {"httpGet": {"port": 9464, "path": "/healthz"}}
-        self.plant(mistake, "readinessProbe: two daemons share the port while one takes over")
+            container(objects)["livenessProbe"] = {"httpGet": {"port": 9464, "path": "/healthz"}}
+        self.plant(mistake, "livenessProbe: a daemon that was succeeded listens on no port", "overlays/host-path")
+
+    def test_start_by_a_port_that_two_share(self):
+        def mistake(objects):
+            container(objects)["startupProbe"] = {"httpGet": {"port": 9464, "path": "/healthz"}}
+        self.plant(mistake, "startupProbe: in the node's network the daemon to take over from has the same port")
 
     def test_wrong_path_and_port_of_a_probe(self):
         def mistake(objects):
             container(objects)["readinessProbe"] = {"httpGet": {"port": 9090, "path": "/health"}}
-        objects = render("overlays/devmem")
+        self.plant(mistake, "readinessProbe: nothing answers on port 9090 /health: metrics_listen's port is 9464")
+
+    def test_probe_of_a_daemon_without_metrics(self):
+        def mistake(objects):
+            container(objects)["env"] = []
+        objects = render("overlays/host-path")
         mistake(objects)
-        self.assertIn("readinessProbe: nothing answers on port 9090 /health: metrics_listen's port is '9464'", self.checker.check(objects)[0])
+        self.assertIn("readinessProbe: nothing answers on port 9464 /healthz: metrics_listen's port is None", "\n".join(self.checker.check(objects)))
+
+    def test_a_large_program_every_two_seconds(self):
+        for name in ("startupProbe", "livenessProbe"):
+            def mistake(objects, name=name):
+                container(objects)[name]["periodSeconds"] = 2
+            self.plant(mistake, f"{name}: starts a program of 20 MB every 2 s")
 
     def test_kubelet_gives_up_first(self):
         def mistake(objects):
-            container(objects)["readinessProbe"]["timeoutSeconds"] = 1
-        self.plant(mistake, "readinessProbe: the kubelet gives up before its --timeout has passed")
+            container(objects)["livenessProbe"]["timeoutSeconds"] = 1
+        self.plant(mistake, "livenessProbe: the kubelet gives up before its --timeout has passed")
 
     def test_port_declared_under_host_network(self):
         def mistake(objects):
@@ -348,13 +403,42 @@ class Planted(Case):
 
     def test_unpinned_image(self):
         def mistake(objects):
-            container(objects)["image"] = "devmem-loader:latest"
-        self.plant(mistake, f"the image is devmem-loader:latest, not pinned to this version, devmem-loader:{VERSION}")
+            container(objects)["image"] = "localhost/devmem-loader:latest"
+        self.plant(mistake, f"the image is localhost/devmem-loader:latest, not that of this tree, localhost/devmem-loader:{VERSION}")
+
+    def test_a_release_by_a_tag(self):
+        for image in (f"registry.example/devmem-loader:{VERSION}", "devmem-loader" + DIGEST, f"localhost/devmem-loader:{VERSION}"):
+            def mistake(objects, image=image):
+                container(filled(objects))["image"] = image
+            self.plant(mistake, f"the image is {image}: a release names it by registry and digest", "release/host-path", release=True)
+
+    def test_a_release_whose_init_container_has_a_tag(self):
+        """What comes of the components in the wrong order."""
+        def mistake(objects):
+            container(filled(objects), "load-devmem-binding")["image"] = f"localhost/devmem-loader:{VERSION}"
+        self.plant(mistake, "load-devmem-binding: the image is localhost/devmem-loader:", MODULE_OF_RELEASE, release=True)
+
+    def test_a_release_filled_in_by_half(self):
+        for image in ("registry.invalid/devmem-loader" + DIGEST, "registry.example/devmem-loader@sha256:" + 64 * "0"):
+            def mistake(objects, image=image):
+                container(filled(objects))["image"] = image
+            self.plant(mistake, "release/image is filled in by half", "release/host-path", release=True)
 
     def test_gpu_taken_from_trainers(self):
         def mistake(objects):
             container(objects)["resources"]["limits"]["nvidia.com/gpu"] = 1
-        self.plant(mistake, "a GPU is requested")
+        self.plant(mistake, "a GPU is requested", "overlays/gpu")
+
+    def test_gpu_that_nobody_gives(self):
+        def mistake(objects):
+            del pod(objects)["runtimeClassName"]
+        self.plant(mistake, "a GPU is asked for without runtimeClassName nvidia", "overlays/gpu")
+
+    def test_runtime_of_gpus_for_nothing(self):
+        def mistake(objects):
+            pod(objects)["runtimeClassName"] = "nvidia"
+            container(objects)["env"].append({"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"})
+        self.plant(mistake, "runtimeClassName nvidia, and the device is the CPU")
 
     def test_token_of_the_api(self):
         def mistake(objects):
@@ -366,7 +450,58 @@ class Planted(Case):
             find(objects, "Role")["rules"][0]["resources"] = ["*"]
         self.plant(mistake, "Role devmem-loader-metrics: a wildcard", "monitoring", "overlays/devmem")
 
+    # --- variables ---
+
+    def test_variable_that_is_set_too_late(self):
+        """As an overlay's patch may put it: what a patch names comes first."""
+        def mistake(objects):
+            container(objects)["env"].reverse()
+        objects = render("overlays/devmem")
+        mistake(objects)
+        self.assertIn("DEVMEM_METRICS_LISTEN refers to $(POD_IP), which is not set before it", self.checker.check(objects)[0])
+
+    def test_address_that_is_no_ipv6(self):
+        """Without brackets it is right for one family only."""
+        def mistake(objects):
+            container(objects)["env"][1]["value"] = "$(POD_IP):9464"
+        self.plant(mistake, "with the pod's address fd00::1:2:3: refused")
+
+    def test_metrics_on_every_address(self):
+        for listen in ("0.0.0.0:9464", "[::]:9464", ":9464"):
+            def mistake(objects, listen=listen):
+                container(objects)["env"][1]["value"] = listen
+            self.plant(mistake, "metrics_listen is every address")
+
+    def test_metrics_on_every_address_by_the_file(self):
+        def mistake(objects):
+            container(objects)["env"] = []
+            config(objects)["config.yaml"] += "metrics_listen: 0.0.0.0:9464\n"
+        self.plant(mistake, "metrics_listen is every address")
+
+    def test_metrics_address_given_twice(self):
+        def mistake(objects):
+            config(objects)["config.yaml"] += "metrics_listen: 127.0.0.1:9464\n"
+        self.plant(mistake, "metrics_listen of the file is overruled by the variable DEVMEM_METRICS_LISTEN")
+
     # --- the network's side ---
+
+    def test_policy_that_leads_to_metadata(self):
+        def anywhere(rule):
+            del rule["to"]
+
+        def hole(rule, block, change):
+            rule["to"][block]["ipBlock"]["except"] = change(rule["to"][block]["ipBlock"]["except"])
+        for change, message in (
+                (anywhere, "lets out to anywhere, link-local addresses included"),
+                (lambda rule: hole(rule, 0, lambda holes: holes[1:]), "lets out to 169.254.0.0/16 by 0.0.0.0/0"),
+                (lambda rule: hole(rule, 0, lambda holes: ["169.254.169.254/32", *holes[1:]]), "lets out to 169.254.0.0/16 by 0.0.0.0/0"),
+                (lambda rule: hole(rule, 1, lambda holes: holes[1:]), "lets out to fe80::/10 by ::/0"),
+                (lambda rule: hole(rule, 0, lambda holes: [*holes, "fd00::/8"]), "fd00::/8 is no part of 0.0.0.0/0"),
+                (lambda rule: rule["to"].append({"ipBlock": {"cidr": "169.254.169.254/32"}}), None)):
+            def mistake(objects, change=change):
+                change(find(objects, "NetworkPolicy")["spec"]["egress"][1])
+            with self.subTest(message):
+                self.plant(mistake, message or "lets out to 169.254.0.0/16 by 169.254.169.254/32", "overlays/host-path")
 
     def test_policy_for_another_port(self):
         def mistake(objects):
@@ -397,7 +532,7 @@ class Planted(Case):
 
     def test_trainer_with_another_folder(self):
         def mistake(objects):
-            pod(objects, "Job")["volumes"][0]["hostPath"]["path"] = "/var/run/loader"
+            find(objects, "PersistentVolume")["spec"]["hostPath"]["path"] = "/var/run/loader"
         self.plant(mistake, "leads to /var/run/loader/loader.sock on the node, the daemon's socket is /run/devmem-loader/loader.sock",
                    "examples/trainer", "overlays/devmem")
 
@@ -406,6 +541,143 @@ class Planted(Case):
             del container(objects, "trainer", "Job")["volumeMounts"][0]["readOnly"]
         self.plant(mistake, "a trainer could put its own socket there", "examples/trainer", "overlays/devmem")
 
+    def test_trainer_in_a_namespace_of_any_level(self):
+        for labels in ({"pod-security.kubernetes.io/enforce": "privileged"}, {}):
+            def mistake(objects, labels=labels):
+                find(objects, "Namespace")["metadata"]["labels"] = labels
+            self.plant(mistake, "of trainers is not held to Pod Security's level restricted", "examples/trainer", "overlays/devmem")
+
+    def test_trainer_by_host_path(self):
+        def mistake(objects):
+            pod(objects, "Job")["volumes"][0] = {"name": "socket", "hostPath": {"path": "/run/devmem-loader", "type": "Directory"}}
+            pod(objects, "Job")["nodeSelector"] = {"devmem-loader/enabled": "true"}
+        self.plant(mistake, "is at Pod Security level restricted and would not admit it: the volume socket is a hostPath",
+                   "examples/trainer", "overlays/devmem")
+
+    # --- the volume of the socket's folder ---
+
+    def test_volume(self):
+        def change(field, value):
+            def mistake(objects):
+                find(objects, "PersistentVolume")["spec"][field] = value
+            return mistake
+
+        def local(objects):
+            spec = find(objects, "PersistentVolume")["spec"]
+            spec["local"] = {"path": spec.pop("hostPath")["path"]}
+        for mistake, message in ((change("persistentVolumeReclaimPolicy", "Recycle"), "persistentVolumeReclaimPolicy must be Retain"),
+                                 (change("storageClassName", "standard"), "storageClassName must be given and empty, or a provisioner"),
+                                 (change("claimRef", {"namespace": "default", "name": "devmem-loader-socket"}), "claimRef default/devmem"),
+                                 (change("nodeAffinity", {}), "nodeAffinity does not lead to nodes with a daemon"),
+                                 (change("hostPath", {"path": "/run/devmem-loader"}), "must be the hostPath of a Directory")):
+            with self.subTest(message):
+                self.plant_in_volume(mistake, message)
+        self.plant_in_volume(local, "local: the kubelet gives such a volume's files to the fsGroup of a pod")
+
+    def plant_in_volume(self, mistake, message):
+        """What the pod then lacks is said of the pod as well."""
+        objects = render("examples/trainer")
+        mistake(objects)
+        found = [line for line in self.checker.check(objects, render("overlays/devmem")) if line.startswith("PersistentVolume ")]
+        self.assertEqual(len(found), 1, found)
+        self.assertIn(message, found[0])
+
+    def test_claim(self):
+        def change(**fields):
+            def mistake(objects):
+                find(objects, "PersistentVolumeClaim")["spec"].update(fields)
+            return mistake
+        for mistake, message in ((change(storageClassName="standard"), "storageClassName must be given and empty, or the default class"),
+                                 (change(accessModes=["ReadWriteOnce"]), "accessModes ['ReadWriteOnce'] are not the volume's"),
+                                 (change(resources={"requests": {"storage": "1Gi"}}), "asks for more than the volume has")):
+            with self.subTest(message):
+                self.plant(mistake, message, "examples/trainer", "overlays/devmem")
+
+    def test_volume_that_may_be_written(self):
+        def mistake(objects):
+            find(objects, "PersistentVolume")["spec"]["accessModes"] = ["ReadOnlyMany", "ReadWriteMany"]
+        self.plant(mistake, "accessModes must be ReadOnlyMany alone", "examples/trainer", "overlays/devmem")
+
+    def test_claim_that_is_taken_to_write(self):
+        def mistake(objects):
+            del pod(objects, "Job")["volumes"][0]["persistentVolumeClaim"]["readOnly"]
+        self.plant(mistake, "the claim devmem-loader-socket is taken without readOnly", "examples/trainer", "overlays/devmem")
+
+    def test_dangling_claim(self):
+        def mistake(objects):
+            find(objects, "PersistentVolumeClaim")["metadata"]["name"] = "socket"
+        objects = render("examples/trainer")
+        mistake(objects)
+        self.assertIn("there is no PersistentVolumeClaim devmem-loader-socket in devmem-loader-trainer",
+                      "\n".join(self.checker.check(objects, render("overlays/devmem"))))
+
+
+class Restricted(unittest.TestCase):
+    """Each rule of Pod Security's level restricted, broken by the example trainer."""
+
+    def violations(self, change=lambda pod, container: None, annotations=None):
+        spec = pod(render("examples/trainer"), "Job")
+        change(spec, spec["containers"][0])
+        return list(pod_security.violations(spec, annotations))
+
+    def test_every_rule(self):
+        def of_pod(**fields):
+            return lambda pod, container: pod.update(fields)
+
+        def of_pods_context(**fields):
+            return lambda pod, container: pod["securityContext"].update(fields)
+
+        def of_container(**fields):
+            return lambda pod, container: container.update(fields)
+
+        def of_context(**fields):
+            return lambda pod, container: container["securityContext"].update(fields)
+
+        def without(field, of):
+            return lambda pod, container: {"pod": pod, "container": container}[of]["securityContext"].pop(field)
+
+        def volume(**source):
+            return lambda pod, container: pod["volumes"].append({"name": "more", **source})
+        table = [
+            (of_pod(hostNetwork=True), "hostNetwork is set"),
+            (of_pod(hostPID=True), "hostPID is set"),
+            (of_pod(hostIPC=True), "hostIPC is set"),
+            (of_pods_context(windowsOptions={"hostProcess": True}), "the pod: a HostProcess"),
+            (of_context(windowsOptions={"hostProcess": True}), "trainer: a HostProcess"),
+            (of_context(privileged=True), "trainer: privileged"),
+            (of_context(capabilities={"drop": ["ALL"], "add": ["CHOWN"]}), "trainer: capabilities CHOWN"),
+            (of_context(capabilities={"drop": ["NET_RAW"]}), "trainer: capabilities do not drop ALL"),
+            (without("capabilities", "container"), "trainer: capabilities do not drop ALL"),
+            (volume(hostPath={"path": "/etc"}), "the volume more is a hostPath"),
+            (volume(nfs={"server": "a", "path": "/"}), "the volume more is a nfs"),
+            (of_container(ports=[{"containerPort": 80, "hostPort": 80}]), "trainer: hostPort 80"),
+            (of_container(startupProbe={"httpGet": {"port": 80, "host": "10.0.0.1"}}), "trainer: a probe or hook names the host 10.0.0.1"),
+            (of_container(lifecycle={"preStop": {"tcpSocket": {"port": 80, "host": "::1"}}}), "trainer: a probe or hook names the host ::1"),
+            (of_pods_context(appArmorProfile={"type": "Unconfined"}), "the pod: AppArmor is Unconfined"),
+            (of_context(seLinuxOptions={"type": "spc_t"}), "trainer: SELinux options of its own"),
+            (of_pods_context(seLinuxOptions={"role": "system_r"}), "the pod: SELinux options of its own"),
+            (of_context(procMount="Unmasked"), "trainer: procMount is Unmasked"),
+            (of_context(seccompProfile={"type": "Unconfined"}), "trainer: the seccomp profile is Unconfined"),
+            (without("seccompProfile", "pod"), "trainer: no seccomp profile"),
+            (of_pods_context(sysctls=[{"name": "net.core.somaxconn", "value": "1"}]), "the sysctl net.core.somaxconn is not a safe one"),
+            (without("allowPrivilegeEscalation", "container"), "trainer: allowPrivilegeEscalation is not false"),
+            (of_context(allowPrivilegeEscalation=True), "trainer: allowPrivilegeEscalation is not false"),
+            (without("runAsNonRoot", "pod"), "trainer: runAsNonRoot is not true"),
+            (of_context(runAsNonRoot=False), "trainer: runAsNonRoot is not true"),
+            (of_context(runAsUser=0), "trainer: runAsUser is 0"),
+            (of_pods_context(runAsUser=0), "the pod: runAsUser is 0"),
+        ]
+        for change, message in table:
+            with self.subTest(message):
+                self.assertEqual(self.violations(change), [message])
+        self.assertEqual(self.violations(annotations={pod_security.APPARMOR + "trainer": "unconfined"}), ["AppArmor is unconfined"])
+
+    def test_containers_of_every_kind(self):
+        for kind in ("initContainers", "ephemeralContainers"):
+            def change(pod, container, kind=kind):
+                pod[kind] = [{**container, "name": "other", "securityContext": {**container["securityContext"], "privileged": True}}]
+            self.assertEqual(self.violations(change), ["other: privileged"])
+
 
 class Renderer(unittest.TestCase):
     """It refuses what it does not know, rather than leave it out."""
@@ -413,6 +685,15 @@ class Renderer(unittest.TestCase):
     def test_unknown_field(self):
         with self.assertRaisesRegex(kustomize.Unknown, "does not know commonLabels"):
             kustomize._only("k", {"resources", "commonLabels"}, kustomize.KINDS["Kustomization"])
+
+    def test_component_in_the_place_of_a_resource(self):
+        with self.assertRaisesRegex(kustomize.Unknown, "kind is Component, not Kustomization"):
+            kustomize.render(DEPLOY / "components/gpu")
+
+    def test_names_of_images(self):
+        for image in ("a/b", "a/b:1", "a/b@sha256:00", "a/b:1@sha256:00"):
+            self.assertEqual(kustomize.image_name(image), "a/b")
+        self.assertEqual(kustomize.image_name("r:5000/a"), "r:5000/a")
 
     def test_patch_of_what_is_not_there(self):
         patch = {"kind": "DaemonSet", "metadata": {"name": "loader"}}

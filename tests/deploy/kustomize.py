@@ -5,7 +5,7 @@ is an error and never left out. Where a real kustomize is at hand, kubernetes_te
     objects = kustomize.render(ROOT / "deploy/kubernetes/overlays/devmem")      # a list of dicts
 
 Known: resources, configMapGenerator (files; a hash of the content behind the name, and behind every name that refers to it), patches
-(path; strategic merge by kind, namespace and name).
+(path; strategic merge by kind, namespace and name), images (name; newName, newTag, digest), components (of the same).
 """
 import copy
 import hashlib
@@ -14,7 +14,8 @@ import pathlib
 
 import yaml
 
-KINDS = {"Kustomization": {"apiVersion", "kind", "resources", "configMapGenerator", "patches"}}
+KNOWN = {"apiVersion", "kind", "resources", "components", "configMapGenerator", "patches", "images"}
+KINDS = {"Kustomization": KNOWN, "Component": KNOWN}
 # By what the elements of a list are told apart; lists of anything else that a patch names are replaced, if they hold no maps.
 MERGE_KEYS = {"containers": "name", "initContainers": "name", "volumes": "name", "env": "name", "volumeMounts": "mountPath"}
 
@@ -108,14 +109,31 @@ def _generate(folder, spec, where):
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": spec["name"], "namespace": spec["namespace"]}, "data": data}
 
 
-def _accumulate(folder):
-    """The objects, and the names of those that get a hash once everything is patched."""
+def image_name(image):
+    """The part of an image's name that says neither tag nor digest."""
+    name = image.partition("@")[0]
+    return name if ":" not in name.rpartition("/")[2] else name.rpartition(":")[0]
+
+
+def _set_image(thing, spec):
+    for container in containers(_pod_spec(thing) or {}):
+        if image_name(container["image"]) == spec["name"]:
+            name, rest = spec.get("newName", spec["name"]), container["image"][len(spec["name"]):]
+            if "digest" in spec:
+                rest = "@" + spec["digest"]
+            elif "newTag" in spec:
+                rest = ":" + spec["newTag"]
+            container["image"] = name + rest
+
+
+def _accumulate(folder, kind="Kustomization", objects=None, generated=None):
+    """The objects, and the names of those that get a hash once everything is patched. A component works on those of who names it."""
     path = folder / "kustomization.yaml"
     (kustomization,) = load(path)
-    if kustomization.get("kind") not in KINDS:
-        raise Unknown(f"{path}: kind is {kustomization.get('kind')}")
-    _only(path, kustomization, KINDS[kustomization["kind"]])
-    objects, generated = [], []
+    if kustomization.get("kind") != kind:
+        raise Unknown(f"{path}: kind is {kustomization.get('kind')}, not {kind}")
+    _only(path, kustomization, KINDS[kind])
+    objects, generated = objects if objects is not None else [], generated if generated is not None else []
     for name in kustomization.get("resources", []):
         if (folder / name).is_dir():
             more, hashed = _accumulate(folder / name)
@@ -123,6 +141,8 @@ def _accumulate(folder):
             generated += hashed
         else:
             objects += load(folder / name)
+    for name in kustomization.get("components", []):
+        _accumulate(folder / name, "Component", objects, generated)
     for spec in kustomization.get("configMapGenerator", []):
         objects.append(_generate(folder, spec, path))
         generated.append((spec["namespace"], spec["name"]))
@@ -132,11 +152,19 @@ def _accumulate(folder):
         _only(f"{path}: patches", patch, {"path"})
         for document in load(folder / patch["path"]):
             _patch(objects, document, f"{folder.name}/{patch['path']}")
+    for spec in kustomization.get("images", []):
+        _only(f"{path}: images", spec, {"name", "newName", "newTag", "digest"})
+        for thing in objects:
+            _set_image(thing, spec)
     return objects, generated
 
 
 def _pod_spec(thing):
     return thing.get("spec", {}).get("template", {}).get("spec") if thing["kind"] in ("DaemonSet", "Job") else None
+
+
+def containers(pod):
+    return [*pod.get("initContainers", []), *pod.get("containers", [])]
 
 
 def render(folder):

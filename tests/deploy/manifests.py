@@ -5,6 +5,7 @@
 
 The manifests are held against the programs themselves: flags by their --help, values by their --print-config.
 """
+import ipaddress
 import json
 import os
 import pathlib
@@ -15,8 +16,13 @@ import tempfile
 import jsonschema
 import yaml
 
+import kustomize
+import pod_security
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy/kubernetes"
+IMAGE = "localhost/devmem-loader"  # as ./dev image calls it; a release says another name, and a digest
+UNFILLED = "registry.invalid/devmem-loader@sha256:" + 64 * "0"  # deploy/kubernetes/release/image before a release: no pod starts
 SCHEMAS = "DEVMEM_KUBERNETES_SCHEMAS"  # a folder of them; else the one that CI has beside the checkout
 
 GIB = 1 << 30
@@ -31,6 +37,11 @@ CAPABILITIES = {
     "load-devmem-binding": {"SYS_MODULE"},
     "trainer": set(),
 }
+# Where no egress rule may lead: a trainer names what the daemon asks for, and there the node's own credentials are given out.
+METADATA = [ipaddress.ip_network(network) for network in ("169.254.0.0/16", "fe80::/10", "168.63.129.16/32", "fd00:ec2::254/128",
+                                                          "fd20:ce::254/128")]
+POD_IPS = ("10.1.2.3", "fd00::1:2:3")  # what status.podIP may be
+EVERY = {"startupProbe": 5, "readinessProbe": 30, "livenessProbe": 30}  # seconds at least between two runs of the CLI, which is large
 # No profile of ours may have these: each is a way out of a container, or a large piece of kernel that the daemon does not use.
 NEVER = {"add_key", "bpf", "delete_module", "finit_module", "fsopen", "init_module", "kexec_load", "keyctl", "mount", "move_mount",
          "name_to_handle_at", "open_by_handle_at", "open_tree", "perf_event_open", "pivot_root", "process_vm_readv", "process_vm_writev",
@@ -135,13 +146,32 @@ def parse(arguments):
     return flags, rest
 
 
+def environment(container, bad=lambda text: None, pod_ip=POD_IPS[0]):
+    """Its variables, as the kubelet hands them over."""
+    env = {}
+    for each in container.get("env", []):
+        if "value" not in each:
+            path = each.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")
+            if path != "status.podIP":
+                bad(f"the variable {each['name']} comes from {path}, which is not known here")
+            env[each["name"]] = pod_ip
+            continue
+        env[each["name"]] = each["value"]
+        for name in re.findall(r"\$\(([^)]+)\)", each["value"]):
+            if name not in env or name == each["name"]:
+                bad(f"{each['name']} refers to $({name}), which is not set before it: the kubelet would leave it as it stands")
+            env[each["name"]] = env[each["name"]].replace(f"$({name})", env.get(name, ""))
+    return env
+
+
 class Checker:
     def __init__(self, schemas, programs, version):
         self.schemas, self.programs, self.version = schemas, programs, version
 
-    def check(self, objects, beside=()):
-        """`beside`: objects that are applied too, and may be referred to."""
-        self.objects, self.all, self.found = objects, [*objects, *beside], []
+    def check(self, objects, beside=(), release=False):
+        """`beside`: objects that are applied too, and may be referred to. Of a release, images are named by digest; otherwise they are
+        those that ./dev image made here."""
+        self.objects, self.all, self.found, self.release = objects, [*objects, *beside], [], release
         for thing in objects:
             name = f"{thing.get('kind')} {thing.get('metadata', {}).get('name')}"
             wrong = [f"{name}: {problem}" for problem in self.schemas.check(thing)]
@@ -187,15 +217,21 @@ class Checker:
             for each in self._containers(pod):
                 if each.get("ports"):
                     self._bad(f"{each['name']}: declared ports under hostNetwork are the node's: the second pod of an upgrade fits nowhere")
+        env = environment(container)
+        device = env.get("DEVMEM_DEVICE") or (self._file(pod, container, thing["metadata"]["namespace"]) or {}).get("device", "cpu")
         if pod.get("runtimeClassName") == "nvidia":
-            env = {each["name"]: each.get("value") for each in container.get("env", [])}
             if env.get("NVIDIA_VISIBLE_DEVICES") != "all":
                 self._bad("runtimeClassName nvidia without NVIDIA_VISIBLE_DEVICES=all: no GPU is visible")
+            if device == "cpu":
+                self._bad("runtimeClassName nvidia, and the device is the CPU: a node without that class could not run it, for nothing")
             resources = container["resources"]
             if any("nvidia.com/" in name for kind in ("requests", "limits") for name in resources.get(kind, {})):
                 self._bad("a GPU is requested: it would be taken from trainers")
+        elif device != "cpu" or any(name.startswith("NVIDIA_") for name in env):
+            self._bad("a GPU is asked for without runtimeClassName nvidia, which gives it")
 
     def _job(self, thing):
+        self.namespace = thing["metadata"]["namespace"]
         pod = thing["spec"]["template"]["spec"]
         self._pod(pod, thing["metadata"]["namespace"])
         for container in pod["containers"]:
@@ -206,23 +242,33 @@ class Checker:
     def _trainer(self, pod, container, service, daemon_set):
         daemon_pod = daemon_set["spec"]["template"]["spec"]
         daemon = next(each for each in daemon_pod["containers"] if each["name"] == "devmem-loaderd")
-        theirs, ours = self._folder(daemon_pod, daemon, self._socket(daemon)), self._folder(pod, container, service)
+        theirs = self._folder(daemon_pod, daemon, self._socket(daemon), daemon_set["metadata"]["namespace"])
+        ours = self._folder(pod, container, service, self.namespace)
         if theirs != ours or ours is None:
             self._bad(f"--service {service} leads to {ours} on the node, the daemon's socket is {theirs}")
         for mount in container.get("volumeMounts", []):
-            if mount["name"] in {volume["name"] for volume in pod["volumes"] if "hostPath" in volume} and not mount.get("readOnly"):
+            volume = next(volume for volume in pod["volumes"] if volume["name"] == mount["name"])
+            if self._node_path(volume, self.namespace) is not None and not mount.get("readOnly"):
                 self._bad(f"the node's folder {mount['mountPath']} is mounted writable: a trainer could put its own socket there")
         group = daemon_pod["securityContext"]["runAsGroup"]
         if group not in pod["securityContext"].get("supplementalGroups", []):
             self._bad(f"supplementalGroups lacks {group}, the socket's group")
-        terms = daemon_pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
-        labels = {rule["key"]: rule["values"] for term in terms for rule in term["matchExpressions"]}
-        if not any(pod.get("nodeSelector", {}).get(key) in values for key, values in labels.items()):
-            self._bad(f"nodeSelector does not ask for a node with a daemon: {labels}")
+        labels = self._labels(daemon_pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"])
+        by_volume = [self._labels((self._volume_of(volume, self.namespace) or {}).get("spec", {}).get("nodeAffinity", {}).get("required", {}))
+                     for volume in pod["volumes"]]
+        if labels not in by_volume and not any(pod.get("nodeSelector", {}).get(key) in values for key, values in labels.items()):
+            self._bad(f"neither nodeSelector nor the volume's nodeAffinity asks for a node with a daemon: {labels}")
+        namespace = self._find("Namespace", self.namespace)
+        if namespace is None or namespace["metadata"].get("labels", {}).get("pod-security.kubernetes.io/enforce") != "restricted":
+            self._bad(f"the namespace {self.namespace} of trainers is not held to Pod Security's level restricted")
 
     @staticmethod
-    def _containers(pod):
-        return [*pod.get("initContainers", []), *pod["containers"]]
+    def _labels(selector):
+        """What labels of a node a selector asks for."""
+        return {rule["key"]: rule["values"] for term in selector.get("nodeSelectorTerms", []) for rule in term["matchExpressions"]
+                if rule["operator"] == "In"}
+
+    _containers = staticmethod(kustomize.containers)
 
     def _pod(self, pod, namespace):
         volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
@@ -243,6 +289,16 @@ class Checker:
                 self._bad(f"the volume {volume['name']} is of the ConfigMap {volume['configMap']['name']}, which there is not")
             if "hostPath" in volume and not volume["hostPath"].get("type"):
                 self._bad(f"the hostPath {volume['hostPath']['path']} has no type: nobody looks whether it is there")
+            if "persistentVolumeClaim" in volume:
+                claim = volume["persistentVolumeClaim"]
+                if self._find("PersistentVolumeClaim", claim["claimName"], namespace) is None:
+                    self._bad(f"there is no PersistentVolumeClaim {claim['claimName']} in {namespace}")
+                if not claim.get("readOnly"):
+                    self._bad(f"the claim {claim['claimName']} is taken without readOnly")
+        level = (self._find("Namespace", namespace) or {"metadata": {}})["metadata"].get("labels", {}).get("pod-security.kubernetes.io/enforce")
+        if level == "restricted":
+            for violation in pod_security.violations(pod):
+                self._bad(f"{namespace} is at Pod Security level restricted and would not admit it: {violation}")
         account = pod.get("serviceAccountName")
         if account is not None and self._find("ServiceAccount", account, namespace) is None:
             self._bad(f"there is no ServiceAccount {account}")
@@ -260,8 +316,15 @@ class Checker:
 
         def bad(text):
             self._bad(f"{name}: {text}")
-        if container["image"] != f"devmem-loader:{self.version}":
-            bad(f"the image is {container['image']}, not pinned to this version, devmem-loader:{self.version}")
+        if self.release:
+            digest = re.fullmatch(r"[a-z0-9.-]+(?::\d+)?(?:/[a-z0-9._-]+)+@sha256:([0-9a-f]{64})", container["image"])
+            if digest is None:
+                bad(f"the image is {container['image']}: a release names it by registry and digest; a tag may be another image tomorrow")
+            elif (digest[1] == 64 * "0" or "registry.invalid" in container["image"]) and container["image"] != UNFILLED:
+                bad(f"the image is {container['image']}: release/image is filled in by half")
+        elif container["image"] != f"{IMAGE}:{self.version}":
+            bad(f"the image is {container['image']}, not that of this tree, {IMAGE}:{self.version}")
+        environment(container, bad)
         security = {**pod.get("securityContext", {}), **container.get("securityContext", {})}
         if security.get("privileged"):
             bad("privileged")
@@ -336,21 +399,32 @@ class Checker:
     def _socket(self, daemon):
         return dict(parse(daemon.get("args", []))[0]).get("--socket", "/run/devmem-loader/loader.sock")
 
-    @staticmethod
-    def _folder(pod, container, path):
+    def _volume_of(self, volume, namespace):
+        """The PersistentVolume behind a pod's volume, or None."""
+        claim = self._find("PersistentVolumeClaim", volume.get("persistentVolumeClaim", {}).get("claimName"), namespace)
+        return claim and self._find("PersistentVolume", claim["spec"].get("volumeName"))
+
+    def _node_path(self, volume, namespace):
+        """The node's path that a pod's volume is, by hostPath or by a claim; None if it is none."""
+        if "hostPath" in volume:
+            return volume["hostPath"]["path"]
+        persistent = self._volume_of(volume, namespace)
+        return persistent and persistent["spec"].get("hostPath", {}).get("path")
+
+    def _folder(self, pod, container, path, namespace):
         """Where a path of the container is on the node; None if it is not."""
         volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
         for mount in container.get("volumeMounts", []):
-            host = volumes.get(mount["name"], {}).get("hostPath")
+            host = self._node_path(volumes.get(mount["name"], {}), namespace)
             if host and path and pathlib.PurePosixPath(path).is_relative_to(mount["mountPath"]):
-                return str(pathlib.PurePosixPath(host["path"]) / pathlib.PurePosixPath(path).relative_to(mount["mountPath"]))
+                return str(pathlib.PurePosixPath(host) / pathlib.PurePosixPath(path).relative_to(mount["mountPath"]))
         return None
 
     def _daemon(self, pod, container, namespace):
         self._command(container, container["command"] + container.get("args", []))
         flags = dict(parse(container.get("args", []))[0])
         socket = self._socket(container)
-        on_node = self._folder(pod, container, socket)
+        on_node = self._folder(pod, container, socket, namespace)
         if on_node is None:
             self._bad(f"the socket {socket} lies in no folder of the node: no trainer can reach it")
         mounts = {mount["mountPath"]: mount for mount in container.get("volumeMounts", [])}
@@ -358,7 +432,7 @@ class Checker:
             self._bad(f"the folder of the socket {socket} is mounted read-only")
         if "--take-over" not in flags or flags.get("--when-succeeded") != "wait":
             self._bad("maxSurge starts a second daemon on the socket: --take-over and --when-succeeded wait are needed")
-        if on_node is not None and not any(self._folder(pod, each, str(pathlib.PurePosixPath(socket).parent)) ==
+        if on_node is not None and not any(self._folder(pod, each, str(pathlib.PurePosixPath(socket).parent), namespace) ==
                                            str(pathlib.PurePosixPath(on_node).parent) for each in pod.get("initContainers", [])):
             self._bad("no init container sets the modes of the socket's folder")
         owner = next((env["value"] for each in pod.get("initContainers", []) for env in each.get("env", []) if env["name"] == "OWNER"), None)
@@ -366,13 +440,14 @@ class Checker:
         if owner != f"{security['runAsUser']}:{security['runAsGroup']}":
             self._bad(f"the socket's folder is given to {owner}, the daemon runs as {security['runAsUser']}:{security['runAsGroup']}")
         config = self._config(pod, container, namespace, flags.get("--config"))
-        for name in ("startupProbe", "readinessProbe", "livenessProbe"):
-            self._probe(container, name, socket, config)
+        listen = self._metrics(container, config)
+        for name in EVERY:
+            self._probe(pod, container, name, socket, listen)
         if config is None:
             return
         limit = size(container["resources"]["limits"]["memory"])
         if "memory_limit" not in config:
-            self._bad("memory_limit is not set: half of the node's memory is more than the container's")
+            self._bad("memory_limit is not set: nothing can be said of whether it fits into the container's")
         elif limit < size(config["memory_limit"]) + OVERHEAD:
             self._bad(f"memory_limit {config['memory_limit']} and the daemon's own do not fit into the container's limit, "
                       f"{container['resources']['limits']['memory']}")
@@ -380,7 +455,31 @@ class Checker:
         if end <= seconds(config.get("drain_timeout", "30s")) + END:
             self._bad(f"terminationGracePeriodSeconds {end} ends a daemon that still drains")
 
-    def _config(self, pod, container, namespace, path):
+    def _file(self, pod, container, namespace):
+        """The configuration file as a map, without a word on what is wrong with it; None if there is none."""
+        found, self.found = self.found, []
+        try:
+            return self._config(pod, container, namespace, dict(parse(container.get("args", []))[0]).get("--config"), quick=True)
+        finally:
+            self.found = found
+
+    def _metrics(self, container, config):
+        """(host, port) of metrics_listen; the port is None where nothing listens."""
+        listen = None
+        for pod_ip in POD_IPS:
+            env = {name: value for name, value in environment(container, pod_ip=pod_ip).items() if name.startswith("DEVMEM_")}
+            if why := self.programs.refuse("devmem-loaderd", [], env):
+                self._bad(f"with the pod's address {pod_ip}: refused: {why}")
+            listen = env.get("DEVMEM_METRICS_LISTEN")
+        if listen is not None and "metrics_listen" in (config or {}):
+            self._bad("metrics_listen of the file is overruled by the variable DEVMEM_METRICS_LISTEN")
+        host, _, port = (listen if listen is not None else str((config or {}).get("metrics_listen", ""))).rpartition(":")
+        if port and host.strip("[]") in ("", "0.0.0.0", "::"):
+            self._bad("metrics_listen is every address of the pod's network, in the node's network also those it is reached at from outside: "
+                      "give it $(POD_IP)")
+        return host, int(port) if port.isdigit() else None
+
+    def _config(self, pod, container, namespace, path, quick=False):
         """The configuration file as a map; None if there is none."""
         if path is None:
             self._bad("no --config")
@@ -399,6 +498,8 @@ class Checker:
             self._bad(f"--config {path}: the ConfigMap has no {name}, but {', '.join(config_map['data'])}")
             return None
         config = yaml.safe_load(config_map["data"][name]) or {}
+        if quick:
+            return config
         known = self.programs.flags("devmem-loaderd")
         unknown = [key for key in config if "--" + key.replace("_", "-") not in known]
         for key in unknown:
@@ -413,18 +514,20 @@ class Checker:
             self._bad(f"{name}: refused: {why}")
         return config
 
-    def _probe(self, container, name, socket, config):
+    def _probe(self, pod, container, name, socket, listen):
         probe = container.get(name)
         if probe is None:
             self._bad(f"no {name}")
             return
         if "httpGet" in probe:
             get = probe["httpGet"]
-            port = str((config or {}).get("metrics_listen", "")).rpartition(":")[2]
-            if str(get["port"]) != port or get.get("path") not in ("/healthz", "/metrics"):
-                self._bad(f"{name}: nothing answers on port {get['port']} {get.get('path')}: metrics_listen's port is '{port}', its paths "
-                          "/healthz and /metrics")
-            self._bad(f"{name}: two daemons share the port while one takes over, and either may answer: ask by exec")
+            if get["port"] != listen[1] or get.get("path") != "/healthz":
+                self._bad(f"{name}: nothing answers on port {get['port']} {get.get('path')}: metrics_listen's port is {listen[1]}, its page "
+                          "is /healthz")
+            if name == "livenessProbe":
+                self._bad(f"{name}: a daemon that was succeeded listens on no port, and would be started again: ask on the socket")
+            if name == "startupProbe" and pod.get("hostNetwork"):
+                self._bad(f"{name}: in the node's network the daemon to take over from has the same port, and would answer for it: ask by exec")
             return
         command = probe.get("exec", {}).get("command")
         if not command:
@@ -434,6 +537,8 @@ class Checker:
         flags = dict(parse(command[2:])[0])
         if service != socket:
             self._bad(f"{name}: asks {service}, the daemon's socket is {socket}")
+        if probe.get("periodSeconds", 10) < EVERY[name]:
+            self._bad(f"{name}: starts a program of 20 MB every {probe.get('periodSeconds', 10)} s: every {EVERY[name]} s, or ask /healthz")
         if seconds(flags.get("--timeout", "5s")) >= probe.get("timeoutSeconds", 1):
             self._bad(f"{name}: the kubelet gives up before its --timeout has passed, and the reason is lost")
         asks_pid = flags.get("--pid") == "1"
@@ -470,14 +575,13 @@ class Checker:
                 matches(selector, each["spec"]["template"]["metadata"].get("labels"))]
 
     def _metrics_port(self, daemon_set):
-        pod = daemon_set["spec"]["template"]["spec"]
-        for volume in pod.get("volumes", []):
-            config_map = self._find("ConfigMap", volume.get("configMap", {}).get("name"), daemon_set["metadata"]["namespace"])
-            for text in (config_map or {"data": {}})["data"].values():
-                listen = (yaml.safe_load(text) or {}).get("metrics_listen")
-                if listen is not None:
-                    return int(listen.rpartition(":")[2])
-        return None
+        pod, namespace = daemon_set["spec"]["template"]["spec"], daemon_set["metadata"]["namespace"]
+        container = next(each for each in pod["containers"] if each["name"] == "devmem-loaderd")
+        found, self.found = self.found, []
+        try:  # what is wrong with it is said of the DaemonSet
+            return self._metrics(container, self._file(pod, container, namespace))[1]
+        finally:
+            self.found = found
 
     def _networkpolicy(self, thing):
         selected = self._selects(thing["spec"].get("podSelector"), thing["metadata"]["namespace"])
@@ -491,6 +595,60 @@ class Checker:
                 self._bad(f"lets in to ports {ports}, the daemon listens on {self._metrics_port(each)}")
         if set(thing["spec"].get("policyTypes", [])) != {"Ingress", "Egress"}:
             self._bad("policyTypes must be Ingress and Egress")
+        for rule in thing["spec"].get("egress", []):
+            if not rule.get("to"):
+                self._bad("lets out to anywhere, link-local addresses included, where clouds give out the node's credentials")
+            for to in rule.get("to", []):
+                if "ipBlock" in to:
+                    self._block(to["ipBlock"])
+
+    def _block(self, block):
+        network = ipaddress.ip_network(block["cidr"])
+        excepted = [ipaddress.ip_network(each) for each in block.get("except", [])]
+        for each in excepted:
+            if each.version != network.version or not each.subnet_of(network) or each == network:
+                self._bad(f"{each} is no part of {network}: the API server refuses it")
+                return
+        for each in METADATA:
+            if each.version == network.version and each.overlaps(network) and not any(each.subnet_of(hole) for hole in excepted):
+                self._bad(f"lets out to {each} by {network}: there clouds give out the node's credentials")
+
+    def _persistentvolume(self, thing):
+        spec = thing["spec"]
+        if "local" in spec:
+            self._bad("local: the kubelet gives such a volume's files to the fsGroup of a pod that takes it; hostPath it leaves alone")
+            return
+        if spec.get("hostPath", {}).get("type") != "Directory":
+            self._bad("must be the hostPath of a Directory that is there")
+        if spec.get("persistentVolumeReclaimPolicy") != "Retain":
+            self._bad("persistentVolumeReclaimPolicy must be Retain: the folder is the daemon's, and is not to be emptied")
+        if spec.get("accessModes") != ["ReadOnlyMany"]:
+            self._bad("accessModes must be ReadOnlyMany alone: connecting does not write")
+        if spec.get("storageClassName") != "":
+            self._bad("storageClassName must be given and empty, or a provisioner takes it for its own")
+        reference = spec.get("claimRef", {})
+        claim = self._find("PersistentVolumeClaim", reference.get("name"), reference.get("namespace"))
+        if claim is None or claim["spec"].get("volumeName") != thing["metadata"]["name"]:
+            self._bad(f"claimRef {reference.get('namespace')}/{reference.get('name')}: no claim there names this volume; without one, anybody's "
+                      "claim may get it")
+        for daemon_set in self._daemon_sets():
+            affinity = daemon_set["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
+            wanted = self._labels(affinity["requiredDuringSchedulingIgnoredDuringExecution"])
+            if self._labels(spec.get("nodeAffinity", {}).get("required", {})) != wanted:
+                self._bad(f"nodeAffinity does not lead to nodes with a daemon: {wanted}")
+
+    def _persistentvolumeclaim(self, thing):
+        spec = thing["spec"]
+        volume = self._find("PersistentVolume", spec.get("volumeName"))
+        if volume is None:
+            self._bad(f"there is no PersistentVolume {spec.get('volumeName')}")
+            return
+        if spec.get("storageClassName") != "":
+            self._bad("storageClassName must be given and empty, or the default class makes a disk")
+        if not set(spec["accessModes"]) <= set(volume["spec"]["accessModes"]):
+            self._bad(f"accessModes {spec['accessModes']} are not the volume's, {volume['spec']['accessModes']}")
+        if size(spec["resources"]["requests"]["storage"]) > size(volume["spec"]["capacity"]["storage"]):
+            self._bad("asks for more than the volume has, and is never bound")
 
     def _poddisruptionbudget(self, thing):
         if not self._selects(thing["spec"].get("selector"), thing["metadata"]["namespace"]):

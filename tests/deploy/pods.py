@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the containers of a rendered pod by runc, as the kubelet and containerd would: user, capabilities, seccomp profile, read-only
-root, mounts, init containers one after another, probes by exec. What an API server adds (scheduling, the pods' network) is not here:
-containers are in the network namespace of the test.
+root, mounts (a claim is what its volume is), init containers one after another, probes by exec and by HTTP. What an API server adds
+(scheduling, the pods' network) is not here: containers are in the network namespace of the test, where each pod has an address of its own
+on the loopback, and those of the node's network have the node's.
 
     node = pods.Node(self)                                  # a folder that stands for a node's root
     pod = node.start(objects, "DaemonSet")                  # init containers, then the container, running
@@ -16,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import urllib.error
+import urllib.request
 
 import yaml
 
@@ -25,6 +28,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 import harness  # noqa: E402  pylint: disable=wrong-import-position
 
 CLONE_NEWNET = 0x40000000
+NODE_IP = "127.0.0.1"
 TOOLS = ("sh", "chmod", "chown", "cp", "mv", "uname", "sleep", "touch")  # of an image: dash and coreutils
 NAMESPACES = ("pid", "ipc", "uts", "mount")
 # What containerd's default profile does to io_uring since 2.0: the rest of it lets the daemon be.
@@ -41,8 +45,8 @@ def own_network():
 class Pod:
     """A pod with one container, after its init containers."""
 
-    def __init__(self, node, name, spec, said, process):
-        self.node, self.name, self.spec, self.said, self.process = node, name, spec, said, process
+    def __init__(self, node, name, spec, said, process, address):
+        self.node, self.name, self.spec, self.said, self.process, self.address = node, name, spec, said, process, address
 
     def run(self, *command):
         """Exit status and output of a command within the container, with the container's rights."""
@@ -50,7 +54,20 @@ class Pod:
         return done.returncode, done.stdout + done.stderr
 
     def probe(self, which):
-        return self.run(*self.spec[which]["exec"]["command"])
+        """(0 if it succeeded, what it said)."""
+        probe = self.spec[which]
+        return self.run(*probe["exec"]["command"]) if "exec" in probe else self.get(**probe["httpGet"])
+
+    def get(self, port, path):
+        """As the kubelet asks by HTTP: the pod's address."""
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        try:
+            with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=5 * harness.SLOW) as answer:
+                return 0, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return 1, error.read().decode()
+        except OSError as error:
+            return 1, str(error)
 
     def ready(self, seconds=30):
         """Waits as the kubelet does, by its startup probe."""
@@ -77,18 +94,19 @@ class Pod:
 
 
 class Node:
-    def __init__(self, test, profile=lambda profile: profile):
-        """`profile` may change a seccomp profile before it is used."""
+    def __init__(self, test, profile=lambda profile: profile, addresses="127.0.1."):
+        """`profile` may change a seccomp profile before it is used. Pods of their own network have an address that begins so."""
         if os.geteuid() != 0:
             raise unittest.SkipTest("only root can start containers")
         if shutil.which("runc") is None:
             raise unittest.SkipTest("runc is not installed")
-        self.test, self.profile = test, profile
+        self.test, self.profile, self.addresses = test, profile, addresses
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="node-", dir=test.work))
         self.folder.chmod(0o755)
         self.pods = 0
         self.image = self._image()
-        done = self._start("probe", self._config({"name": "p", "command": ["/bin/sh", "-c", "exit 0"], "securityContext": {}}, {}, [])).wait()
+        nothing = {"name": "p", "command": ["/bin/sh", "-c", "exit 0"], "securityContext": {}}
+        done = self._start("probe", self._config(nothing, {}, [], NODE_IP)).wait()
         if done.status != 0:
             raise unittest.SkipTest(f"no container can be started here: {done.text.strip()[-200:]}")
 
@@ -126,6 +144,12 @@ class Node:
 
     def _volume(self, volume, objects, namespace):
         """The source of a bind mount."""
+        if "persistentVolumeClaim" in volume:
+            def find(kind, name):
+                return next(thing for thing in objects if thing["kind"] == kind and thing["metadata"]["name"] == name and
+                            thing["metadata"].get("namespace") in (None, namespace))
+            claim = find("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"])
+            volume = {"hostPath": find("PersistentVolume", claim["spec"]["volumeName"])["spec"]["hostPath"]}
         if "hostPath" in volume:
             if volume["hostPath"]["path"] == "/lib/modules":
                 return pathlib.Path(tempfile.mkdtemp(prefix="modules-", dir=self.folder))  # an empty one: nothing is to be loaded here
@@ -155,12 +179,12 @@ class Node:
                        "syscalls": [REFUSE_IO_URING]}
         return self.profile(profile)
 
-    def _config(self, container, pod, mounts):
+    def _config(self, container, pod, mounts, address):
         security = {**pod.get("securityContext", {}), **container.get("securityContext", {})}
         user = security.get("runAsUser", 0)
         added = [f"CAP_{name}" for name in security.get("capabilities", {}).get("add", [])]
         held = added if user == 0 else []  # of another user, only what may be had by a file's capabilities
-        env = {each["name"]: each["value"] for each in container.get("env", [])}
+        env = manifests.environment(container, pod_ip=address)
         return {
             "ociVersion": "1.0.2",
             "process": {
@@ -186,27 +210,28 @@ class Node:
             },
         }
 
-    def _container(self, objects, kind, container, pod, volumes):
+    def _container(self, container, pod, volumes, address):
         mounts = []
         for mount in container.get("volumeMounts", []):
             # /lib/modules lies within what this machine lends, and a mount there would be made in its file system
             target = "/lib-modules" if mount["mountPath"] == "/lib/modules" else mount["mountPath"]
             mounts.append({"destination": target, "type": "bind", "source": str(volumes[mount["name"]]),
                            "options": ["rbind", "ro" if mount.get("readOnly") else "rw"]})
-        return self._start(container["name"], self._config(container, pod, mounts))
+        return self._start(container["name"], self._config(container, pod, mounts, address))
 
     def start(self, objects, kind, change=lambda container: None):
         """`change` may change the container's manifest first."""
         thing = next(thing for thing in objects if thing["kind"] == kind)
         pod = thing["spec"]["template"]["spec"]
         volumes = {volume["name"]: self._volume(volume, objects, thing["metadata"]["namespace"]) for volume in pod["volumes"]}
+        address = NODE_IP if pod.get("hostNetwork") else f"{self.addresses}{self.pods + 1}"
         said = {}
         for container in pod.get("initContainers", []):
-            run = self._container(objects, kind, container, pod, volumes).wait()
+            run = self._container(container, pod, volumes, address).wait()
             said[container["name"]] = run.text
             if run.status != 0:
                 raise AssertionError(f"Init:Error: {container['name']}: {run.text}")
         (container,) = pod["containers"]
         change(container)
-        program = self._container(objects, kind, container, pod, volumes)
-        return Pod(self, program.container, container, said, program)
+        program = self._container(container, pod, volumes, address)
+        return Pod(self, program.container, container, said, program, address)

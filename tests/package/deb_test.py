@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Debian packages that ./dev package made, in a tree as debootstrap leaves it: installed with what they depend on, run, upgraded under
-load, removed without a trace. No systemd runs there: systemd_test.py boots one.
+load, removed without a trace but the user. No systemd runs there: systemd_test.py boots one.
 
 Needs root and, the first time, the network; the reason of a skip says which."""
 import contextlib
@@ -12,6 +12,7 @@ import signal
 import subprocess
 
 import base
+import hardening
 import harness
 from base import cache, fetch
 from harness import BIN, RAW, wait_for
@@ -128,7 +129,9 @@ class Packages(Debian):
         before, users = tree.files(), self.users()
 
         self.apt("install", self.give(self.debs["devmem-loader"]))
+        self.assertEqual(hardening.problems_of(tree.root / "usr/bin" / name for name in ("devmem-loaderd", "devmem-loader")), [])
         user = tree.run("id", "devmem-loader")[1]
+        made = self.users()
         self.assertRegex(user, r"uid=\d+\(devmem-loader\) gid=\d+\(devmem-loader\) ")
         folder = os.stat(tree.root / "run/devmem-loader")
         self.assertEqual((folder.st_mode & 0o7777, f"uid={folder.st_uid}(" in user), (0o755, True))
@@ -157,8 +160,11 @@ class Packages(Debian):
         self.assertEqual(sorted(set(after) - set(before)), [], "left behind")
         self.assertEqual(sorted(set(before) - set(after)), [], "taken away")
         self.assertEqual({path: (before[path], after[path]) for path in before if before[path] != after[path]}, {}, "changed")
-        self.assertEqual(self.users(), users)
-        print(f"purged: {len(after)} files and folders, the same as before; users and groups too")
+        self.assertEqual(self.users(), made)
+        self.assertEqual(tree.run("id", "devmem-loader")[1], user, "its number is nobody else's")
+        self.assertRegex(next(line for line in made[0] if line.startswith("devmem-loader:")), r":/usr/sbin/nologin$")
+        self.assertEqual([len(new) - len(old) for new, old in zip(made, users)], [1, 1, 1, 1], "one user and one group were made")
+        print(f"purged: {len(after)} files and folders, the same as before; user and group stay")
 
     def users(self):
         return [sorted((self.tree.root / "etc" / name).read_text().splitlines()) for name in ("passwd", "group", "shadow", "gshadow")]

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 
+import hardening
 import harness
 from harness import BIN
 
@@ -75,6 +76,33 @@ class Install(harness.TestCase):
             for line in re.search(r"^Examples:\n((?:  .*\n)+)", text, re.M)[1].splitlines():
                 self.assertIn(line.strip(), shown[program], "a line of an example is a line of the page")
 
+    def test_hardening(self):
+        programs = [self.root / "usr/bin" / name for name in ("devmem-loaderd", "devmem-loader")]
+        self.assertEqual(hardening.problems_of(programs), [])
+
+    def test_hardening_that_is_not_there(self):
+        """So that the one above can fail: a program that is built without one of it is told from one with all."""
+        source = self.work / "program.cc"
+        many = "".join(f"int F{i}(int x) {{ return x * {i}; }}\n" for i in range(40))  # beside the few of the C library's that are marked always
+        source.write_text(many + "#include <cstring>\n#include <string>\nint main(int argc, char** argv) {\n  char copy[64];\n"
+                          "  std::memcpy(copy, argv[0], static_cast<size_t>(argc));\n  return std::string(copy).size() > 3;\n}\n")
+        cet = ["-fcf-protection"] if os.uname().machine == "x86_64" else []
+        all_of_it = {"-fstack-protector-strong": "-fno-stack-protector", "-D_FORTIFY_SOURCE=2": "-D_FORTIFY_SOURCE=0",
+                     "-Wl,-z,relro,-z,now": "-Wl,-z,relro,-z,lazy", "-pie": "-no-pie"}
+        all_of_it.update({flag: "-fcf-protection=none" for flag in cet})
+
+        def build(*flags):
+            status, said = run("g++", "-O2", "-U_FORTIFY_SOURCE", *flags, source, "-o", self.work / "program")
+            self.assertEqual(status, 0, said)
+            return [problem.split(":")[0] for problem in hardening.problems(self.work / "program")]
+        self.assertEqual(build(*all_of_it), [])
+        for left_out, problem in (("-fstack-protector-strong", "no stack protector"), ("-D_FORTIFY_SOURCE=2", "no fortified function"),
+                                  ("-Wl,-z,relro,-z,now", "RELRO in part"), ("-pie", "not position-independent"),
+                                  *((flag, "no control-flow protection") for flag in cet)):
+            self.assertEqual(build(*(all_of_it[flag] if flag == left_out else flag for flag in all_of_it)), [problem])
+        self.assertEqual(build(*all_of_it, "-Wl,-z,norelro"), ["no RELRO"])
+        self.assertEqual(build(*all_of_it, "-Wl,-z,execstack"), ["an executable stack"])
+
     # --- systemd ---
     def analyze(self, *words):
         tool = shutil.which("systemd-analyze")
@@ -105,6 +133,16 @@ class Install(harness.TestCase):
         """A unit's assignments: [(key, value)]."""
         lines = (self.units / name).read_text().splitlines()
         return [tuple(line.split("=", 1)) for line in lines if "=" in line and not line.startswith("#")]
+
+    def test_what_the_unit_bounds(self):
+        """What a daemon that went wrong may cost the machine; systemd_test.py asks a systemd that runs it."""
+        service = dict(self.unit("devmem-loader.service"))
+        memory = re.fullmatch(r"(\d+)%", service["MemoryMax"])
+        self.assertIsNotNone(memory, "of the machine's memory, whatever it has")
+        self.assertTrue(50 <= int(memory[1]) <= 80, "half of it is slabs by default; a machine keeps some for its trainers")
+        self.assertEqual({key: service.get(key) for key in ("OOMPolicy", "LimitCORE", "IPAddressDeny")},
+                         {"OOMPolicy": "continue", "LimitCORE": "0", "IPAddressDeny": "link-local"})
+        self.assertEqual(service["Restart"], "on-failure", "it comes back after it was killed")
 
     def test_units_agree_with_the_daemon(self):
         service, listens = self.unit("devmem-loader.service"), self.unit("devmem-loader.socket")
@@ -137,6 +175,19 @@ class Install(harness.TestCase):
         self.assertEqual(status, 0, said)
         made = os.stat(self.root / "run/devmem-loader")
         self.assertEqual((made.st_uid, made.st_gid, made.st_mode & 0o7777), (int(user[2]), int(user[3]), 0o755))
+
+    def test_purge_keeps_the_user(self):
+        """Its number is in files of others, and the next system user would get it."""
+        tools = self.folder("tools")
+        called = self.work / "called"
+        for name in ("deb-systemd-helper", "systemctl", "rm", "userdel", "groupdel", "deluser", "delgroup", "getent"):
+            (tools / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {called}\n')
+            (tools / name).chmod(0o755)
+        status, said = run("/bin/sh", BIN.parent / "deploy/debian/loader/postrm", "purge", env={"PATH": str(tools)})
+        self.assertEqual(status, 0, said)
+        self.assertEqual([line for line in called.read_text().splitlines() if not line.startswith("systemctl")],
+                         ["deb-systemd-helper purge devmem-loader.socket", "deb-systemd-helper unmask devmem-loader.socket",
+                          "rm -rf /run/devmem-loader"])
 
     # --- the client library, from outside ---
     def check_trainer(self, program):

@@ -118,6 +118,11 @@ class Systemd(Debian):
         for name in ("CapPrm", "CapEff", "CapBnd", "CapAmb"):
             self.assertEqual(int(held[name], 16), NET_ADMIN, name)
         self.assertEqual((held["NoNewPrivs"].strip(), held["Seccomp"].strip()), ("1", "2"))
+        limits = self.inside("cat", f"/proc/{self.shows('MainPID')}/limits")[1]
+        self.assertRegex(limits, r"(?m)^Max core file size +0 +0 ")
+        self.assertEqual((self.shows("OOMPolicy"), self.shows("IPAddressDeny").split()), ("continue", ["169.254.0.0/16", "fe80::/64"]))
+        total = int(re.search(r"MemTotal: +(\d+) kB", pathlib.Path("/proc/meminfo").read_text())[1]) << 10
+        self.assertAlmostEqual(int(self.shows("MemoryMax")) / total, 0.75, delta=0.01)
         # What the filter must let through: as the same daemon finds it outside.
         self.assertIn("receive loop " + self.loop_outside(), self.shows("StatusText"))
         print("; ".join(f"{name} {' '.join(held[name].split())}" for name in ("Uid", "Groups", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp")))
