@@ -282,6 +282,12 @@ class FaultServer:
             self._rules.append(rule)
         return rule
 
+    def forget(self):
+        """All rules, and what was asked."""
+        with self._lock:
+            self._rules.clear()
+            self.log.clear()
+
     def listing(self, folder):
         entries = []
         for path in sorted(folder.iterdir()):
