@@ -232,7 +232,8 @@ def command_line(rig, case, stream, rank):
     if case.shuffle:
         flags += ["--shuffle", f"window:{case.window}" if case.shuffle == "window" else case.shuffle]
     if case.shuffle in (None, "block"):
-        flags += ["--block-samples", case.block_samples, "--group-blocks", case.group_blocks]
+        flags += ["--block-samples", case.block_samples] if case.block_samples else []
+        flags += ["--group-blocks", case.group_blocks] if case.group_blocks else []
     for tensor in case.tensors:
         prefix = f"{tensor.name}=" if case.names_all else ""
         if case.names_all:
@@ -279,7 +280,7 @@ def by_cli(rig, case, stream, orders):
                     continue
                 _, name, offset, size = case.sources_of(line["sample"], [model.name])[0]
                 row = case.rows_of(model, [line["sample"]])
-                unsure = model.delivered in oracle.FLOATS and model.cast and numpy.isnan(oracle.to_double(row, model.delivered)).any()
+                unsure = model.delivered in oracle.FLOATS and oracle.is_cast(model) and numpy.isnan(oracle.to_double(row, model.delivered)).any()
                 if (tensor["object"], tensor["offset"], tensor["bytes"]) != (name, offset, size):
                     faults.append(f"devmem-loader rank {rank}: sample {line['sample']}, tensor {index}: {tensor} is said to be at {name} {offset} {size}")
                 elif not unsure and hashlib.sha256(row.tobytes()).hexdigest() != tensor["sha256"]:
@@ -361,11 +362,10 @@ class Rig:
                 self._put("/oracle/" + urllib.parse.quote(f"case-{case.number}/{name}"), content, {"x-amz-acl": "public-read"})
         way = random.Random(f"odd {case.seed} {case.number}").choice(sorted(odd_server.ACTS))
         for name in case.gone:
-            if case.format == "raw":
-                gone = lambda request: request.range is not None  # noqa: E731
-            else:  # its header can still be read
-                gone = lambda request: request.range is not None and request.range[0] > 0  # noqa: E731
-            self.odd.fault(f"/case-{case.number}/" + fnmatch_literal(name), Status(404), when=gone)
+            # Its header, where it has one, can still be read: what begins in it is not the payload.
+            head = min(place.offset for shard in case.shards for place in shard.values() if place.object == name)
+            self.odd.fault(f"/case-{case.number}/" + fnmatch_literal(name), Status(404),
+                           when=lambda request, head=head: request.range is not None and request.range[0] >= head)
         self.odd.fault(f"/case-{case.number}/*", odd_server.ACTS[way], when=lambda request: way != "redirects" or not request.path.endswith("/"))
         return way
 
@@ -388,8 +388,8 @@ def fnmatch_literal(name):
 
 
 # --- a case -------------------------------------------------------------------------------------------------------
-def run_case(rig, case, tamper=None):
-    """Raises Failed with what is wrong. tamper(received): spoils what one stream got, to see that it is found."""
+def run_case(rig, case, watch=lambda *got: None):
+    """Raises Failed with what is wrong. watch(stream, rank, received, orders) sees all that arrives."""
     way = rig.serve(case)
     rng = random.Random(f"reading {case.seed} {case.number}")
     orders, cursors, faults = None, {}, []
@@ -418,14 +418,13 @@ def run_case(rig, case, tamper=None):
             if case.refusal:
                 faults.append(what + f"{case.refused_for}: must be refused, and was served")
                 break
-            if tamper:
-                tamper(index, received)
             if orders is None:
                 orders, wrong = oracle.learn(case, received[0])
                 faults += [what + fault for fault in wrong]
                 if any(sorted(order) != list(range(case.samples)) for order in orders):
                     break
             for rank, one in enumerate(received):
+                watch(stream, rank, one, orders)
                 faults += [what + f"rank {rank}: {fault}" for fault in oracle.check(case, stream, rank, one, orders)]
         if not rig.alive():
             faults.append(f"the daemon ended with {rig.daemon.process.returncode}: {rig.daemon.stderr()[-2000:]}")
