@@ -302,6 +302,10 @@ class FaultServer:
         with self._lock:
             return [request for request in self.log if fnmatch.fnmatch(request.path, path)]
 
+    def ended(self, seconds=0):
+        """Whether the server closes within this time."""
+        return self._ended.wait(seconds)
+
     def wait_for_end(self, connection):
         """Until the peer closes, or the server does."""
         connection.settimeout(0.2)

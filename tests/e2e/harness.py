@@ -86,6 +86,20 @@ def accepts(address, kind=socket.SOCK_STREAM):
             return False
 
 
+def peers_of(daemon):
+    """Connections to a daemon's unix sockets that are not over yet for it, and the processes it watches for their end."""
+    with open("/proc/net/unix", encoding="utf-8", errors="replace") as table:
+        rows = [line.split() for line in table]
+    connected = [row for row in rows if len(row) > 7 and row[7].startswith(daemon.path) and row[5] != "01"]  # 01: it listens
+    watched = []
+    for fd in os.listdir(f"/proc/{daemon.pid}/fd"):
+        try:
+            watched += [fd] if "pidfd" in os.readlink(f"/proc/{daemon.pid}/fd/{fd}") else []
+        except FileNotFoundError:
+            pass  # closed meanwhile
+    return connected + watched
+
+
 class Nginx:
     """nginx on an ephemeral loopback port, as the current user, with a configuration and a folder of its own."""
 
