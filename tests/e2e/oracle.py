@@ -133,6 +133,7 @@ class StreamPlan:
     signals_waiting: bool = False
     from_stream: int = None     # resumes at a cursor of that stream of the case
     cursor: object = None       # that cursor
+    limit: int = None           # samples that may be left out of a rank's epoch; None: all
 
 
 def npy_header(dtype, shape, rng):
@@ -355,6 +356,7 @@ class Case:
         for _ in range(rng.choice((0, 1, 1, 2))):
             origin = rng.randrange(len(self.streams))
             self.streams.append(some(epochs=self.epochs, from_stream=origin, server=self.streams[origin].server))
+        self.limit = rng.choice(("all", "enough", "one less"))
         self.stop_after = [rng.random() for _ in self.streams]  # which cursor is taken, as a share of all
 
     def _refuse(self):
@@ -447,11 +449,27 @@ class Case:
             first += count
         return frozenset(found)
 
+    def set_limit(self, stream, orders):
+        """How much the stream may leave out, where that can be told to the sample: not of shards whose length nobody knows, of samples
+        that are there to fill up, or of a part of an epoch. Returns whether it must fail."""
+        lost = self.lost(stream)
+        if self.limit == "all" or not lost or self.left_out or stream.tail == "pad" or stream.from_stream is not None:
+            return False
+        counts = {}
+        for rank in range(stream.world):
+            for epoch, rows, _ in wanted_batches(self, stream, rank, orders)[0]:
+                counts[rank, epoch] = counts.get((rank, epoch), 0) + sum(sample in lost for sample, _ in rows)
+        most = max(counts.values(), default=0)
+        if most == 0:
+            return False
+        stream.limit = most if self.limit == "enough" else most - 1
+        return self.limit == "one less"
+
     def describe(self):
         tensors = [f"{t.name}: {t.dtype}{list(t.shape)} from {t.source}" + (f" as {t.cast} * {t.scale}" if t.cast else "") for t in self.tensors]
         return json.dumps({"format": self.format, "says_format": self.says_format, "tensors": tensors, "names_all": self.names_all, "samples": self.samples,
                            "objects": {name: len(content) for name, content in self.files.items()}, "left_out": sorted(self.left_out),
-                           "gone": sorted(self.gone), "skip": self.skip, "refused": getattr(self, "refused_for", None) if self.refusal else None,
+                           "gone": sorted(self.gone), "skip": self.skip, "limit": self.limit, "refused": getattr(self, "refused_for", None) if self.refusal else None,
                            "shuffle": [self.shuffle, self.window, self.block_samples, self.group_blocks], "seed": self.order_seed,
                            "streams": [{key: value for key, value in vars(stream).items() if key != "cursor"} for stream in self.streams]},
                           ensure_ascii=False, default=str)

@@ -117,8 +117,7 @@ def spec_fields(rig, case, stream, rank):
         fields.update(rank=3, world_size=3)
     if case.skip:
         fields["on_error"] = pb.ON_ERROR_SKIP
-        if hasattr(pb, "SkipLimit"):
-            fields["max_skipped"] = pb.SkipLimit(share=1.0)
+        fields["max_skipped"] = pb.SkipLimit(share=1.0) if stream.limit is None else pb.SkipLimit(samples=stream.limit)
     if stream.cursor is not None:
         fields["resume"] = stream.cursor
     asks = getattr(case, "asks", {})
@@ -226,9 +225,7 @@ def command_line(rig, case, stream, rank):
     if case.says_format:
         flags += ["--format", case.format]
     if case.skip:
-        flags += ["--on-error", "skip"]
-        if hasattr(pb, "SkipLimit"):
-            flags += ["--max-skipped", "100%"]
+        flags += ["--on-error", "skip", "--max-skipped", "100%" if stream.limit is None else stream.limit]
     if case.shuffle:
         flags += ["--shuffle", f"window:{case.window}" if case.shuffle == "window" else case.shuffle]
     if case.shuffle in (None, "block"):
@@ -405,16 +402,23 @@ def run_case(rig, case, watch=lambda *got: None):
                 stream.start = (stream.cursor.epoch, stream.cursor.position)
             if stream.consumer == "cli" and any(case.format == "raw" and not tensor.shape for tensor in case.tensors):
                 stream.consumer = "trainer"  # no flag says "a scalar"
+            too_many = orders is not None and case.set_limit(stream, orders)
             try:
                 if stream.consumer == "cli":
                     faults += [what + fault for fault in by_cli(rig, case, stream, orders)]
+                    faults += [what + "more was left out than may be, and it did not fail"] if too_many else []
                     continue
                 received, cursors[index] = (by_trainer if stream.consumer == "trainer" else by_reader)(rig, case, stream, rng)
             except Refused as refused:
+                if too_many:
+                    faults += [] if may_refuse or "FAILED_PRECONDITION" in str(refused) else [what + f"more was left out than may be, and it failed for another reason: {refused}"]
+                    continue
                 faults += [what + fault for fault in refusal_faults(case, str(refused), may_refuse)]
                 if orders is None:
                     break  # without an order nothing else can be told
                 continue
+            if too_many:
+                faults.append(what + "more was left out than may be, and it did not fail")
             if case.refusal:
                 faults.append(what + f"{case.refused_for}: must be refused, and was served")
                 break
