@@ -419,6 +419,7 @@ class Soak:
 
     def turn(self, hostile, digest=False):
         self.sampler.phase = "beside" if hostile else "alone"
+        loose = time.monotonic() - self.sampler.started
         if hostile:
             self.let_loose()
             self.say(f"           ({len(self.counts)} tenants are at it)")
@@ -427,7 +428,7 @@ class Soak:
         read = time.monotonic() - self.sampler.started
         if hostile:
             self.catch()
-        self.turns.append({"seconds": round(began, 2), "ended": round(time.monotonic() - self.sampler.started, 2), "read_s": round(read - began, 2),
+        self.turns.append({"loose": round(loose, 2), "seconds": round(began, 2), "ended": round(time.monotonic() - self.sampler.started, 2), "read_s": round(read - began, 2),
                            "beside": hostile, "digest": digest, "gb_per_s": rate})
         self.sampler.phase = "rest"
         self.rest()
@@ -481,11 +482,13 @@ def plot(result, rows, path):
     """Four panels over one time axis: rates, memory, descriptors, threads; grey where the tenants are at work."""
     width, height, left, right, top = 900, 120, 70, 20, 46
     panels = [("GB/s", None), ("resident, MiB", "rss_mib"), ("descriptors", "descriptors"), ("threads", "threads")]
-    end = max([row["seconds"] for row in rows] + [turn["ended"] for turn in result["turns"]] + [1.0])
+    begin = min(turn["loose"] for turn in result["turns"])  # the turns before these warmed up
+    rows = [row for row in rows if row["seconds"] >= begin]
+    end = max([row["seconds"] for row in rows] + [turn["ended"] for turn in result["turns"]] + [begin + 1.0])
     total = top + len(panels) * (height + 34) + 10
 
     def x(seconds):
-        return left + (width - left - right) * seconds / end
+        return left + (width - left - right) * (seconds - begin) / (end - begin)
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {total}" font-family="sans-serif" font-size="11">',
            f'<rect width="{width}" height="{total}" fill="white"/>',
            f'<text x="{left}" y="18" font-size="14">An honest trainer alone (blue) and beside {len(TENANTS)} hostile tenants (orange): median '
@@ -500,7 +503,7 @@ def plot(result, rows, path):
             return base - height * min(value, highest) / highest
         for turn in result["turns"]:
             if turn["beside"]:
-                out.append(f'<rect x="{x(turn["seconds"]):.1f}" y="{base - height}" width="{max(0.5, x(turn["ended"]) - x(turn["seconds"])):.1f}" '
+                out.append(f'<rect x="{x(turn["loose"]):.1f}" y="{base - height}" width="{max(0.5, x(turn["ended"]) - x(turn["loose"])):.1f}" '
                            f'height="{height}" fill="#eee"/>')
         out.append(f'<path d="M{left} {base - height}V{base}H{width - right}" fill="none" stroke="#888"/>')
         out.append(f'<text x="{left}" y="{base - height - 5}">{title}</text>')
@@ -520,7 +523,8 @@ def plot(result, rows, path):
         if number == len(panels) - 1:
             ticks = 6
             for k in range(ticks + 1):
-                out.append(f'<text x="{x(end * k / ticks):.1f}" y="{base + 14}" text-anchor="middle" fill="#555">{end * k / ticks / 60:.1f}</text>')
+                at = (end - begin) * k / ticks
+                out.append(f'<text x="{x(begin + at):.1f}" y="{base + 14}" text-anchor="middle" fill="#555">{at / 60:.1f}</text>')
             out.append(f'<text x="{width - right}" y="{base + 28}" text-anchor="end" fill="#555">minutes</text>')
     path.write_text("\n".join([*out, "</svg>", ""]), encoding="utf-8")
 

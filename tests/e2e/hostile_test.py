@@ -24,8 +24,8 @@ class HostileTest(harness.TestCase):
 
     def test_the_plot_is_a_picture(self):
         result = {"alone_gb_per_s": 2.0, "beside_gb_per_s": 1.9, "turns": [
-            {"seconds": 0, "ended": 5, "beside": False, "digest": False, "gb_per_s": 2.0},
-            {"seconds": 6, "ended": 11, "beside": True, "digest": False, "gb_per_s": 1.9}],
+            {"loose": 0, "seconds": 0, "ended": 5, "beside": False, "digest": False, "gb_per_s": 2.0},
+            {"loose": 5.5, "seconds": 6, "ended": 11, "beside": True, "digest": False, "gb_per_s": 1.9}],
             "rests": [{"seconds": 5.5, "rss_mib": 30, "descriptors": 40, "threads": 20}]}
         rows = [{"seconds": k / 2, "phase": "alone", "rss_mib": 30 + k, "descriptors": 40, "threads": 20} for k in range(22)]
         hostile.plot(result, rows, self.work / "plot.svg")
