@@ -32,6 +32,12 @@ uint64_t LeftOut(const Dataset& dataset) {
   return std::max<uint64_t>(samples, 1);
 }
 
+// What the rank gets of an epoch: more than an even part where batches are large or filled up.
+uint64_t RowsOf(const Plan& plan) {
+  const uint64_t steps = plan.Steps(0);
+  return steps == 0 ? 0 : (steps - 1) * plan.spec().batch_size + plan.BatchAtStep(0, 0, steps - 1)->count;
+}
+
 }  // namespace
 
 absl::StatusOr<uint64_t> SkipAllowance(const devmem_loader::v1::StreamSpec& spec, const Plan& plan, const Dataset& dataset) {
@@ -47,9 +53,10 @@ absl::StatusOr<uint64_t> SkipAllowance(const devmem_loader::v1::StreamSpec& spec
   const uint64_t ranks = of.world_size;
   const uint64_t left_out = LeftOut(dataset);
   const uint64_t all = of.samples + left_out;
-  // A share is of what this rank would get; a number is this rank's.
-  const uint64_t most = limit.limit_case() == Limit::kSamples ? limit.samples() : PartOf(share, CeilDivide(all, ranks));
   const uint64_t already = CeilDivide(left_out, ranks);
+  // A share is of what this rank would get; a number is this rank's.
+  const uint64_t part = std::max(CeilDivide(all, ranks), RowsOf(plan) + already);
+  const uint64_t most = limit.limit_case() == Limit::kSamples ? limit.samples() : PartOf(share, part);
   if (already <= most) return most - already;
   const Dataset::Skipped& first = dataset.skipped.front();
   return MakeError(

@@ -23,6 +23,8 @@ struct Row {
   double share = -1;     // none
   int64_t number = -1;   // none
   int64_t expected = 0;  // -1: refused
+  uint32_t batch_size = 1;
+  TailRule tail = TailRule::kDrop;
 };
 
 absl::StatusOr<uint64_t> AllowanceOf(const Row& row) {
@@ -33,7 +35,8 @@ absl::StatusOr<uint64_t> AllowanceOf(const Row& row) {
   v1::StreamSpec spec;
   if (row.share >= 0 || std::isnan(row.share)) spec.mutable_max_skipped()->set_share(row.share);
   if (row.number >= 0) spec.mutable_max_skipped()->set_samples(static_cast<uint64_t>(row.number));
-  const auto plan = Plan::Create({.samples = row.samples, .sample_bytes = 10, .world_size = row.ranks});
+  const auto plan = Plan::Create(
+      {.samples = row.samples, .sample_bytes = 10, .batch_size = row.batch_size, .tail = row.tail, .world_size = row.ranks});
   EXPECT_TRUE(plan.ok()) << plan.status();
   return SkipAllowance(spec, *plan, dataset);
 }
@@ -54,6 +57,20 @@ TEST(SkipAllowance, Table) {
            {.what = "a shard too large", .samples = 700, .skipped = {1000}, .expected = -1},
            {.what = "the same, allowed", .samples = 700, .skipped = {1000}, .share = 1, .expected = 700},
            {.what = "the same, by number", .samples = 700, .skipped = {1000}, .number = 100, .expected = 0},
+           {.what = "all of an uneven part",
+           .samples = 27,
+           .ranks = 2,
+           .share = 1,
+           .expected = 20,
+           .batch_size = 20,
+           .tail = TailRule::kUneven},
+           {.what = "all of a part that is filled up",
+           .samples = 27,
+           .ranks = 2,
+           .share = 1,
+           .expected = 30,
+           .batch_size = 30,
+           .tail = TailRule::kPad},
            {.what = "none may be left out", .samples = 700, .skipped = {1000}, .number = 0, .expected = -1},
        }) {
     const auto allowance = AllowanceOf(row);

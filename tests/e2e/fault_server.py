@@ -285,6 +285,12 @@ class FaultServer:
             self._rules.append(rule)
         return rule
 
+    def forget(self):
+        """All rules, and what was asked."""
+        with self._lock:
+            self._rules.clear()
+            self.log.clear()
+
     def listing(self, folder):
         entries = []
         for path in sorted(folder.iterdir()):
@@ -298,6 +304,10 @@ class FaultServer:
     def requests(self, path="*"):
         with self._lock:
             return [request for request in self.log if fnmatch.fnmatch(request.path, path)]
+
+    def ended(self, seconds=0):
+        """Whether the server closes within this time."""
+        return self._ended.wait(seconds)
 
     def wait_for_end(self, connection):
         """Until the peer closes, or the server does."""

@@ -16,6 +16,7 @@ import ctypes
 import json
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -68,11 +69,29 @@ def die_with_us(how, then=None):
     return run
 
 
+_PORTS = {}
+
+
 def free_port(host="127.0.0.1"):
+    """A port that nobody else gets until this process ends: no other test, because a name is bound for each that one has (an
+    abstract socket's, which goes with its process), and no connection's own end, because it is below those that the kernel takes."""
+    lowest = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.bind((host, 0))
-        return probe.getsockname()[1]
+    chance = random.SystemRandom()
+    for _ in range(1000):
+        port = chance.randrange(10240, lowest) if lowest > 11000 else chance.randrange(1024, 65536)
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f"\0devmem-loader-test-port-{port}")
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((host, port))
+        except OSError:
+            claim.close()
+            continue
+        _PORTS[port] = claim
+        return port
+    raise AssertionError("no port is free")
 
 
 def accepts(address, kind=socket.SOCK_STREAM):
@@ -84,6 +103,20 @@ def accepts(address, kind=socket.SOCK_STREAM):
             return True
         except OSError:
             return False
+
+
+def peers_of(daemon):
+    """Connections to a daemon's unix sockets that are not over yet for it, and the processes it watches for their end."""
+    with open("/proc/net/unix", encoding="utf-8", errors="replace") as table:
+        rows = [line.split() for line in table]
+    connected = [row for row in rows if len(row) > 7 and row[7].startswith(daemon.path) and row[5] != "01"]  # 01: it listens
+    watched = []
+    for fd in os.listdir(f"/proc/{daemon.pid}/fd"):
+        try:
+            watched += [fd] if "pidfd" in os.readlink(f"/proc/{daemon.pid}/fd/{fd}") else []
+        except FileNotFoundError:
+            pass  # closed meanwhile
+    return connected + watched
 
 
 class Nginx:

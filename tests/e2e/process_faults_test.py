@@ -80,11 +80,11 @@ class ProcessFaultsTest(harness.TestCase):
         return self.nginx(self.bucket, extra=f"limit_rate {rate};", log=True)
 
     def gone(self, observer, what):
-        """Within a second: no stream, and no slab memory in use."""
+        """No stream, and no slab memory in use: within a second on an idle machine, and far before any deadline on a busy one."""
         def clean():
             status = observer.status()
             return not status.streams and all(pool.bytes_used == 0 for pool in status.pools)
-        harness.wait_for(clean, 1 * SLOW, what)
+        harness.wait_for(clean, 10 * SLOW, what)
 
     # --- trainers ---
     def test_trainer_killed_with_batches_in_hand(self):
@@ -216,7 +216,7 @@ class ProcessFaultsTest(harness.TestCase):
             for _ in batches:
                 pass
         self.assertEqual(raised.exception.code(), trainer.grpc.StatusCode.UNAVAILABLE)
-        self.assertLess(time.monotonic() - killed, 2 * SLOW)
+        self.assertLess(time.monotonic() - killed, 10 * SLOW, "not by its deadline of a minute")
         self.assertTrue((stream.view(held, 0) == view).all(), "a batch in hand stays what it is")
 
     def test_daemon_killed_client_resumes(self):

@@ -97,9 +97,10 @@ class Stream:
             if answer.HasField("opened"):
                 self.opened = answer.opened
                 break
-        for _ in self.opened.slabs:
+        while len(self.maps) < len(self.opened.slabs):
             packet, fds = trainer._packet()  # pylint: disable=protected-access
-            self.maps[packet.slab.slab] = mmap.mmap(fds[0], packet.slab.bytes)
+            if packet.slab.stream_id == self.opened.stream_id:  # else of a stream that failed after its slab was sent
+                self.maps[packet.slab.slab] = mmap.mmap(fds[0], packet.slab.bytes)
             os.close(fds[0])
 
     def batches(self, release=True):
@@ -124,6 +125,10 @@ class Stream:
 
     def release(self, *batches):
         self._requests.put(pb.OpenStreamRequest(release=pb.Release(sequences=[batch.sequence for batch in batches])))
+
+    def waits(self):
+        """Says that all that came was taken; who opens with signals_waiting must, before it waits."""
+        self._requests.put(pb.OpenStreamRequest(release=pb.Release(waiting=True)))
 
     def break_it(self):
         """Has the daemon end it with an error, and waits for that."""
