@@ -14,6 +14,7 @@ devmem_unit(service_safetensors
 devmem_unit(service_index
   HDRS index.h SRCS index.cc DEPS devmem_proto service_dataset service_digest service_format
   TEST index_test.cc FUZZ index_fuzz.cc)
+devmem_unit(service_glob HDRS glob.h SRCS glob.cc DEPS base_error absl::statusor TEST glob_test.cc TEST_DEPS base_clock FUZZ glob_fuzz.cc)
 devmem_unit(service_dataset_builder
   HDRS dataset_builder.h header_reader.h data_object.h index_selection.h
   SRCS dataset_builder.cc header_reader.cc data_object.cc index_selection.cc
