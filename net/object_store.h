@@ -22,6 +22,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "base/memory_account.h"
 #include "net/object_table.h"
 
 namespace devmem {
@@ -46,6 +47,7 @@ struct SmallRead {
   // Results.
   absl::Status status;
   std::string bytes;
+  HeldMemory memory;  // what the bytes take
   uint64_t object_size = 0;
   std::string object_validator;  // as in ObjectTable
 };
@@ -56,6 +58,8 @@ struct StoreOptions {
   Duration request_timeout = std::chrono::seconds(30);  // of one small request, retries excluded
   bool portable_validators = false;  // file: HTTP dates, as a web server over the same folder would give (for an index)
   int max_retries = 6;               // of 408, 429, 5xx and broken connections, with back-off and jitter
+  // Where listings and small reads are counted while they are there; null: nowhere. No room ends them: kResourceExhausted.
+  std::shared_ptr<MemoryAccount> memory;
 };
 
 // Called now and then from the calling thread; false cancels (kCancelled).

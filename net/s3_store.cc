@@ -17,6 +17,7 @@ namespace {
 
 // A page holds at most 1000 keys of at most 1024 bytes, three times that when percent-encoded, and as much again of tags.
 constexpr uint64_t kMaxPage = uint64_t{16} << 20;
+constexpr size_t kMaxToken = 4 << 10;  // of what continues a listing; AWS's have some hundred bytes
 
 class S3Store final : public ObjectStore {
  public:
@@ -28,7 +29,8 @@ class S3Store final : public ObjectStore {
         client_({.connect_timeout = options.connect_timeout,
                  .request_timeout = options.request_timeout,
                  .max_retries = options.max_retries},
-                std::move(signer)) {}
+                std::move(signer), options.memory),
+        memory_(options.memory) {}
 
   const std::string& uri() const override { return uri_; }
   absl::StatusOr<ObjectTable> List(Time deadline, const ProgressFn& progress) const override;
@@ -59,6 +61,7 @@ class S3Store final : public ObjectStore {
   HttpOrigin origin_;
   std::string bucket_path_;
   CurlClient client_;
+  std::shared_ptr<MemoryAccount> memory_;
 };
 
 absl::Status S3Store::AddPage(const S3Page& page, ObjectTable& objects) const {
@@ -73,14 +76,16 @@ absl::Status S3Store::AddPage(const S3Page& page, ObjectTable& objects) const {
     if (object.size == 0 && (name.empty() || name.back() == '/')) continue;
     DEVMEM_RETURN_IF_ERROR(CheckObjectName(name, uri_));
     if (objects.size() >= kMaxObjects) return TooManyObjects(uri_);
+    DEVMEM_RETURN_IF_ERROR(objects.MakeRoom(name.size(), object.etag.size()));
     objects.Add(name, object.size, object.etag);
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<ObjectTable> S3Store::List(Time deadline, const ProgressFn& progress) const {
-  ObjectTable objects;
+  ObjectTable objects(memory_);
   std::unordered_set<std::string> seen;
+  HeldMemory held(memory_);  // for them
   std::string token;
   do {
     // Sorted by name, as a signature wants it.
@@ -97,9 +102,20 @@ absl::StatusOr<ObjectTable> S3Store::List(Time deadline, const ProgressFn& progr
     if (!status.ok()) return WithObject(status, uri_);
     if (!response.status.ok()) return response.status;
     if (response.http_status != 200) return S3Error(response.http_status, response.body, {.object = uri_});
+    HeldMemory parsing(memory_);
+    if (absl::Status room = parsing.Resize(S3PageMemory(response.body)); !room.ok()) return WithObject(room, uri_);
     DEVMEM_ASSIGN_OR_RETURN(S3Page page, ParseS3Page(response.body, uri_));
-    DEVMEM_RETURN_IF_ERROR(AddPage(page, objects));
+    if (absl::Status added = AddPage(page, objects); !added.ok()) return WithObject(added, uri_);
     token = std::move(page.next_token);
+    if (token.size() > kMaxToken) {
+      return MakeError(absl::StatusCode::kFailedPrecondition,
+                       "the continuation token has " + std::to_string(token.size()) + " bytes",
+                       {.object = uri_,
+                        .fault = Fault::kBadAnswer,
+                        .cause = "not a listing",
+                        .action = "check that the endpoint speaks S3"});
+    }
+    DEVMEM_RETURN_IF_ERROR(held.Add(4 * sizeof(std::string) + token.size()));
     if (!token.empty() && !seen.insert(token).second) {
       return MakeError(absl::StatusCode::kFailedPrecondition,
                        "the listing goes in circles: the same continuation token came twice",
@@ -109,7 +125,7 @@ absl::StatusOr<ObjectTable> S3Store::List(Time deadline, const ProgressFn& progr
       return MakeError(absl::StatusCode::kCancelled, "cancelled by the caller", {.object = uri_, .cause = "cancelled"});
     }
   } while (!token.empty());
-  objects.SortByName();
+  DEVMEM_RETURN_IF_ERROR(objects.SortByName());
   return objects;
 }
 

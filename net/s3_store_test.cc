@@ -100,7 +100,8 @@ TEST_F(S3StoreTest, HostileListings) {
                          Row{"up", Page(Object("../x", "1"), ""), "\"../x\""},
                          Row{"encoded up", Page(Object("a/%2E%2E/x", "1"), ""), "\"a/../x\""},
                          Row{"absolute", Page(Object("/x", "1"), ""), "absolute"},
-                         Row{"NUL", Page(Object("a%00b", "1"), ""), "a\\x00b"}, Row{"no XML", "hello", "ListObjectsV2"}}) {
+                         Row{"NUL", Page(Object("a%00b", "1"), ""), "a\\x00b"}, Row{"no XML", "hello", "ListObjectsV2"},
+                         Row{"a token of a MiB", Page("", std::string(1 << 20, 't')), "token has 1048576 bytes"}}) {
     Write("pages/b..xml", row.page);
     Write("pages/b.loop.xml", row.page);
     const absl::Status status = Open("s3://b/")->List(Soon(), nullptr).status();
