@@ -281,6 +281,7 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
   setup.may_skip = may_skip;
   setup.require_zero_copy = spec.require_zero_copy();
   setup.with_sources = spec.with_sources();
+  setup.source_names = spec.source_names();
   setup.signals_waiting = spec.signals_waiting();
   setup.reads = context.reads;
   setup.device = context.device;

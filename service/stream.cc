@@ -727,20 +727,7 @@ void DataStream::DescribeBatch(Slot& slot, uint32_t index, v1::Batch* batch) {
     for (uint32_t row = 0; row < slot.rows; ++row) batch->add_padding(row >= slot.batch.padding_from);
   }
   *batch->mutable_cursor() = CursorAt(slot.batch.after);
-  if (setup_.with_sources) {
-    const Dataset& dataset = *setup_.dataset;
-    for (const uint64_t sample : slot.samples) {
-      const size_t shard = dataset.ShardOf(sample, shard_hint_);
-      for (size_t t = 0; t < setup_.layout.tensors.size(); ++t) {
-        const Dataset::Extent extent = dataset.Locate(t, shard, sample);
-        v1::SampleSource* const source = batch->add_sources();
-        source->set_tensor(static_cast<uint32_t>(t));
-        source->set_object(ToUtf8(dataset.objects[extent.object].name));
-        source->set_offset(extent.offset);
-        source->set_bytes(extent.bytes);
-      }
-    }
-  }
+  if (setup_.with_sources) DescribeSources(slot, batch);
   for (const BadRow& bad : slot.bad) DescribeSkipped(bad, batch->add_skipped());
   Attribute(slot, now, batch->mutable_stall());
 
@@ -760,6 +747,28 @@ void DataStream::DescribeBatch(Slot& slot, uint32_t index, v1::Batch* batch) {
   counters_.credits_taken.Add(1);
   ++epoch_batches_;
   epoch_samples_ += slot.rows;
+}
+
+void DataStream::DescribeSources(const Slot& slot, v1::Batch* batch) {
+  const Dataset& dataset = *setup_.dataset;
+  name_places_.clear();
+  for (const uint64_t sample : slot.samples) {
+    const size_t shard = dataset.ShardOf(sample, shard_hint_);
+    for (size_t t = 0; t < setup_.layout.tensors.size(); ++t) {
+      const Dataset::Extent extent = dataset.Locate(t, shard, sample);
+      v1::SampleSource* const source = batch->add_sources();
+      source->set_tensor(static_cast<uint32_t>(t));
+      source->set_offset(extent.offset);
+      source->set_bytes(extent.bytes);
+      if (!setup_.source_names) {
+        source->set_object(ToUtf8(dataset.objects[extent.object].name));
+        continue;
+      }
+      const auto [place, added] = name_places_.try_emplace(extent.object, static_cast<uint32_t>(batch->source_names_size()));
+      if (added) batch->add_source_names(ToUtf8(dataset.objects[extent.object].name));
+      source->set_name_index(place->second);
+    }
+  }
 }
 
 // The time since the delivery before, told apart by what this batch was waiting for.

@@ -18,6 +18,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -44,6 +45,7 @@ struct StreamSetup {
   std::optional<uint64_t> may_skip;  // bad samples are left out, so many in an epoch; none: the first ends the stream
   bool require_zero_copy = false;
   bool with_sources = false;
+  bool source_names = false;  // in a table of the batch's own
   bool signals_waiting = false;
   ReadOptions reads;
   std::shared_ptr<Device> device;
@@ -140,6 +142,7 @@ class DataStream : public std::enable_shared_from_this<DataStream> {
   void DeviceIsLate();
   void Deliver();
   void DescribeBatch(Slot& slot, uint32_t index, devmem_loader::v1::Batch* batch);
+  void DescribeSources(const Slot& slot, devmem_loader::v1::Batch* batch);
   void Attribute(const Slot& slot, Time now, devmem_loader::v1::Stall* stall);
   void DescribeSkipped(const BadRow& bad, devmem_loader::v1::SkippedSample* skipped);
   void BeginClose();
@@ -181,9 +184,10 @@ class DataStream : public std::enable_shared_from_this<DataStream> {
   std::deque<uint32_t> readable_;                // objects that were read lately, each once
   uint32_t probes_failed_ = 0;                   // in a row
   bool probing_ = false;
-  std::map<uint64_t, uint64_t> skipped_;  // samples by epoch, of epochs not yet over
-  std::vector<Event> works_;              // what was asked of the device in the step under way
-  size_t working_ = 0;                    // events of the device to come
+  std::map<uint64_t, uint64_t> skipped_;                // samples by epoch, of epochs not yet over
+  std::unordered_map<uint32_t, uint32_t> name_places_;  // of objects in a batch's source_names; of the batch being described
+  std::vector<Event> works_;                            // what was asked of the device in the step under way
+  size_t working_ = 0;                                  // events of the device to come
   size_t next_worker_;
   Time last_delivery_{};
   Time slots_ran_out_{};

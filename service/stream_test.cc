@@ -699,6 +699,34 @@ TEST_P(StreamTest, ABatchLargerThanTheCapIsRefused) {
   EXPECT_THAT(std::string(refused.message()), HasSubstr("--memory-limit"));
 }
 
+TEST_P(StreamTest, ObjectsAreNamedOnceABatchWhereTheTrainerReadsThat) {
+  WriteShards({10, 10, 10});
+  for (const bool names : {false, true}) {
+    spec_.set_with_sources(true);
+    spec_.set_source_names(names);
+    spec_.set_batch_size(30);
+    ASSERT_TRUE(Open().ok());
+    stream_->Start();
+    const auto event = trainer_->Next();
+    ASSERT_TRUE(event.has_value());
+    const v1::Batch& batch = event->batches().batches(0);
+    ASSERT_EQ(batch.sources_size(), 30);
+    EXPECT_EQ(batch.source_names_size(), names ? 3 : 0);
+    for (int row = 0; row < 30; ++row) {
+      const v1::SampleSource& source = batch.sources(row);
+      EXPECT_EQ(source.object().empty(), names);
+      const std::string& object = names ? batch.source_names(static_cast<int>(source.name_index())) : source.object();
+      const uint64_t sample = batch.sample_ids(row);
+      EXPECT_EQ(object, "shard-" + std::to_string(sample / 10) + ".bin");
+      EXPECT_EQ(source.offset(), sample % 10 * kRow);
+      EXPECT_EQ(source.bytes(), kRow);
+    }
+    stream_->Close();
+    ASSERT_TRUE(trainer_->WaitClosed());
+    stream_.reset();
+  }
+}
+
 TEST_P(StreamTest, ReleasingWhatIsNotHeldFailsTheStreamAlone) {
   WriteShards({10});
   ASSERT_TRUE(Open().ok());
