@@ -584,6 +584,7 @@ void LoaderService::FillStatus(std::optional<uid_t> only_of, v1::GetNodeStatusRe
   pool->set_name("slabs");
   pool->set_bytes_used(parts_.budget->used());
   pool->set_bytes_limit(parts_.budget->limit());
+  response->set_memory_limit_source(parts_.budget->source());
   const PathInfo path = parts_.transport->path();
   *response->add_paths() = DataPathMessage(path);
   for (const auto& [library, version] : Libraries()) (*response->mutable_library_versions())[library] = version;

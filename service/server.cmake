@@ -34,8 +34,9 @@ devmem_unit(service_open_stream
 devmem_unit(service_data_path HDRS data_path.h SRCS data_path.cc DEPS devmem_proto net_worker_transport TEST data_path_test.cc)
 devmem_unit(service_worker_pool HDRS worker_pool.h TEST worker_pool_test.cc)
 devmem_unit(service_access HDRS access.h SRCS access.cc DEPS base_error net_uri net_object_name TEST access_test.cc)
+devmem_unit(service_memory_limit HDRS memory_limit.h SRCS memory_limit.cc DEPS absl::strings TEST memory_limit_test.cc)
 devmem_unit(service_daemon
   HDRS daemon.h loader_service.h version.h SRCS daemon.cc loader_service.cc
-  DEPS service_access service_http_server service_log_event service_metrics service_process_state service_data_path service_open_stream service_worker_pool service_handle_socket service_grpc_listener service_upgrade_socket net_devmem_transport gpu_make_device spdlog::spdlog gRPC::grpc++ gRPC::grpc++_reflection
+  DEPS service_access service_memory_limit service_http_server service_log_event service_metrics service_process_state service_data_path service_open_stream service_worker_pool service_handle_socket service_grpc_listener service_upgrade_socket net_devmem_transport gpu_make_device spdlog::spdlog gRPC::grpc++ gRPC::grpc++_reflection
   TEST daemon_device_test.cc TEST_DEPS client_cpp gpu_late_device net_testing_nginx)
 target_compile_definitions(service_daemon PUBLIC DEVMEM_VERSION="${PROJECT_VERSION}")

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "service/cli/print.h"
+#include "service/memory_limit.h"
 
 namespace devmem::cli {
 
@@ -30,7 +31,14 @@ std::optional<int> Begin(const std::string& program, const FlagTable& table, con
   if (!parsed.ok()) return UsageError(program, parsed.status());
   *values = *std::move(parsed);
   if (common.version) return print(absl::StrCat(program, " ", DEVMEM_VERSION, "\n"));
-  if (common.print_config) return print(PrintConfig(*values, common.json));
+  if (common.print_config) {
+    for (FlagValue& value : *values) {
+      if (value.name != "--memory-limit" || value.value != "0") continue;
+      const MemoryLimit limit = DefaultMemoryLimit({});
+      value.comes_to = absl::StrCat(limit.bytes, " bytes, ", limit.source);
+    }
+    return print(PrintConfig(*values, common.json));
+  }
   return std::nullopt;
 }
 

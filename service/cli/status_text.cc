@@ -92,6 +92,7 @@ std::string StatusText(const v1::GetNodeStatusResponse& node) {
     rows.push_back(
         {"memory", absl::StrCat(pool.name(), ": ", FormatSize(pool.bytes_used()), " of ", FormatSize(pool.bytes_limit()))});
   }
+  if (!node.memory_limit_source().empty()) rows.push_back({"memory limit", node.memory_limit_source()});
   for (const auto& library : node.library_versions())
     rows.push_back({"library", absl::StrCat(library.first, " ", library.second)});
   return TextTable(std::move(rows));
@@ -107,6 +108,7 @@ std::string StatusJson(const v1::GetNodeStatusResponse& node) {
                {"paths", Json::array()},
                {"devices", Json::array()},
                {"pools", Json::array()},
+               {"memory_limit_source", node.memory_limit_source()},
                {"library_versions", Json::object()},
                {"streams", StreamsArray(node)}};
   for (const auto& path : node.paths()) {

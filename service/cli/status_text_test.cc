@@ -26,6 +26,7 @@ devmem_loader::v1::GetNodeStatusResponse Example() {
   pool->set_name("slabs");
   pool->set_bytes_used(1 << 20);
   pool->set_bytes_limit(1 << 30);
+  node.set_memory_limit_source("half of memory.max of the control group /a");
   (*node.mutable_library_versions())["liburing"] = "2.3";
   auto* stream = node.add_streams();
   stream->set_stream_id("s-1");
@@ -42,8 +43,8 @@ devmem_loader::v1::GetNodeStatusResponse Example() {
 
 TEST(StatusText, ForPeople) {
   const std::string text = StatusText(Example());
-  for (const char* part :
-       {"0.1.0, API 1", "serving", "2m05s", "copy (no NIC)", "slabs: 1.00 MiB of 1.00 GiB", "liburing 2.3"}) {
+  for (const char* part : {"0.1.0, API 1", "serving", "2m05s", "copy (no NIC)", "slabs: 1.00 MiB of 1.00 GiB", "liburing 2.3",
+                           "half of memory.max of the control group /a"}) {
     EXPECT_THAT(text, HasSubstr(part));
   }
   const std::string streams = StreamsText(Example());
@@ -58,6 +59,7 @@ TEST(StatusJson, ForPrograms) {
   EXPECT_EQ(json["pid"], 77);
   EXPECT_EQ(json["paths"][0]["name"], "copy");
   EXPECT_EQ(json["pools"][0]["bytes_limit"], 1 << 30);
+  EXPECT_EQ(json["memory_limit_source"], "half of memory.max of the control group /a");
   EXPECT_EQ(json["library_versions"]["liburing"], "2.3");
   const Json streams = Json::parse(StreamsJson(Example()));
   EXPECT_EQ(streams["streams"][0]["stalls"]["trainer"], 0.5);
