@@ -138,20 +138,29 @@ absl::StatusOr<AccessLedger::Lent> AccessLedger::BeginStream(uid_t uid, const Ac
   return Lent(static_cast<void*>(this), [this, uid](void*) { GiveBack(uid, 0, 1); });
 }
 
-absl::StatusOr<AccessLedger::Lent> AccessLedger::ReserveMemory(uid_t uid, uint64_t bytes, const AccessGrant& grant) {
+absl::Status AccessLedger::Add(uid_t uid, uint64_t bytes, const AccessGrant& grant, std::string_view what) {
   std::lock_guard lock(mutex_);
   const auto found = accounts_.find(uid);
   const uint64_t has = found == accounts_.end() ? 0 : found->second.memory;
   if (grant.memory != 0 && (has > grant.memory || bytes > grant.memory - has)) {
     return MakeError(absl::StatusCode::kResourceExhausted,
-                     absl::StrCat("the stream needs ", bytes, " bytes of slabs, and of the ", grant.memory,
+                     absl::StrCat("the stream needs ", bytes, " bytes ", std::string(what), ", and of the ", grant.memory,
                                   " bytes that access rule ", grant.rule, " allows uid ", uid, ", ", has, " are in use"),
                      {.fault = Fault::kQuota,
                       .cause = "quota",
                       .action = "lower --prefetch or --batch-size, end another stream, or have `memory` of that rule raised"});
   }
   accounts_[uid].memory += bytes;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<AccessLedger::Lent> AccessLedger::ReserveMemory(uid_t uid, uint64_t bytes, const AccessGrant& grant) {
+  DEVMEM_RETURN_IF_ERROR(Add(uid, bytes, grant, "of slabs"));
   return Lent(static_cast<void*>(this), [this, uid, bytes](void*) { GiveBack(uid, bytes, 0); });
+}
+
+absl::Status AccessLedger::TakeMemory(uid_t uid, uint64_t bytes, const AccessGrant& grant) {
+  return Add(uid, bytes, grant, "more for its listing, headers and messages");
 }
 
 void AccessLedger::GiveBack(uid_t uid, uint64_t bytes, uint64_t streams) {

@@ -30,7 +30,7 @@ struct AccessRule {
   std::vector<uid_t> uids;           // empty: every user
   std::vector<gid_t> gids;           // empty: every group; else the peer's, or one of its supplementary ones
   std::vector<std::string> buckets;  // URIs; each allows what lies at or below it. Empty: every bucket
-  uint64_t memory = 0;               // bytes of slabs of all the user's streams together; 0: up to the node's limit
+  uint64_t memory = 0;               // bytes of all the user's streams together, slabs and the rest; 0: up to the node's limit
   uint32_t streams = 0;              // open at once, those being opened included; 0: any number
   bool operator==(const AccessRule&) const = default;
 };
@@ -83,12 +83,17 @@ class AccessLedger {
   // kResourceExhausted, with what the user has and may have.
   [[nodiscard]] absl::StatusOr<Lent> BeginStream(uid_t uid, const AccessGrant& grant);
   [[nodiscard]] absl::StatusOr<Lent> ReserveMemory(uid_t uid, uint64_t bytes, const AccessGrant& grant);
+  // The same for what grows and shrinks (base/memory_account.h).
+  [[nodiscard]] absl::Status TakeMemory(uid_t uid, uint64_t bytes, const AccessGrant& grant);
+  void GiveMemory(uid_t uid, uint64_t bytes) { GiveBack(uid, bytes, 0); }
 
  private:
   struct Account {
     uint64_t memory = 0;
     uint64_t streams = 0;
   };
+  // `what` the bytes are for.
+  [[nodiscard]] absl::Status Add(uid_t uid, uint64_t bytes, const AccessGrant& grant, std::string_view what);
   void GiveBack(uid_t uid, uint64_t bytes, uint64_t streams);
 
   std::mutex mutex_;

@@ -31,6 +31,7 @@ struct NodeSnapshot {
   TransferTotals transfers;
   StreamTotals totals;
   uint64_t slab_bytes = 0;
+  uint64_t listing_bytes = 0;
   uint64_t slab_limit = 0;
   uint64_t opening = 0;  // streams
   uint64_t open = 0;

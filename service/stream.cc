@@ -31,9 +31,6 @@ constexpr uint64_t kStaging = uint64_t{1} << 62;
 // How long a trainer that does not say when it waits may release nothing before it is taken to wait.
 constexpr Duration kPatience = std::chrono::milliseconds(100);
 
-// Rows times tensors that are planned at once, unless one batch has more: bounds what planning costs in memory.
-constexpr uint64_t kWavePieces = 1 << 18;
-
 constexpr size_t kSpareReads = 64;  // kept for their buffers
 
 uint64_t Microseconds(Duration duration) {
@@ -72,6 +69,7 @@ struct DataStream::Slot {
   Time first_byte{};  // of the last of its ranges to begin
   Time received{};    // the last range's end
   Time device_due{};  // while working
+  uint64_t said = 0;  // bytes held for what is said of its bad rows
   Time ready{};
 };
 
@@ -147,6 +145,7 @@ void DataStream::Release(std::vector<uint64_t> sequences, bool waiting) {
                               {.object = setup_.id, .cause = "bad release", .action = "release every batch once"}));
       }
       free_.push_back(static_cast<uint32_t>(std::exchange(delivered_[sequence - first_held_], -1)));
+      setup_.working.Subtract(std::exchange(slots_[free_.back()].said, 0));
       --held_;
       counters_.credits_back.Add(1);
     }
@@ -729,6 +728,16 @@ void DataStream::DescribeBatch(Slot& slot, uint32_t index, v1::Batch* batch) {
   *batch->mutable_cursor() = CursorAt(slot.batch.after);
   if (setup_.with_sources) DescribeSources(slot, batch);
   for (const BadRow& bad : slot.bad) DescribeSkipped(bad, batch->add_skipped());
+  if (!slot.bad.empty()) {
+    // How many there will be nobody knows when the stream is opened. The trainer has read of them when it gives the batch back.
+    uint64_t said = 0;
+    for (const v1::SkippedSample& skipped : batch->skipped()) said += skipped.SpaceUsedLong();
+    if (const absl::Status room = setup_.working.Add(said); room.ok()) {
+      slot.said = said;
+    } else {
+      Fail(WithObject(room, setup_.id));
+    }
+  }
   Attribute(slot, now, batch->mutable_stall());
 
   if (statistics_.batches() == 0) {

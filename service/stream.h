@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "base/memory_account.h"
 #include "devmem_loader/v1/loader.pb.h"
 #include "gpu/device.h"
 #include "net/transport.h"
@@ -33,6 +34,11 @@
 #include "service/stream_counters.h"
 
 namespace devmem {
+
+// Rows times tensors that are planned at once, unless one batch has more: bounds what planning costs in memory.
+inline constexpr uint64_t kWavePieces = 1 << 18;
+// What each of them takes then, in the plan and in the reads made of it.
+inline constexpr uint64_t kPieceBytes = 160;
 
 struct StreamSetup {
   std::string id;
@@ -55,6 +61,7 @@ struct StreamSetup {
   uint32_t wave_slots = 0;  // most that are planned at once: half of them, or all where the whole stream fits
   Duration device_deadline = std::chrono::seconds(30);  // for one step of a batch
   MemoryBudget::Reservation reservation;
+  HeldMemory working;  // for the plan, and for what is said of the batches that a trainer holds or has not read yet
   StreamCounters* counters = nullptr;  // of the home worker, outlives the stream; null: its own, which nobody reads
   SayFailed say_failed;                // of ranges that failed for good; may be empty
   Time asked{};                        // when the trainer asked, for first_batch_ms
