@@ -78,13 +78,28 @@ std::string AsBytes(std::string_view text) {
   return bytes;
 }
 
+// A name is no longer than 4 KiB, six times that with every byte escaped, and blanks are few.
+constexpr size_t kLongestToken = size_t{64} << 10;
+
+// Bytes between two quotation marks, or from the last one to the end, where they are most: no token has more.
+size_t LongestToken(std::string_view json) {
+  size_t longest = 0;
+  size_t begin = 0;
+  for (size_t i = 0; i < json.size(); ++i) {
+    if (json[i] == '\\') ++i;  // whatever it is, it does not end a string
+    if (i >= json.size() || json[i] != '"') continue;
+    longest = std::max(longest, i - begin);
+    begin = i + 1;
+  }
+  return std::max(longest, json.size() - std::min(begin, json.size()));
+}
+
 // Reads an array of flat objects as it comes; a listing of a million files never becomes a tree.
 class Reader final : public nlohmann::json_sax<nlohmann::json> {
  public:
-  Reader(std::string_view where, bool as_bytes) : where_(where), as_bytes_(as_bytes) {}
+  Reader(std::string_view where, bool as_bytes, const TakeEntry& take) : where_(where), as_bytes_(as_bytes), take_(take) {}
 
   absl::Status status;
-  std::vector<AutoindexEntry> entries;
 
   bool start_array(std::size_t) override { return depth_++ == 0 ? true : Reject("an array within the listing"); }
   bool end_array() override {
@@ -141,17 +156,18 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
     return Reject("what is not JSON at byte " + std::to_string(position));
   }
 
- private:
-  bool Other(const char* what) {
-    if (depth_ != 2 || key_ == "size" || key_ == "name" || key_ == "type") return Reject(what);
-    return true;
-  }
   bool Reject(const std::string& what) {
     status = MakeError(absl::StatusCode::kFailedPrecondition, "the answer is not a listing in nginx's JSON: it has " + what,
                        {.object = std::string(where_),
                         .cause = "not a listing",
                         .action = "enable autoindex_format json, or write an index with `devmem-loader index`"});
     return false;
+  }
+
+ private:
+  bool Other(const char* what) {
+    if (depth_ != 2 || key_ == "size" || key_ == "name" || key_ == "type") return Reject(what);
+    return true;
   }
   bool Add() {
     if (!has_name_) return Reject("an entry without a name");
@@ -171,19 +187,16 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
     if (folder || name_.empty()) status = CheckObjectName(name_, where_);
     if (!status.ok()) return false;
     if (!folder && !has_size_) return Reject("a file without a size");
-    if (entries.size() >= kMaxObjects) {
-      status = TooManyObjects(where_);
-      return false;
-    }
-    entries.push_back({.name = std::move(name_),
-                       .folder = folder,
-                       .size = folder ? 0 : size_,
-                       .validator = IsHttpDate(mtime_) && !folder ? std::move(mtime_) : ""});
-    return true;
+    status = take_({.name = std::move(name_),
+                    .folder = folder,
+                    .size = folder ? 0 : size_,
+                    .validator = IsHttpDate(mtime_) && !folder ? std::move(mtime_) : ""});
+    return status.ok();
   }
 
   std::string_view where_;
   const bool as_bytes_;  // the text comes by AsCharacters
+  const TakeEntry& take_;
   int depth_ = 0;
   std::string key_, name_, type_, mtime_;
   uint64_t size_ = 0;
@@ -192,12 +205,22 @@ class Reader final : public nlohmann::json_sax<nlohmann::json> {
 
 }  // namespace
 
-absl::StatusOr<std::vector<AutoindexEntry>> ParseAutoindex(std::string_view json, std::string_view where) {
+absl::Status ParseAutoindex(std::string_view json, std::string_view where, const TakeEntry& take) {
   const bool as_bytes = !IsUtf8(json);
-  Reader reader(where, as_bytes);
-  const bool parsed = as_bytes ? nlohmann::json::sax_parse(AsCharacters(json), AsCharacters(json.substr(json.size())), &reader)
-                               : nlohmann::json::sax_parse(json.begin(), json.end(), &reader);
-  if (parsed) return std::move(reader.entries);
+  Reader reader(where, as_bytes, take);
+  // What is no array fails at its first token.
+  if (const size_t first = json.find_first_not_of(" \t\r\n"); first == std::string_view::npos || json[first] != '[') {
+    json = json.substr(0, kLongestToken);
+  }
+  if (const size_t longest = LongestToken(json); longest > kLongestToken) {  // the parser would hold it two or three times
+    reader.Reject("a name or a value of " + std::to_string(longest) + " bytes");
+    return reader.status;
+  }
+  if (as_bytes) {
+    (void)nlohmann::json::sax_parse(AsCharacters(json), AsCharacters(json.substr(json.size())), &reader);
+  } else {
+    (void)nlohmann::json::sax_parse(json.begin(), json.end(), &reader);
+  }
   return reader.status;
 }
 

@@ -3,11 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
-#include <vector>
 
-#include "absl/status/statusor.h"
+#include "absl/status/status.h"
 
 namespace devmem {
 
@@ -19,9 +19,13 @@ struct AutoindexEntry {
   bool operator==(const AutoindexEntry&) const = default;
 };
 
-// What is neither file nor folder is left out, and "." and ".." are. nginx writes names as the bytes they are in the file
-// system, so a listing need not be UTF-8. `where` is the folder's URL, for errors: kFailedPrecondition if `json` is not such a
-// listing, kInvalidArgument for a name that could lead elsewhere.
-[[nodiscard]] absl::StatusOr<std::vector<AutoindexEntry>> ParseAutoindex(std::string_view json, std::string_view where);
+// Takes one entry; an error ends the listing with it.
+using TakeEntry = std::function<absl::Status(AutoindexEntry entry)>;
+
+// Gives every file and folder to `take`, one at a time, so that a listing of a million is never there but as `json`. What is
+// neither is left out, and "." and ".." are. nginx writes names as the bytes they are in the file system, so a listing need not
+// be UTF-8. `where` is the folder's URL, for errors: kFailedPrecondition if `json` is not such a listing, kInvalidArgument for
+// a name that could lead elsewhere.
+[[nodiscard]] absl::Status ParseAutoindex(std::string_view json, std::string_view where, const TakeEntry& take);
 
 }  // namespace devmem

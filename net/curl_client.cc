@@ -17,6 +17,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <memory>
+#include <new>
 #include <random>
 #include <utility>
 #include <vector>
@@ -65,8 +66,14 @@ struct Slot {
   size_t head_bytes = 0;
   bool head_too_long = false;
   bool body_too_long = false;
-  std::string tried;  // addresses that were connected to
+  std::string tried;                      // addresses that were connected to
+  absl::Status no_room;                   // for the body
+  std::shared_ptr<MemoryAccount> memory;  // of the client
   Time start_at;
+
+  [[nodiscard]] CurlResponse Unanswered(bool elsewhere, int attempts) const {
+    return {.memory = HeldMemory(memory), .elsewhere = elsewhere, .attempts = attempts, .tag = request.tag};
+  }
 };
 
 std::string NameOf(const CurlRequest& request) {
@@ -79,6 +86,17 @@ bool IsRedirect(int http_status) {
 
 std::string UrlOf(const Slot& slot) { return OriginText(slot.place.origin) + slot.place.target; }
 
+// For so much more of the body, counted before it is allocated. A body that moves is there twice meanwhile.
+absl::Status MakeRoom(uint64_t more, const CurlRequest& request, CurlResponse& response) {
+  std::string& body = response.body;
+  const uint64_t needed = body.size() + more;
+  if (needed <= body.capacity()) return absl::OkStatus();
+  const uint64_t wanted = std::max(needed, std::min<uint64_t>(2 * body.capacity(), request.max_body));
+  DEVMEM_RETURN_IF_ERROR(response.memory.Resize(body.capacity() + wanted));
+  body.reserve(wanted);
+  return response.memory.Resize(body.capacity());
+}
+
 size_t OnBody(char* data, size_t, size_t size, void* user) {
   Slot& slot = *static_cast<Slot*>(user);
   if (slot.redirecting) {
@@ -86,7 +104,10 @@ size_t OnBody(char* data, size_t, size_t size, void* user) {
     return slot.redirect_bytes <= kMostOfRedirect ? size : 0;
   }
   const uint64_t room = slot.request.max_body - slot.response.body.size();
-  slot.response.body.append(data, std::min<uint64_t>(size, room));
+  const uint64_t taken = std::min<uint64_t>(size, room);
+  slot.no_room = MakeRoom(taken, slot.request, slot.response);
+  if (!slot.no_room.ok()) return 0;
+  slot.response.body.append(data, taken);
   if (size <= room) return size;
   (slot.request.cut_at_max ? slot.response.cut : slot.body_too_long) = true;
   return 0;  // CURLE_WRITE_ERROR ends the transfer
@@ -104,7 +125,7 @@ size_t OnHeader(char* data, size_t, size_t size, void* user) {
   CurlResponse& response = slot.response;
   // A new answer, after a redirect or a 1xx: what the one before said is void.
   if (line.substr(0, 5) == "HTTP/") {
-    response = CurlResponse{.elsewhere = response.elsewhere, .attempts = response.attempts, .tag = response.tag};
+    response = slot.Unanswered(response.elsewhere, response.attempts);
     return size;
   }
   if (line.empty()) {  // the head is complete
@@ -168,6 +189,18 @@ int OnRequest(void* user, char* primary_ip, char*, int primary_port, int) {
     return CURL_PREREQFUNC_OK;
   }
   return address.has_value() && MayUse(slot, address->get()) ? CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT;
+}
+
+// For libcurl, which is C: no exception goes through it.
+template <size_t (*callback)(char*, size_t, size_t, void*)>
+size_t Caught(char* data, size_t item, size_t size, void* user) {
+  try {
+    return callback(data, item, size, user);
+  } catch (const std::bad_alloc&) {
+    static_cast<Slot*>(user)->no_room = MakeError(absl::StatusCode::kResourceExhausted, "out of memory",
+                                                  {.fault = Fault::kMemoryLimit, .cause = "out of memory"});
+    return 0;
+  }
 }
 
 // The one adapter from CURLcode to absl::Status.
@@ -239,8 +272,8 @@ absl::Status DeadlinePassed(const CurlRequest& request) {
 
 class Runner {
  public:
-  Runner(const CurlOptions& options, const RequestSigner& signer, Time deadline)
-      : options_(options), signer_(signer), deadline_(deadline), random_(std::random_device{}()) {}
+  Runner(const CurlOptions& options, const RequestSigner& signer, std::shared_ptr<MemoryAccount> memory, Time deadline)
+      : options_(options), signer_(signer), memory_(std::move(memory)), deadline_(deadline), random_(std::random_device{}()) {}
 
   absl::Status Run(const CurlClient::Next& next, const CurlClient::Done& done, int parallel,
                    const CurlClient::KeepGoing& keep_going);
@@ -260,6 +293,7 @@ class Runner {
 
   const CurlOptions& options_;
   const RequestSigner& signer_;
+  const std::shared_ptr<MemoryAccount> memory_;
   const Time deadline_;
   std::minstd_rand random_;
   std::unique_ptr<CURLM, MultiDeleter> multi_;  // outlives the easy handles in slots_
@@ -273,7 +307,8 @@ absl::Status Runner::Start(Slot& slot) {
     slot.hops = 0;
     ++slot.response.attempts;
   }
-  slot.response = CurlResponse{.elsewhere = slot.place.elsewhere, .attempts = slot.response.attempts, .tag = request.tag};
+  slot.response = slot.Unanswered(slot.place.elsewhere, slot.response.attempts);
+  slot.no_room = absl::OkStatus();
   slot.head_bytes = slot.redirect_bytes = 0;
   slot.head_too_long = slot.body_too_long = slot.address_refused = slot.redirecting = false;
   slot.error[0] = '\0';
@@ -317,9 +352,9 @@ absl::Status Runner::Send(Slot& slot) {
   curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, Milliseconds(std::min(options_.connect_timeout, deadline_ - now)));
   curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, Milliseconds(std::min(options_.request_timeout, deadline_ - now)));
   curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, slot.error.data());
-  curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, OnBody);
+  curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, Caught<OnBody>);
   curl_easy_setopt(easy, CURLOPT_WRITEDATA, &slot);
-  curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, OnHeader);
+  curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, Caught<OnHeader>);
   curl_easy_setopt(easy, CURLOPT_HEADERDATA, &slot);
   curl_easy_setopt(easy, CURLOPT_PRIVATE, &slot);
   const std::string& host = slot.place.origin.host;
@@ -391,6 +426,10 @@ bool Runner::Finish(Slot& slot, CURLcode code) {
                                  .fault = Fault::kBadAnswer,
                                  .cause = "header too long",
                                  .action = "check what answers on that port"});
+  } else if (!slot.no_room.ok()) {
+    response.status = WithObject(slot.no_room, NameOf(slot.request));
+    response.body = {};
+    response.memory.Clear();
   } else if (slot.body_too_long) {
     response.status = MakeError(absl::StatusCode::kResourceExhausted,
                                 "the answer is longer than " + std::to_string(slot.request.max_body) + " bytes",
@@ -429,7 +468,10 @@ absl::Status Runner::Run(const CurlClient::Next& next, const CurlClient::Done& d
   if (multi_ == nullptr) return absl::ResourceExhaustedError("curl_multi_init: out of memory");
   parallel = std::clamp(parallel, 1, 256);
   curl_multi_setopt(multi_.get(), CURLMOPT_MAXCONNECTS, static_cast<long>(parallel));
-  for (int i = 0; i < parallel; ++i) slots_.push_back(std::make_unique<Slot>());
+  for (int i = 0; i < parallel; ++i) {
+    slots_.push_back(std::make_unique<Slot>());
+    slots_.back()->memory = memory_;
+  }
   const auto deliver = [&done](Slot& slot) {
     slot.phase = Phase::kFree;
     done(std::move(slot.response));
@@ -510,13 +552,14 @@ void InitializeCurlOnce() {
 
 }  // namespace
 
-CurlClient::CurlClient(CurlOptions options, RequestSigner signer) : options_(options), signer_(std::move(signer)) {
+CurlClient::CurlClient(CurlOptions options, RequestSigner signer, std::shared_ptr<MemoryAccount> memory)
+    : options_(options), signer_(std::move(signer)), memory_(std::move(memory)) {
   InitializeCurlOnce();
 }
 
 absl::Status CurlClient::Run(const Next& next, const Done& done, int parallel, Time deadline,
                              const KeepGoing& keep_going) const {
-  return Runner(options_, signer_, deadline).Run(next, done, parallel, keep_going);
+  return Runner(options_, signer_, memory_, deadline).Run(next, done, parallel, keep_going);
 }
 
 CurlResponse CurlClient::Get(CurlRequest request, Time deadline) const {

@@ -19,11 +19,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "base/clock.h"
+#include "base/memory_account.h"
 #include "net/redirect.h"
 #include "net/request_signer.h"
 #include "net/uri.h"
@@ -45,6 +47,7 @@ struct CurlResponse {
   absl::Status status;  // OK: there was an HTTP answer, be it a 404
   int http_status = 0;
   std::string body;
+  HeldMemory memory;  // what the body takes
   bool cut = false;
   std::string etag, last_modified, content_range, content_type, retry_after, location;
   std::optional<uint64_t> content_length;
@@ -62,7 +65,9 @@ struct CurlOptions {
 
 class CurlClient {
  public:
-  CurlClient(CurlOptions options, RequestSigner signer);
+  // Bodies are counted in `memory`, if there is one, as they grow; a body for which there is no room ends its request with
+  // kResourceExhausted.
+  CurlClient(CurlOptions options, RequestSigner signer, std::shared_ptr<MemoryAccount> memory = nullptr);
 
   // The next request to send; nothing if there is none now (Run ends when none is under way either).
   using Next = std::function<std::optional<CurlRequest>()>;
@@ -82,6 +87,7 @@ class CurlClient {
  private:
   CurlOptions options_;
   RequestSigner signer_;
+  std::shared_ptr<MemoryAccount> memory_;
 };
 
 }  // namespace devmem

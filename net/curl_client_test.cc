@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/testing/counted_memory.h"
 #include "base/testing/error_text.h"
 #include "base/unique_fd.h"
 #include "gmock/gmock.h"
@@ -112,6 +113,33 @@ TEST_F(CurlClientTest, BodyAtTheCapIsFineAndBeyondItIsCutOrAnError) {
   EXPECT_TRUE(cut.status.ok()) << cut.status;
   EXPECT_TRUE(cut.cut);
   EXPECT_EQ(cut.body, "0123");
+}
+
+TEST_F(CurlClientTest, ABodyIsCountedAsItGrows) {
+  std::ofstream(root_ / "mib") << std::string(1 << 20, 'm');
+  Serve("");
+  CountedMemory memory(3 << 20);
+  const CurlClient client(kQuick, AnonymousSigner(), memory.Account());
+  CurlRequest request = Request("/mib");
+  {
+    const CurlResponse response = client.Get(request, Soon());
+    ASSERT_TRUE(response.status.ok()) << response.status;
+    EXPECT_EQ(response.body.size(), 1u << 20);
+    EXPECT_GE(memory.used(), response.body.capacity());
+  }
+  EXPECT_EQ(memory.used(), 0u) << "it goes with its response";
+  // More than there is room for: an error of its own, without a second try, and no byte of it stays.
+  std::ofstream(root_ / "more") << std::string(4 << 20, 'm');
+  request = Request("/more");
+  request.max_body = 64 << 20;
+  const CurlResponse refused = client.Get(request, Soon());
+  EXPECT_EQ(refused.status.code(), absl::StatusCode::kResourceExhausted) << refused.status;
+  EXPECT_EQ(FaultOf(refused.status), Fault::kMemoryLimit);
+  EXPECT_THAT(GetErrorInfo(refused.status).object, testing::HasSubstr("/more"));
+  EXPECT_EQ(refused.attempts, 1);
+  EXPECT_TRUE(refused.body.empty());
+  EXPECT_EQ(memory.used(), 0u);
+  EXPECT_LE(memory.most(), 3u << 20);
 }
 
 TEST_F(CurlClientTest, RetriesWhatMayPassAndNothingElse) {

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <new>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -62,7 +63,8 @@ class FileStore final : public ObjectStore {
   FileStore(const StoreUri& uri, const StoreOptions& options)
       : uri_(uri.text),
         directory_(uri.directory == "/" ? "" : uri.directory),
-        portable_validators_(options.portable_validators) {}
+        portable_validators_(options.portable_validators),
+        memory_(options.memory) {}
 
   const std::string& uri() const override { return uri_; }
   absl::StatusOr<ObjectTable> List(Time deadline, const ProgressFn& progress) const override;
@@ -91,12 +93,13 @@ class FileStore final : public ObjectStore {
   std::string uri_;
   std::string directory_;
   bool portable_validators_;
+  std::shared_ptr<MemoryAccount> memory_;
 };
 
 absl::StatusOr<ObjectTable> FileStore::List(Time deadline, const ProgressFn& progress) const {
-  Walk walk{deadline, progress, {}, {}};
+  Walk walk{deadline, progress, ObjectTable(memory_), {}};
   DEVMEM_RETURN_IF_ERROR(WalkFolder("", walk));
-  walk.objects.SortByName();
+  DEVMEM_RETURN_IF_ERROR(walk.objects.SortByName());
   return std::move(walk.objects);
 }
 
@@ -120,6 +123,7 @@ absl::Status FileStore::WalkFolder(const std::string& below, Walk& walk) const {
   }
   // Names first, so that one descriptor is open however deep the folders are.
   std::vector<std::string> folders;
+  HeldMemory held(memory_);  // for them
   {
     const int folder_fd = fd.get();
     Dir dir(::fdopendir(folder_fd));
@@ -146,10 +150,13 @@ absl::Status FileStore::WalkFolder(const std::string& below, Walk& walk) const {
       }
       std::string object = below + entry->d_name;
       if (S_ISDIR(file.st_mode)) {
+        DEVMEM_RETURN_IF_ERROR(held.Add(2 * sizeof(std::string) + object.size() + 1));
         folders.push_back(std::move(object) + "/");
       } else if (S_ISREG(file.st_mode)) {
         if (walk.objects.size() >= kMaxObjects) return TooManyObjects(uri_);
-        walk.objects.Add(object, static_cast<uint64_t>(file.st_size), ValidatorOf(file));
+        const std::string validator = ValidatorOf(file);
+        DEVMEM_RETURN_IF_ERROR(walk.objects.MakeRoom(object.size(), validator.size()));
+        walk.objects.Add(object, static_cast<uint64_t>(file.st_size), validator);
       }
     }
   }
@@ -186,7 +193,15 @@ absl::Status FileStore::ReadOne(SmallRead& read) const {
                                     .action = "open the bucket again when nobody writes to it"});
   if (!read.validator.empty() && !FileMatches(file, read.validator)) return changed;
   if (read.offset >= read.object_size) return absl::OkStatus();
-  read.bytes.resize(std::min(read.length, read.object_size - read.offset));
+  const uint64_t length = std::min(read.length, read.object_size - read.offset);
+  read.memory = HeldMemory(memory_);
+  DEVMEM_RETURN_IF_ERROR(read.memory.Resize(length));
+  try {  // on a thread of its own, where nobody else would catch it
+    read.bytes.resize(length);
+  } catch (const std::bad_alloc&) {
+    return MakeError(absl::StatusCode::kResourceExhausted, "out of memory",
+                     {.object = path, .fault = Fault::kMemoryLimit, .cause = "out of memory"});
+  }
   for (size_t done = 0; done < read.bytes.size();) {
     const ssize_t got =
         ::pread(fd.get(), read.bytes.data() + done, read.bytes.size() - done, static_cast<off_t>(read.offset + done));
@@ -206,7 +221,8 @@ absl::Status FileStore::ReadSmall(std::span<SmallRead> reads, int parallel, Time
   const auto work = [&](const ProgressFn* report) {
     for (size_t i; (i = next.fetch_add(1)) < reads.size();) {
       SmallRead& read = reads[i];
-      read.bytes.clear();
+      read.bytes = {};
+      read.memory.Clear();
       read.object_size = 0;
       read.object_validator.clear();
       if (cancelled) {
@@ -216,7 +232,10 @@ absl::Status FileStore::ReadSmall(std::span<SmallRead> reads, int parallel, Time
       } else {
         read.status = ReadOne(read);
       }
-      if (!read.status.ok()) read.bytes.clear();
+      if (!read.status.ok()) {
+        read.bytes = {};
+        read.memory.Clear();
+      }
       const size_t finished = done.fetch_add(1) + 1;
       if (report != nullptr && !(*report)(finished, reads.size())) cancelled = true;
     }

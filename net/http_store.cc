@@ -29,7 +29,8 @@ class HttpStore final : public ObjectStore {
         client_({.connect_timeout = options.connect_timeout,
                  .request_timeout = options.request_timeout,
                  .max_retries = options.max_retries},
-                std::move(signer)) {}
+                std::move(signer), options.memory),
+        memory_(options.memory) {}
 
   const std::string& uri() const override { return uri_; }
   absl::StatusOr<ObjectTable> List(Time deadline, const ProgressFn& progress) const override;
@@ -65,6 +66,7 @@ class HttpStore final : public ObjectStore {
   HttpOrigin origin_;
   Redirects redirects_;
   CurlClient client_;
+  std::shared_ptr<MemoryAccount> memory_;
 };
 
 // The folders still to be listed, and what was found.
@@ -72,9 +74,11 @@ struct Walk {
   std::vector<std::string> folders;  // by tag: decoded, below the root; "" or ending with '/'
   size_t next = 0;
   ObjectTable objects;
+  HeldMemory held;  // for the folders
   absl::Status status;
 
   void Take(const CurlResponse& response, const std::string& uri);
+  [[nodiscard]] absl::Status TakeEntry(const AutoindexEntry& entry, const std::string& folder, const std::string& uri);
 };
 
 int DepthOf(std::string_view folder) { return static_cast<int>(std::count(folder.begin(), folder.end(), '/')); }
@@ -95,23 +99,23 @@ void Walk::Take(const CurlResponse& response, const std::string& uri) {
     status = HttpStatusError(response.http_status, std::move(info));
     return;
   }
-  auto entries = ParseAutoindex(response.body, where);
-  if (!entries.ok()) {
-    status = std::move(entries).status();
-    return;
+  status = ParseAutoindex(response.body, where,
+                          [&](const AutoindexEntry& entry) { return WithObject(TakeEntry(entry, folder, uri), where); });
+}
+
+absl::Status Walk::TakeEntry(const AutoindexEntry& entry, const std::string& folder, const std::string& uri) {
+  std::string name = folder + entry.name;
+  if (entry.folder) {
+    if (DepthOf(folder) >= kMaxFolderDepth) return TooDeep(uri + EncodePath(folder));
+    if (folders.size() >= kMaxObjects) return TooManyObjects(uri);
+    DEVMEM_RETURN_IF_ERROR(held.Add(2 * sizeof(std::string) + name.size() + 1));
+    folders.push_back(std::move(name) + "/");
+    return absl::OkStatus();
   }
-  for (const AutoindexEntry& entry : *entries) {
-    std::string name = folder + entry.name;
-    if (entry.folder) {
-      if (DepthOf(folder) >= kMaxFolderDepth) status = TooDeep(where);
-      if (folders.size() >= kMaxObjects) status = TooManyObjects(uri);
-      folders.push_back(std::move(name) + "/");
-    } else {
-      if (objects.size() >= kMaxObjects) status = TooManyObjects(uri);
-      objects.Add(name, entry.size, entry.validator);
-    }
-    if (!status.ok()) return;
-  }
+  if (objects.size() >= kMaxObjects) return TooManyObjects(uri);
+  DEVMEM_RETURN_IF_ERROR(objects.MakeRoom(name.size(), entry.validator.size()));
+  objects.Add(name, entry.size, entry.validator);
+  return absl::OkStatus();
 }
 
 bool HttpStore::IsObject(Time deadline) const {
@@ -127,7 +131,7 @@ bool HttpStore::IsObject(Time deadline) const {
 }
 
 absl::StatusOr<ObjectTable> HttpStore::List(Time deadline, const ProgressFn& progress) const {
-  Walk walk{.folders = {""}};
+  Walk walk{.folders = {""}, .objects = ObjectTable(memory_), .held = HeldMemory(memory_)};
   const auto next = [&]() -> std::optional<CurlRequest> {
     if (!walk.status.ok() || walk.next == walk.folders.size()) return std::nullopt;
     const size_t index = walk.next++;
@@ -145,7 +149,7 @@ absl::StatusOr<ObjectTable> HttpStore::List(Time deadline, const ProgressFn& pro
   if (absl::IsNotFound(walk.status) && walk.folders.size() == 1 && IsObject(deadline)) return NotAFolder(uri_);
   if (!walk.status.ok()) return walk.status;
   if (!status.ok()) return WithObject(status, uri_);
-  walk.objects.SortByName();
+  DEVMEM_RETURN_IF_ERROR(walk.objects.SortByName());
   return std::move(walk.objects);
 }
 

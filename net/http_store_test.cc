@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/testing/counted_memory.h"
 #include "base/testing/error_text.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -104,6 +105,28 @@ TEST_F(HttpStoreTest, ListingFaultsSayWhatToDo) {
   EXPECT_EQ(Open()->List(Clock::now(), nullptr).status().code(), absl::StatusCode::kDeadlineExceeded);
   nginx_->Stop();
   EXPECT_EQ(CauseText(ListError()), "connection refused");
+}
+
+// A listing is counted while it is read, and the table as long as it lives; too much of it is an error.
+TEST_F(HttpStoreTest, AListingIsCounted) {
+  for (int i = 0; i < 3000; ++i) Write("d/" + std::string(100, 'n') + std::to_string(i), "");
+  Serve();
+  CountedMemory memory(4 << 20);
+  {
+    const auto store = OpenStore(nginx_->url(), {.max_retries = 0, .memory = memory.Account()});
+    const auto objects = (*store)->List(Soon(), nullptr);
+    ASSERT_TRUE(objects.ok()) << objects.status();
+    EXPECT_EQ(objects->size(), 3000u);
+    EXPECT_EQ(memory.used(), objects->bytes());
+    EXPECT_GT(memory.most(), objects->bytes() + 3000 * 150) << "the answer was there at the same time";
+  }
+  EXPECT_EQ(memory.used(), 0u);
+  CountedMemory little(512 << 10);
+  const auto store = OpenStore(nginx_->url(), {.max_retries = 0, .memory = little.Account()});
+  const absl::Status refused = (*store)->List(Soon(), nullptr).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
+  EXPECT_THAT(GetErrorInfo(refused).object, HasSubstr("/d/"));
+  EXPECT_EQ(little.used(), 0u);
 }
 
 TEST_F(HttpStoreTest, NamesComeBackFromTheirEncoding) {

@@ -22,6 +22,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "base/memory_account.h"
 #include "net/object_table.h"
 #include "net/redirect.h"
 
@@ -51,6 +52,7 @@ struct SmallRead {
   // Results.
   absl::Status status;
   std::string bytes;
+  HeldMemory memory;  // what the bytes take
   uint64_t object_size = 0;
   std::string object_validator;  // as in ObjectTable
   bool elsewhere = false;        // the store redirected to another origin: what is not the bucket's is not to be told of
@@ -63,6 +65,8 @@ struct StoreOptions {
   bool portable_validators = false;  // file: HTTP dates, as a web server over the same folder would give (for an index)
   std::shared_ptr<const RedirectPolicy> redirects;  // what the access rules say to a hop; null: there are no rules
   int max_retries = 6;                              // of 408, 429, 5xx and broken connections, with back-off and jitter
+  // Where listings and small reads are counted while they are there; null: nowhere. No room ends them: kResourceExhausted.
+  std::shared_ptr<MemoryAccount> memory;
 };
 
 // Called now and then from the calling thread; false cancels (kCancelled).

@@ -15,6 +15,41 @@ std::string_view Column(const std::string& text, const std::vector<uint64_t>& en
 
 }  // namespace
 
+absl::Status ObjectTable::Reserve(size_t objects, size_t name_bytes, size_t validator_bytes) {
+  constexpr size_t kColumns = sizeof(uint64_t) * 3;
+  objects = std::max(objects, sizes_.capacity());
+  name_bytes = std::max(name_bytes, names_.capacity());
+  validator_bytes = std::max(validator_bytes, validators_.capacity());
+  // A column that grows is there twice while it moves.
+  const uint64_t now = bytes();
+  const uint64_t then = uint64_t{objects} * kColumns + name_bytes + validator_bytes;
+  DEVMEM_RETURN_IF_ERROR(held_.Resize(now + then));
+  names_.reserve(name_bytes);
+  name_ends_.reserve(objects);
+  sizes_.reserve(objects);
+  validators_.reserve(validator_bytes);
+  validator_ends_.reserve(objects);
+  return held_.Resize(bytes());
+}
+
+absl::Status ObjectTable::MakeRoom(size_t name_bytes, size_t validator_bytes) {
+  const auto room = [](size_t size, size_t more, size_t capacity) {
+    return size + more <= capacity ? capacity : std::max(size + more, 2 * capacity);
+  };
+  const size_t names = room(names_.size(), name_bytes, names_.capacity());
+  const size_t validators = room(validators_.size(), validator_bytes, validators_.capacity());
+  const size_t objects = room(sizes_.size(), 1, sizes_.capacity());
+  if (names == names_.capacity() && validators == validators_.capacity() && objects == sizes_.capacity()) {
+    return absl::OkStatus();
+  }
+  return Reserve(objects, names, validators);
+}
+
+uint64_t ObjectTable::bytes() const {
+  return names_.capacity() + validators_.capacity() +
+         sizeof(uint64_t) * (name_ends_.capacity() + sizes_.capacity() + validator_ends_.capacity());
+}
+
 void ObjectTable::Add(std::string_view name, uint64_t size, std::string_view validator) {
   names_.append(name);
   name_ends_.push_back(names_.size());
@@ -34,23 +69,23 @@ ObjectTable::Object ObjectTable::operator[](size_t index) const {
   return {Column(names_, name_ends_, index), sizes_[index], Column(validators_, validator_ends_, index)};
 }
 
-void ObjectTable::SortByName() {
+absl::Status ObjectTable::SortByName() {
+  HeldMemory ordering(held_.account());
+  DEVMEM_RETURN_IF_ERROR(ordering.Resize(size() * sizeof(size_t)));
   std::vector<size_t> order(size());
   std::iota(order.begin(), order.end(), size_t{0});
   const auto before = [this](size_t a, size_t b) { return Column(names_, name_ends_, a) < Column(names_, name_ends_, b); };
-  if (std::is_sorted(order.begin(), order.end(), before)) return;
+  if (std::is_sorted(order.begin(), order.end(), before)) return absl::OkStatus();
+  DEVMEM_RETURN_IF_ERROR(ordering.Resize(2 * size() * sizeof(size_t)));  // a stable sort's buffer
   std::stable_sort(order.begin(), order.end(), before);
-  ObjectTable sorted;
-  sorted.names_.reserve(names_.size());
-  sorted.validators_.reserve(validators_.size());
-  sorted.name_ends_.reserve(size());
-  sorted.sizes_.reserve(size());
-  sorted.validator_ends_.reserve(size());
+  ObjectTable sorted(held_.account());
+  DEVMEM_RETURN_IF_ERROR(sorted.Reserve(size(), names_.size(), validators_.size()));
   for (size_t i : order) {
     const Object object = (*this)[i];
     sorted.Add(object.name, object.size, object.validator);
   }
   *this = std::move(sorted);
+  return absl::OkStatus();
 }
 
 }  // namespace devmem

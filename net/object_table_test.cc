@@ -7,6 +7,7 @@
 #include <tuple>
 #include <vector>
 
+#include "base/testing/counted_memory.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -27,7 +28,7 @@ std::vector<Row> Rows(const ObjectTable& table) {
 TEST(ObjectTable, EmptyTableHasNothing) {
   ObjectTable table;
   EXPECT_TRUE(table.empty());
-  table.SortByName();
+  ASSERT_TRUE(table.SortByName().ok());
   EXPECT_EQ(table.size(), 0u);
 }
 
@@ -37,7 +38,7 @@ TEST(ObjectTable, KeepsWhatWasAddedAndSortsByBytes) {
   table.Add("a", 0, "");
   table.Add("B", uint64_t{1} << 63, "Sun, 22 Nov 2026 16:11:40 GMT");
   table.Add("\xc3\xa9", 1, "");
-  table.SortByName();
+  ASSERT_TRUE(table.SortByName().ok());
   EXPECT_THAT(Rows(table), testing::ElementsAre(Row("B", uint64_t{1} << 63, "Sun, 22 Nov 2026 16:11:40 GMT"), Row("a", 0, ""),
                                                 Row("b/2", 7, "\"x\""), Row("\xc3\xa9", 1, "")));
 }
@@ -51,6 +52,34 @@ TEST(ObjectTable, SetValidatorMovesTheOthersNowhere) {
   EXPECT_THAT(Rows(table), testing::ElementsAre(Row("a", 1, ""), Row("b", 1, "\"longer than before\""), Row("c", 1, "\"z\"")));
 }
 
+TEST(ObjectTable, IsCountedBeforeItGrows) {
+  CountedMemory memory(1 << 20);
+  {
+    ObjectTable table(memory.Account());
+    absl::Status status;
+    while (status.ok()) {
+      status = table.MakeRoom(100, 30);
+      if (status.ok()) table.Add(std::string(100, 'n'), 1, std::string(30, 'v'));
+      EXPECT_GE(memory.used(), table.bytes());
+    }
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+    // Of a MiB, a third at least is used: what grows is there twice meanwhile.
+    EXPECT_GE(table.size(), (1 << 20) / 3 / 154u);
+    EXPECT_EQ(memory.used(), table.bytes());
+    EXPECT_LE(memory.most(), 1u << 20);
+    EXPECT_TRUE(table.SortByName().ok()) << "one that is sorted needs no second one";
+  }
+  EXPECT_EQ(memory.used(), 0u);
+  ObjectTable table(memory.Account());
+  for (int i = 4000; i > 0; --i) {
+    ASSERT_TRUE(table.MakeRoom(100, 0).ok());
+    table.Add(std::string(96, 'n') + std::to_string(1000 + i), 1, "");
+  }
+  EXPECT_EQ(table.SortByName().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(table.size(), 4000u);
+  EXPECT_EQ(memory.used(), table.bytes());
+}
+
 TEST(ObjectTable, AgreesWithAMapUnderRandomUse) {
   std::mt19937 random(7);
   std::map<std::string, std::pair<uint64_t, std::string>> expected;
@@ -61,7 +90,7 @@ TEST(ObjectTable, AgreesWithAMapUnderRandomUse) {
     expected[name] = {i, validator};
     table.Add(name, i, validator);
   }
-  table.SortByName();
+  ASSERT_TRUE(table.SortByName().ok());
   for (int i = 0; i < 200; ++i) {
     const size_t index = random() % table.size();
     const std::string validator(random() % 9, 'w');

@@ -107,6 +107,7 @@ absl::Status TakeAnswer(const RangedReader& reader, CurlResponse response, Small
     }
     read.object_size = response.cut ? *response.content_length : response.body.size();
     read.bytes = std::move(response.body);
+    read.memory = std::move(response.memory);
     read.bytes.erase(0, std::min<uint64_t>(read.offset, read.bytes.size()));
     if (read.bytes.size() > read.length) read.bytes.resize(read.length);
     return absl::OkStatus();
@@ -124,6 +125,7 @@ absl::Status TakeAnswer(const RangedReader& reader, CurlResponse response, Small
   }
   read.object_size = range->total;
   read.bytes = std::move(response.body);
+  read.memory = std::move(response.memory);
   read.bytes.resize(std::min<uint64_t>(read.bytes.size(), read.length));
   return absl::OkStatus();
 }
@@ -149,7 +151,8 @@ absl::Status ReadRanges(const RangedReader& reader, std::span<SmallRead> reads, 
   for (SmallRead& read : reads) {
     read.status =
         MakeError(absl::StatusCode::kCancelled, "cancelled by the caller", {.object = read.object, .cause = "cancelled"});
-    read.bytes.clear();
+    read.bytes = {};
+    read.memory.Clear();
     read.object_size = 0;
     read.object_validator.clear();
     read.elsewhere = false;
@@ -182,7 +185,10 @@ absl::Status ReadRanges(const RangedReader& reader, std::span<SmallRead> reads, 
       return;
     }
     read.status = TakeAnswer(reader, std::move(response), read);
-    if (!read.status.ok()) read.bytes.clear();
+    if (!read.status.ok()) {
+      read.bytes = {};
+      read.memory.Clear();
+    }
     ++done;
   };
   DEVMEM_RETURN_IF_ERROR(

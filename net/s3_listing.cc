@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "net/s3_listing.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cstring>
 #include <limits>
@@ -29,6 +30,15 @@ std::string DecodeKey(const char* text, bool encoded) {
 }
 
 }  // namespace
+
+// A page of a thousand keys is a few hundred KB, and four bytes of XML, "<a/>", are enough for a node of the parser's.
+uint64_t S3PageMemory(std::string_view xml) {
+  constexpr uint64_t kNode = 64;       // of pugixml: eight words; attributes are smaller
+  constexpr uint64_t kPage = 2 << 15;  // its allocations
+  const auto count = [xml](char c) { return static_cast<uint64_t>(std::count(xml.begin(), xml.end(), c)); };
+  // Its own copy of the text; an element and the text after it for each "<"; what we make of an element.
+  return xml.size() + (2 * kNode + sizeof(S3Object)) * count('<') + kNode * count('=') + xml.size() + kPage;
+}
 
 absl::StatusOr<S3Page> ParseS3Page(std::string_view xml, std::string_view where) {
   pugi::xml_document document;
@@ -63,9 +73,10 @@ absl::StatusOr<S3Page> ParseS3Page(std::string_view xml, std::string_view where)
 }
 
 absl::Status S3Error(int http_status, std::string_view body, ErrorInfo where) {
+  constexpr size_t kLongest = size_t{64} << 10;  // an error document is a few hundred bytes
   pugi::xml_document document;
-  const bool parsed =
-      static_cast<bool>(document.load_buffer(body.data(), body.size(), pugi::parse_default, pugi::encoding_utf8));
+  const bool parsed = body.size() <= kLongest && static_cast<bool>(document.load_buffer(
+                                                     body.data(), body.size(), pugi::parse_default, pugi::encoding_utf8));
   const pugi::xml_node root = parsed ? document.child("Error") : pugi::xml_node();
   const std::string code = Printable(root.child_value("Code"));
   const std::string text = Printable(root.child_value("Message"));

@@ -25,6 +25,9 @@ struct S3Page {
   std::string next_token;  // empty: this was the last page
 };
 
+// What ParseS3Page takes besides `xml` while it works, at most.
+[[nodiscard]] uint64_t S3PageMemory(std::string_view xml);
+
 // `where` is the bucket's URI, for errors.
 [[nodiscard]] absl::StatusOr<S3Page> ParseS3Page(std::string_view xml, std::string_view where);
 

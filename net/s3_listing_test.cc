@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "net/s3_listing.h"
 
+#include <cstdlib>
+#include <pugixml.hpp>
+
 #include "base/testing/error_text.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -92,6 +95,60 @@ TEST(S3Error, CodesAndMessages) {
     EXPECT_THAT(Text(status), HasSubstr(row.says));
     EXPECT_FALSE(GetErrorInfo(status).action.empty());
   }
+}
+
+// What the parser has now, and the most it had.
+uint64_t parser_bytes, parser_most;
+void* Allocate(size_t bytes) {
+  auto* const block = static_cast<size_t*>(std::malloc(bytes + 16));
+  block[0] = bytes;
+  parser_bytes += bytes;
+  parser_most = std::max(parser_most, parser_bytes);
+  return block + 2;
+}
+void Deallocate(void* at) {
+  auto* const block = static_cast<size_t*>(at) - 2;
+  parser_bytes -= block[0];
+  std::free(block);
+}
+
+// Whatever XML there is in a page, no more is taken than was said before.
+TEST(S3Page, TakesNoMoreThanItSays) {
+  const auto repeat = [](const std::string& piece, size_t bytes) {
+    std::string text;
+    while (text.size() < bytes) text += piece;
+    return text;
+  };
+  pugi::set_memory_management_functions(Allocate, Deallocate);
+  const auto measure = [](const std::string& xml) {
+    parser_most = parser_bytes = 0;
+    const auto page = ParseS3Page(xml, "s3://b/");
+    uint64_t objects = 0;
+    if (page.ok()) objects = page->objects.capacity() * sizeof(S3Object);
+    EXPECT_LE(parser_most + objects, S3PageMemory(xml)) << xml.substr(0, 200) << ": " << page.status();
+    return parser_most;
+  };
+  uint64_t most = 0;
+  for (const char* piece : {"<a/>", "<a>x</a>", "x<a/>", "<a b=''/>", "<a b='' c='' d=''/>", "<?p?>", "<!-- -->",
+                            "<![CDATA[]]>", "&amp;", " ", "<a>", "<Contents><Key>k</Key><Size>1</Size></Contents>"}) {
+    most = std::max(most, measure(Page(repeat(piece, 1 << 20) + kLast)));
+    measure(Page(piece));
+  }
+  EXPECT_GT(most, 16u << 20) << "such XML is there to be counted";
+  // A usual page: what is said is not out of all proportion.
+  std::string usual = kLast;
+  for (int i = 0; i < 1000; ++i) {
+    usual += "<Contents><Key>train/" + std::to_string(i) + ".npy</Key><LastModified>2026-11-22T16:00:00.000Z</LastModified>" +
+             "<ETag>&quot;0123456789abcdef&quot;</ETag><Size>1048576</Size><StorageClass>STANDARD</StorageClass></Contents>";
+  }
+  EXPECT_LE(S3PageMemory(Page(usual)), 4u << 20);
+  pugi::set_memory_management_functions(std::malloc, std::free);
+}
+
+TEST(S3Error, ALongBodyIsNoErrorDocument) {
+  const std::string code = "<Error><Code>NoSuchKey</Code></Error>";
+  EXPECT_EQ(CauseText(S3Error(500, code, {.object = "x"})), "NoSuchKey");
+  EXPECT_THAT(CauseText(S3Error(500, code + std::string(1 << 20, ' '), {.object = "x"})), testing::Not(HasSubstr("NoSuchKey")));
 }
 
 }  // namespace

@@ -18,6 +18,7 @@ namespace {
 
 // A page holds at most 1000 keys of at most 1024 bytes, three times that when percent-encoded, and as much again of tags.
 constexpr uint64_t kMaxPage = uint64_t{16} << 20;
+constexpr size_t kMaxToken = 4 << 10;  // of what continues a listing; AWS's have some hundred bytes
 
 class S3Store final : public ObjectStore {
  public:
@@ -30,7 +31,8 @@ class S3Store final : public ObjectStore {
         client_({.connect_timeout = options.connect_timeout,
                  .request_timeout = options.request_timeout,
                  .max_retries = options.max_retries},
-                std::move(signer)) {}
+                std::move(signer), options.memory),
+        memory_(options.memory) {}
 
   const std::string& uri() const override { return uri_; }
   absl::StatusOr<ObjectTable> List(Time deadline, const ProgressFn& progress) const override;
@@ -71,6 +73,7 @@ class S3Store final : public ObjectStore {
   std::string bucket_path_;
   Redirects redirects_;  // of payload; listings and headers follow none
   CurlClient client_;
+  std::shared_ptr<MemoryAccount> memory_;
 };
 
 absl::Status S3Store::AddPage(const S3Page& page, ObjectTable& objects) const {
@@ -84,6 +87,7 @@ absl::Status S3Store::AddPage(const S3Page& page, ObjectTable& objects) const {
     // Consoles mark a folder by an empty object named like it.
     if (object.size == 0 && (name.empty() || name.back() == '/')) continue;
     if (objects.size() >= kMaxObjects) return TooManyObjects(uri_);
+    DEVMEM_RETURN_IF_ERROR(objects.MakeRoom(name.size(), object.etag.size()));
     objects.Add(name, object.size, object.etag);
   }
   return absl::OkStatus();
@@ -102,8 +106,9 @@ bool S3Store::IsObject(Time deadline) const {
 }
 
 absl::StatusOr<ObjectTable> S3Store::List(Time deadline, const ProgressFn& progress) const {
-  ObjectTable objects;
+  ObjectTable objects(memory_);
   std::unordered_set<std::string> seen;
+  HeldMemory held(memory_);  // for them
   std::string token;
   do {
     // Sorted by name, as a signature wants it.
@@ -120,9 +125,20 @@ absl::StatusOr<ObjectTable> S3Store::List(Time deadline, const ProgressFn& progr
     if (!status.ok()) return WithObject(status, uri_);
     if (!response.status.ok()) return response.status;
     if (response.http_status != 200) return S3Error(response.http_status, response.body, {.object = uri_});
+    HeldMemory parsing(memory_);
+    if (absl::Status room = parsing.Resize(S3PageMemory(response.body)); !room.ok()) return WithObject(room, uri_);
     DEVMEM_ASSIGN_OR_RETURN(S3Page page, ParseS3Page(response.body, uri_));
-    DEVMEM_RETURN_IF_ERROR(AddPage(page, objects));
+    if (absl::Status added = AddPage(page, objects); !added.ok()) return WithObject(added, uri_);
     token = std::move(page.next_token);
+    if (token.size() > kMaxToken) {
+      return MakeError(absl::StatusCode::kFailedPrecondition,
+                       "the continuation token has " + std::to_string(token.size()) + " bytes",
+                       {.object = uri_,
+                        .fault = Fault::kBadAnswer,
+                        .cause = "not a listing",
+                        .action = "check that the endpoint speaks S3"});
+    }
+    DEVMEM_RETURN_IF_ERROR(held.Add(4 * sizeof(std::string) + token.size()));
     if (!token.empty() && !seen.insert(token).second) {
       return MakeError(absl::StatusCode::kFailedPrecondition,
                        "the listing goes in circles: the same continuation token came twice",
@@ -133,7 +149,7 @@ absl::StatusOr<ObjectTable> S3Store::List(Time deadline, const ProgressFn& progr
     }
   } while (!token.empty());
   if (objects.empty() && IsObject(deadline)) return NotAFolder(uri_);
-  objects.SortByName();
+  DEVMEM_RETURN_IF_ERROR(objects.SortByName());
   return objects;
 }
 

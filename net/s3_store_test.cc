@@ -97,7 +97,8 @@ TEST_F(S3StoreTest, HostileListings) {
   for (const Row& row :
        {Row{"the same token for ever", Page("", "loop"), "circles"},
         Row{"negative size", Page(Object("k", "-1"), ""), "\"-1\""},
-        Row{"huge size", Page(Object("k", "18446744073709551615"), ""), "has size"}, Row{"no XML", "hello", "ListObjectsV2"}}) {
+        Row{"huge size", Page(Object("k", "18446744073709551615"), ""), "has size"}, Row{"no XML", "hello", "ListObjectsV2"},
+        Row{"a token of a MiB", Page("", std::string(1 << 20, 't')), "token has 1048576 bytes"}}) {
     Write("pages/b..xml", row.page);
     Write("pages/b.loop.xml", row.page);
     const absl::Status status = Open("s3://b/")->List(Soon(), nullptr).status();

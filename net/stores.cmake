@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Object stores: listings and small reads through libcurl, and how payload is to be asked for.
-devmem_unit(net_object_table HDRS object_table.h SRCS object_table.cc TEST object_table_test.cc)
+devmem_unit(net_object_table HDRS object_table.h SRCS object_table.cc DEPS base_error base_memory_account TEST object_table_test.cc)
 devmem_unit(net_http_status HDRS http_status.h SRCS http_status.cc DEPS base_error TEST http_status_test.cc)
 devmem_unit(net_object_name HDRS object_name.h SRCS object_name.cc DEPS base_error base_text TEST object_name_test.cc)
 devmem_unit(net_uri HDRS uri.h SRCS uri.cc DEPS base_error base_text CURL::libcurl TEST uri_test.cc)
@@ -13,7 +13,7 @@ devmem_unit(net_redirect HDRS redirect.h SRCS redirect.cc DEPS base_error net_ob
 devmem_unit(net_testing_http_script HDRS testing/http_script.h SRCS testing/http_script.cc DEPS base_unique_fd)
 devmem_unit(net_request_signer HDRS request_signer.h DEPS net_uri)
 devmem_unit(net_http_fields HDRS http_fields.h SRCS http_fields.cc TEST http_fields_test.cc FUZZ http_fields_fuzz.cc)
-devmem_unit(net_curl_client HDRS curl_client.h SRCS curl_client.cc DEPS base_clock base_error net_http_status net_redirect net_request_signer net_socket_address net_uri CURL::libcurl
+devmem_unit(net_curl_client HDRS curl_client.h SRCS curl_client.cc DEPS base_clock base_error base_memory_account net_http_status net_redirect net_request_signer net_socket_address net_uri CURL::libcurl
   TEST curl_client_test.cc TEST_DEPS net_testing_http_script net_testing_nginx)
 devmem_unit(net_autoindex HDRS autoindex.h SRCS autoindex.cc DEPS base_error base_text net_http_fields net_object_name nlohmann_json::nlohmann_json
   TEST autoindex_test.cc FUZZ autoindex_fuzz.cc)

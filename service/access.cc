@@ -172,21 +172,31 @@ absl::StatusOr<AccessLedger::Lent> AccessLedger::ReserveKept(uid_t uid, uint64_t
   return Reserve(uid, &Account::kept, bytes, grant);
 }
 
+absl::Status AccessLedger::TakeMemory(uid_t uid, uint64_t bytes, const AccessGrant& grant) {
+  return Add(uid, &Account::memory, bytes, grant, "more for its listing, headers and messages");
+}
+
 absl::StatusOr<AccessLedger::Lent> AccessLedger::Reserve(uid_t uid, uint64_t Account::*of, uint64_t bytes,
                                                          const AccessGrant& grant) {
+  DEVMEM_RETURN_IF_ERROR(Add(uid, of, bytes, grant, "of slabs"));
+  return Lent(static_cast<void*>(this), [this, uid, of, bytes](void*) { GiveBack(uid, of, bytes); });
+}
+
+absl::Status AccessLedger::Add(uid_t uid, uint64_t Account::*of, uint64_t bytes, const AccessGrant& grant,
+                               std::string_view what) {
   std::lock_guard lock(mutex_);
   const auto found = accounts_.find(uid);
   const uint64_t has = found == accounts_.end() ? 0 : found->second.*of;
   if (grant.memory != 0 && (has > grant.memory || bytes > grant.memory - has)) {
     return MakeError(absl::StatusCode::kResourceExhausted,
-                     absl::StrCat("the stream needs ", bytes, " bytes of slabs, and of the ", grant.memory,
+                     absl::StrCat("the stream needs ", bytes, " bytes ", std::string(what), ", and of the ", grant.memory,
                                   " bytes that access rule ", grant.rule, " allows uid ", uid, ", ", has, " are in use"),
                      {.fault = Fault::kQuota,
                       .cause = "quota",
                       .action = "lower --prefetch or --batch-size, end another stream, or have `memory` of that rule raised"});
   }
   accounts_[uid].*of += bytes;
-  return Lent(static_cast<void*>(this), [this, uid, of, bytes](void*) { GiveBack(uid, of, bytes); });
+  return absl::OkStatus();
 }
 
 void AccessLedger::GiveBack(uid_t uid, uint64_t Account::*of, uint64_t amount) {

@@ -31,7 +31,7 @@ struct AccessRule {
   std::vector<uid_t> uids;           // empty: every user
   std::vector<gid_t> gids;           // empty: every group; else the peer's, or one of its supplementary ones
   std::vector<std::string> buckets;  // URIs; each allows what lies at or below it. Empty: every bucket
-  uint64_t memory = 0;               // bytes of slabs of all the user's streams together; 0: up to the node's limit
+  uint64_t memory = 0;               // bytes of all the user's streams together, slabs and the rest; 0: up to the node's limit
   uint32_t streams = 0;              // open at once, those being opened included; 0: any number
   bool operator==(const AccessRule&) const = default;
 };
@@ -93,6 +93,9 @@ class AccessLedger {
   [[nodiscard]] absl::StatusOr<Lent> ReserveMemory(uid_t uid, uint64_t bytes, const AccessGrant& grant);
   // For what a failed stream leaves in its trainer's hands: beside the memory of streams, and no more than that may be.
   [[nodiscard]] absl::StatusOr<Lent> ReserveKept(uid_t uid, uint64_t bytes, const AccessGrant& grant);
+  // Memory again, for what grows and shrinks (base/memory_account.h).
+  [[nodiscard]] absl::Status TakeMemory(uid_t uid, uint64_t bytes, const AccessGrant& grant);
+  void GiveMemory(uid_t uid, uint64_t bytes) { GiveBack(uid, &Account::memory, bytes); }
 
  private:
   struct Account {
@@ -101,6 +104,9 @@ class AccessLedger {
     uint64_t streams = 0;
   };
   [[nodiscard]] absl::StatusOr<Lent> Reserve(uid_t uid, uint64_t Account::*of, uint64_t bytes, const AccessGrant& grant);
+  // `what` the bytes are for.
+  [[nodiscard]] absl::Status Add(uid_t uid, uint64_t Account::*of, uint64_t bytes, const AccessGrant& grant,
+                                 std::string_view what);
   void GiveBack(uid_t uid, uint64_t Account::*of, uint64_t amount);
 
   std::mutex mutex_;

@@ -221,6 +221,11 @@ TEST(AccessLedger, StreamsAndMemoryOfAUser) {
   // Rules that were tightened meanwhile take nothing away.
   EXPECT_FALSE(ledger.ReserveMemory(1, 1, {.rule = 1, .memory = 50}).ok());
   EXPECT_TRUE(ledger.ReserveMemory(1, 1000, {}).ok());
+  // What grows and shrinks is of the same quota.
+  ASSERT_TRUE(ledger.TakeMemory(1, 15, grant).ok());
+  EXPECT_EQ(FaultOf(ledger.TakeMemory(1, 6, grant)), Fault::kQuota);
+  EXPECT_FALSE(ledger.ReserveMemory(1, 6, grant).ok());
+  ledger.GiveMemory(1, 15);
   memory->reset();
   EXPECT_TRUE(ledger.ReserveMemory(1, 100, grant).ok());
 }

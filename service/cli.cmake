@@ -58,7 +58,7 @@ devmem_unit(service_cli_bindings_verb HDRS cli/bindings_verb.h SRCS cli/bindings
 devmem_unit(service_cli_doctor_verb HDRS cli/doctor_verb.h SRCS cli/doctor_verb.cc cli/doctor_text.cc
   DEPS service_doctor service_cli_options service_cli_print service_cli_text_table nlohmann_json::nlohmann_json
   TEST cli/doctor_text_test.cc)
-devmem_unit(service_cli_command HDRS cli/command.h SRCS cli/command.cc DEPS service_cli_options service_cli_print)
+devmem_unit(service_cli_command HDRS cli/command.h SRCS cli/command.cc DEPS service_cli_options service_cli_print service_memory_limit)
 target_compile_definitions(service_cli_command PUBLIC DEVMEM_VERSION="${PROJECT_VERSION}")
 
 # What reads through the client, and the programs.

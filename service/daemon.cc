@@ -34,6 +34,7 @@
 #include "service/loader_service.h"
 #include "service/log_event.h"
 #include "service/memory_budget.h"
+#include "service/memory_limit.h"
 #include "service/metrics.h"
 #include "service/process_state.h"
 #include "service/upgrade_socket.h"
@@ -55,10 +56,6 @@ constexpr char kHandleSuffix[] = ".fd";
 constexpr uint32_t kUpgradeMode = 0600;
 constexpr char kDevmem[] = "devmem";  // PathInfo::name
 
-uint64_t HalfOfMemory() {
-  return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) / 2 * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-}
-
 size_t DefaultWorkers() { return std::clamp<size_t>(std::thread::hardware_concurrency() / 2, 1, 8); }
 
 void SayInLog(Severity severity, std::string_view line) {
@@ -68,9 +65,9 @@ void SayInLog(Severity severity, std::string_view line) {
 class DaemonImpl final : public Daemon {
  public:
   DaemonImpl(const DaemonOptions& options, std::shared_ptr<Device> device)
-      : options_(options),
-        budget_(options.memory_limit != 0 ? options.memory_limit : HalfOfMemory()),
-        device_(std::move(device)) {}
+      : options_(options), budget_(0), device_(std::move(device)) {
+    SetMemoryLimit(options.memory_limit);
+  }
 
   ~DaemonImpl() override {
     upgrade_.reset();
@@ -131,7 +128,7 @@ class DaemonImpl final : public Daemon {
   }
 
   void Reconfigure(const LiveOptions& options) override {
-    budget_.SetLimit(options.memory_limit != 0 ? options.memory_limit : HalfOfMemory());
+    SetMemoryLimit(options.memory_limit);
     service_->SetDefaultPrefetch(options.default_prefetch);
     service_->SetAccess(options.access);
     std::lock_guard lock(workers_mutex_);
@@ -142,6 +139,12 @@ class DaemonImpl final : public Daemon {
   [[nodiscard]] bool sockets_lent() const override { return listener_->socket().lent(); }
 
  private:
+  void SetMemoryLimit(uint64_t asked) {
+    const MemoryLimit limit = asked != 0 ? MemoryLimit{.bytes = asked, .source = "as set"} : DefaultMemoryLimit({});
+    if (limit.bytes != budget_.limit()) spdlog::info("memory limit: {} bytes, {}", limit.bytes, limit.source);
+    budget_.SetLimit(limit.bytes, limit.source);
+  }
+
   // By path. A service manager whose unit names other sockets than --socket would have trainers wait at them for ever.
   absl::Status SortInherited() {
     for (const int fd : options_.inherited) {

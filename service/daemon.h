@@ -37,7 +37,7 @@ struct DaemonOptions {
   // Sockets that a service manager listens on already (LISTEN_FDS), ours from here on. Those of the two paths are served in
   // place of new ones, which takes both; the upgrade socket is never one. Mode and end of their files are the manager's affair.
   std::vector<int> inherited;
-  uint64_t memory_limit = 0;                        // bytes of all slabs together; 0: half of the machine's memory
+  uint64_t memory_limit = 0;                        // bytes of all streams together; 0: see service/memory_limit.h
   uint64_t default_prefetch = uint64_t{128} << 20;  // slab bytes of a stream that names none
   uint64_t max_gap = uint64_t{64} << 10;            // wanted ranges this close are read as one
   uint64_t max_range = uint64_t{8} << 20;           // longest ranged GET

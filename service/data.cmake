@@ -12,10 +12,11 @@ devmem_unit(service_safetensors
   HDRS formats/safetensors.h SRCS formats/safetensors.cc DEPS base_error service_format nlohmann_json::nlohmann_json
   TEST formats/safetensors_test.cc FUZZ formats/safetensors_fuzz.cc)
 devmem_unit(service_index
-  HDRS index.h SRCS index.cc DEPS devmem_proto service_dataset service_digest service_format
+  HDRS index.h SRCS index.cc DEPS devmem_proto service_dataset service_digest service_format service_glob
   TEST index_test.cc FUZZ index_fuzz.cc)
+devmem_unit(service_glob HDRS glob.h SRCS glob.cc DEPS base_error absl::statusor TEST glob_test.cc TEST_DEPS base_clock FUZZ glob_fuzz.cc)
 devmem_unit(service_dataset_builder
   HDRS dataset_builder.h header_reader.h data_object.h index_selection.h
   SRCS dataset_builder.cc header_reader.cc data_object.cc index_selection.cc
-  DEPS base_text net_object_name net_object_table net_uri service_index service_npy service_safetensors
+  DEPS base_text net_object_name net_object_table net_uri service_glob service_index service_npy service_safetensors
   TEST dataset_builder_test.cc TEST_DEPS net_file_store)

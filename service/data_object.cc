@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "service/data_object.h"
 
-#include <fnmatch.h>
-
 #include <algorithm>
 
+#include "base/error.h"
 #include "base/text.h"
 
 namespace devmem {
@@ -16,14 +15,13 @@ bool IsDataObject(std::string_view name) {
   return base != "_SUCCESS" && !base.starts_with("_committed_") && !base.starts_with("_started_");
 }
 
-bool MatchesGlob(const std::string& glob, std::string_view name) {
-  return ::fnmatch(glob.c_str(), std::string(name).c_str(), 0) == 0;
-}
-
-std::vector<uint32_t> Match(const ObjectTable& listing, std::span<const uint32_t> candidates, const std::string& glob) {
+absl::StatusOr<std::vector<uint32_t>> Match(const ObjectTable& listing, std::span<const uint32_t> candidates, const Glob& glob,
+                                            const KeepOn& keep_on) {
+  constexpr size_t kNames = 16;  // of the longest a name and a glob can be, some 50 ms
   std::vector<uint32_t> matched;
-  for (const uint32_t index : candidates) {
-    if (MatchesGlob(glob, listing[index].name)) matched.push_back(index);
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    if (i % kNames == 0) DEVMEM_RETURN_IF_ERROR(keep_on());
+    if (glob.Matches(listing[candidates[i]].name)) matched.push_back(candidates[i]);
   }
   return matched;
 }

@@ -15,4 +15,14 @@ size_t Dataset::ShardOf(uint64_t sample, size_t& hint) const {
   return hint = static_cast<size_t>(after - first_sample.begin()) - 1;
 }
 
+uint64_t Dataset::bytes() const {
+  uint64_t bytes = first_sample.capacity() * sizeof(uint64_t);
+  for (const TensorColumn& tensor : tensors) {
+    bytes += sizeof tensor + tensor.name.capacity() + tensor.shape.capacity() * sizeof(int64_t) +
+             tensor.objects.capacity() * sizeof(uint32_t) + tensor.data_offsets.capacity() * sizeof(uint64_t);
+  }
+  for (const Skipped& each : skipped) bytes += kSkippedBytes + each.object.capacity();
+  return bytes;
+}
+
 }  // namespace devmem

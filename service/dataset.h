@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/memory_account.h"
 #include "gpu/dtype.h"
 #include "net/object_table.h"
 #include "service/formats/format.h"
@@ -40,15 +41,18 @@ struct Dataset {
     absl::Status status;
     uint64_t bytes = 0;  // the object's size
   };
+  static constexpr uint64_t kSkippedBytes = 1024;  // about what a Skipped takes: its status says what, where and what to do
 
   ObjectTable objects;
   std::vector<TensorColumn> tensors;
   std::vector<uint64_t> first_sample;          // per shard, and one past the last: the number of samples
   std::vector<Skipped> skipped;                // shards left out because their header is bad (on_error skip)
   DatasetFormat format = DatasetFormat::kRaw;  // never kAuto; for what is counted, nothing reads by it
+  HeldMemory memory;                           // what bytes() is counted in; the table of objects counts itself
   uint64_t fingerprint = 0;                    // of names, sizes, validators and skipped: a changed listing changes it
 
   [[nodiscard]] uint64_t samples() const { return first_sample.empty() ? 0 : first_sample.back(); }
+  [[nodiscard]] uint64_t bytes() const;  // of its columns and what was skipped
   [[nodiscard]] size_t shards() const { return first_sample.empty() ? 0 : first_sample.size() - 1; }
 
   // The shard of `sample` (< samples()). `hint` is tried first and updated: sequential access is O(1).

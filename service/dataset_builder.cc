@@ -13,6 +13,7 @@
 #include <map>
 #include <numeric>
 #include <set>
+#include <unordered_map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -61,6 +62,7 @@ struct Draft {
   std::vector<Dataset::Skipped> unnamable;  // chosen, and left out beforehand
   ObjectTable objects;                      // the listing's, or what header reads made of it (same order, used ones only)
   std::vector<uint32_t> listed;             // per object of `objects`: its index in the listing
+  HeldMemory held;                          // all of it but `objects`, which counts itself
 
   // Of an index into the listing.
   [[nodiscard]] size_t PlaceOf(uint32_t index) const {
@@ -68,25 +70,57 @@ struct Draft {
   }
   [[nodiscard]] std::string NameOf(uint32_t index) const { return std::string(objects[PlaceOf(index)].name); }
 
-  uint32_t Intern(Schema schema) {
+  absl::StatusOr<uint32_t> Intern(Schema schema) {
     const auto [at, added] = schema_ids.try_emplace(std::move(schema), static_cast<uint32_t>(schemas.size()));
-    if (added) schemas.push_back(at->first);
+    if (!added) return at->second;
+    DEVMEM_RETURN_IF_ERROR(held.Add(4 * sizeof(Schema) + 2 * at->first.shape.size() * sizeof(int64_t)));
+    schemas.push_back(at->first);
     return at->second;
   }
 
-  void SetRows(size_t tensor, size_t shard, uint64_t offset, uint64_t count, Schema schema) {
+  absl::Status SetRows(size_t tensor, size_t shard, uint64_t offset, uint64_t count, Schema schema) {
     columns[tensor].offsets[shard] = offset;
     columns[tensor].counts[shard] = count;
-    columns[tensor].schemas[shard] = Intern(std::move(schema));
+    DEVMEM_ASSIGN_OR_RETURN(columns[tensor].schemas[shard], Intern(std::move(schema)));
+    return absl::OkStatus();
   }
 
-  void AddColumn(TensorOptions wanted, std::vector<uint32_t> objects_of_shards) {
+  // The first error of an object is the one that counts.
+  absl::Status AddBad(uint32_t index, const absl::Status& status) {
+    if (bad.try_emplace(index, status).second) return held.Add(2 * Dataset::kSkippedBytes);  // there, and in Dataset::skipped
+    return absl::OkStatus();
+  }
+
+  absl::Status AddColumn(TensorOptions wanted, std::vector<uint32_t> objects_of_shards) {
     const size_t shards = objects_of_shards.size();
+    DEVMEM_RETURN_IF_ERROR(held.Add(2 * sizeof(Column) + wanted.name.size() + wanted.glob.size() +
+                                    shards * (2 * sizeof(uint32_t) + 2 * sizeof(uint64_t))));
     columns.push_back({.wanted = std::move(wanted),
                        .objects = std::move(objects_of_shards),
                        .offsets = std::vector<uint64_t>(shards),
                        .counts = std::vector<uint64_t>(shards),
                        .schemas = std::vector<uint32_t>(shards)});
+    return absl::OkStatus();
+  }
+};
+
+// Until when, and for whom, a data set is made.
+struct Patience {
+  const ObjectStore& store;
+  Time deadline;
+  const OpenProgressFn& progress;
+
+  // For what the CPU does in between.
+  [[nodiscard]] absl::Status Check(uint64_t listed) const {
+    if (Clock::now() > deadline) {
+      return MakeError(absl::StatusCode::kDeadlineExceeded, "the deadline passed while globs were matched",
+                       {.object = store.uri(),
+                        .fault = Fault::kTimeout,
+                        .cause = "deadline",
+                        .action = "ask for fewer tensors, or open a folder below it"});
+    }
+    if (progress == nullptr || progress("listing", listed, 0)) return absl::OkStatus();
+    return MakeError(absl::StatusCode::kCancelled, "cancelled by the caller", {.object = store.uri(), .cause = "cancelled"});
   }
 };
 
@@ -112,12 +146,13 @@ bool HasSuffix(const ObjectTable& listing, std::span<const uint32_t> data, std::
 
 // By suffix: of what the globs match if that is all npy, else of all there is.
 absl::StatusOr<DatasetFormat> FindFormat(const ObjectStore& store, const DatasetOptions& options, const ObjectTable& listing,
-                                         std::span<const uint32_t> data) {
+                                         std::span<const uint32_t> data, const KeepOn& keep_on) {
   if (options.format != DatasetFormat::kAuto) return options.format;
   if (data.empty()) return NothingMatches(store, listing, data, "the bucket has no data objects");
   bool all_npy = !options.tensors.empty();
   for (const TensorOptions& tensor : options.tensors) {
-    const std::vector<uint32_t> matched = Match(listing, data, tensor.glob);
+    DEVMEM_ASSIGN_OR_RETURN(const Glob glob, Glob::Compile(tensor.glob));
+    DEVMEM_ASSIGN_OR_RETURN(const std::vector<uint32_t> matched, Match(listing, data, glob, keep_on));
     all_npy = all_npy && !matched.empty() &&
               std::all_of(matched.begin(), matched.end(), [&](uint32_t i) { return listing[i].name.ends_with(".npy"); });
   }
@@ -132,7 +167,7 @@ absl::StatusOr<DatasetFormat> FindFormat(const ObjectStore& store, const Dataset
 
 // One column a tensor of raw and npy, with the objects its glob matches.
 absl::Status MatchTensors(const ObjectStore& store, const DatasetOptions& options, const ObjectTable& listing,
-                          std::span<const uint32_t> data, Draft& draft) {
+                          std::span<const uint32_t> data, const KeepOn& keep_on, Draft& draft) {
   std::vector<TensorOptions> tensors = options.tensors;
   if (tensors.empty()) tensors.emplace_back();
   std::set<std::string> names;
@@ -143,12 +178,13 @@ absl::Status MatchTensors(const ObjectStore& store, const DatasetOptions& option
     if (tensor.name.empty()) tensor.name = kDefaultName;
     if (tensor.glob.empty()) tensor.glob = draft.format == DatasetFormat::kNpy ? kNpyGlob : "*";
     if (!names.insert(tensor.name).second) return BadSpec("two tensors are called " + Quoted(tensor.name), "name them apart");
-    std::vector<uint32_t> matched = Match(listing, data, tensor.glob);
+    DEVMEM_ASSIGN_OR_RETURN(const Glob glob, Glob::Compile(tensor.glob));
+    DEVMEM_ASSIGN_OR_RETURN(std::vector<uint32_t> matched, Match(listing, data, glob, keep_on));
     if (matched.empty()) {
       return NothingMatches(store, listing, data,
                             "no object matches the glob '" + tensor.glob + "' of tensor '" + tensor.name + "'");
     }
-    draft.AddColumn(std::move(tensor), std::move(matched));
+    DEVMEM_RETURN_IF_ERROR(draft.AddColumn(std::move(tensor), std::move(matched)));
   }
   const Column& first = draft.columns.front();
   for (const Column& column : draft.columns) {
@@ -162,8 +198,15 @@ absl::Status MatchTensors(const ObjectStore& store, const DatasetOptions& option
   return absl::OkStatus();
 }
 
+uint64_t Uses(const std::vector<Column>& columns) {
+  uint64_t uses = 0;
+  for (const Column& column : columns) uses += column.objects.size();
+  return uses;
+}
+
 std::vector<uint32_t> UsedObjects(const std::vector<Column>& columns) {
   std::vector<uint32_t> used;
+  used.reserve(Uses(columns));
   for (const Column& column : columns) used.insert(used.end(), column.objects.begin(), column.objects.end());
   std::sort(used.begin(), used.end());
   used.erase(std::unique(used.begin(), used.end()), used.end());
@@ -187,18 +230,19 @@ absl::Status FillRaw(ObjectTable& listing, Draft& draft) {
       const uint32_t index = draft.columns[t].objects[shard];
       const ObjectTable::Object object = listing[index];
       if (object.size % *row_bytes != 0) {
-        draft.bad.try_emplace(
+        DEVMEM_RETURN_IF_ERROR(draft.AddBad(
             index, MakeError(absl::StatusCode::kDataLoss,
                              std::to_string(object.size) + " bytes are not a whole number of samples of " +
                                  std::to_string(*row_bytes) + " bytes (" + Text(Schema{*wanted.dtype, *wanted.shape}) + ")",
                              {.object = std::string(object.name),
                               .cause = "size is no multiple of the sample",
-                              .action = "check dtype and shape, or the object"}));
+                              .action = "check dtype and shape, or the object"})));
       }
-      draft.SetRows(t, shard, 0, object.size / *row_bytes, {*wanted.dtype, *wanted.shape});
+      DEVMEM_RETURN_IF_ERROR(draft.SetRows(t, shard, 0, object.size / *row_bytes, {*wanted.dtype, *wanted.shape}));
     }
   }
   draft.objects = std::move(listing);
+  DEVMEM_RETURN_IF_ERROR(draft.held.Add(draft.objects.size() * sizeof(uint32_t)));
   draft.listed.resize(draft.objects.size());
   std::iota(draft.listed.begin(), draft.listed.end(), 0);
   return absl::OkStatus();
@@ -211,6 +255,11 @@ absl::Status FillNpy(const ObjectStore& store, const ObjectTable& listing, Time 
     auto operator<=>(const Use&) const = default;  // NOLINT(modernize-use-nullptr): clang-tidy 14 sees its hidden 0
   };
   std::vector<Use> uses;
+  HeldMemory held(draft.held.account());
+  const uint64_t all = Uses(draft.columns);
+  DEVMEM_RETURN_IF_ERROR(held.Resize(all * sizeof(Use)));
+  DEVMEM_RETURN_IF_ERROR(draft.held.Add(all * sizeof(uint32_t)));
+  uses.reserve(all);
   for (uint32_t t = 0; t < draft.columns.size(); ++t) {
     for (uint32_t shard = 0; shard < draft.columns[t].objects.size(); ++shard) {
       uses.push_back({draft.columns[t].objects[shard], t, shard});
@@ -227,14 +276,14 @@ absl::Status FillNpy(const ObjectStore& store, const ObjectTable& listing, Time 
     }
     auto parsed = ParseNpyHeader(bytes, size, options);
     if (!parsed.ok()) {
-      draft.bad.try_emplace(index, WithObject(parsed.status(), listing[index].name));
+      DEVMEM_RETURN_IF_ERROR(draft.AddBad(index, WithObject(parsed.status(), listing[index].name)));
       return 0;
     }
     if (const NeedBytes* need = std::get_if<NeedBytes>(&*parsed)) return need->bytes;
     const NpyHeader& header = std::get<NpyHeader>(*parsed);
     for (auto use = begin; use != uses.end() && use->object == index; ++use) {
-      draft.SetRows(use->tensor, use->shard, header.data_offset, static_cast<uint64_t>(header.shape[0]),
-                    {header.dtype, {header.shape.begin() + 1, header.shape.end()}});
+      DEVMEM_RETURN_IF_ERROR(draft.SetRows(use->tensor, use->shard, header.data_offset, static_cast<uint64_t>(header.shape[0]),
+                                           {header.dtype, {header.shape.begin() + 1, header.shape.end()}}));
     }
     return 0;
   };
@@ -245,7 +294,7 @@ absl::Status FillNpy(const ObjectStore& store, const ObjectTable& listing, Time 
 // Which tensors of a safetensors file are asked for; decided by the first good file, and then every file's.
 class SafetensorsSelection {
  public:
-  explicit SafetensorsSelection(const std::vector<TensorOptions>& wanted) : wanted_(wanted) {}
+  SafetensorsSelection(const std::vector<TensorOptions>& wanted, const KeepOn& keep_on) : wanted_(wanted), keep_on_(keep_on) {}
 
   // One entry a tensor: the specification, its glob being the tensor's name in the file.
   [[nodiscard]] absl::StatusOr<std::vector<TensorOptions>> Choose(const SafetensorsHeader& header) const {
@@ -254,15 +303,26 @@ class SafetensorsSelection {
     std::vector<std::string> names;
     for (const SafetensorsTensor& tensor : header.tensors) names.push_back(tensor.name);
     std::sort(names.begin(), names.end());
+    std::set<std::string> unique;
     const std::vector<TensorOptions> all(1);
     for (const TensorOptions& wanted : wanted_.empty() ? all : wanted_) {
       const std::string& glob = wanted.glob.empty() ? wanted.name : wanted.glob;
+      DEVMEM_ASSIGN_OR_RETURN(const Glob compiled, Glob::Compile(glob));
       const size_t before = chosen.size();
-      for (const std::string& name : names) {
-        if (!glob.empty() && name != glob && !MatchesGlob(glob, name)) continue;
+      for (size_t i = 0; i < names.size(); ++i) {
+        if (i % kNamesAtOnce == 0) DEVMEM_RETURN_IF_ERROR(keep_on_());
+        const std::string& name = names[i];
+        if (!glob.empty() && name != glob && !compiled.Matches(name)) continue;
+        if (!wanted.name.empty() && chosen.size() > before) {
+          return BadSpec("tensor '" + wanted.name + "' has several sources, '" + chosen[before].glob + "' and '" + name + "'",
+                         "give each a name, or none a name");
+        }
         chosen.push_back(wanted);
         if (wanted.name.empty()) chosen.back().name = name;
         chosen.back().glob = name;
+        if (!unique.insert(chosen.back().name).second) {
+          return BadSpec("two tensors are called " + Quoted(chosen.back().name), "name them apart");
+        }
       }
       std::string held = "its first file has ";
       for (size_t i = 0; i < std::min<size_t>(names.size(), 10); ++i) held += (i > 0 ? ", " : "") + Quoted(names[i]);
@@ -272,15 +332,6 @@ class SafetensorsSelection {
         return BadSpec(glob.empty() ? "the data set has no tensors" : absl::StrCat("no tensor matches '", glob, "': ", held),
                        "name a tensor of the files");
       }
-      if (!wanted.name.empty() && chosen.size() > before + 1) {
-        return BadSpec("tensor '" + wanted.name + "' has several sources, '" + chosen[before].glob + "' and '" +
-                           chosen[before + 1].glob + "'",
-                       "give each a name, or none a name");
-      }
-    }
-    std::set<std::string> unique;
-    for (const TensorOptions& one : chosen) {
-      if (!unique.insert(one.name).second) return BadSpec("two tensors are called " + Quoted(one.name), "name them apart");
     }
     return chosen;
   }
@@ -288,14 +339,17 @@ class SafetensorsSelection {
   [[nodiscard]] bool all() const { return wanted_.empty(); }
 
  private:
+  static constexpr size_t kNamesAtOnce = 16;  // a name of theirs can have megabytes
+
   const std::vector<TensorOptions>& wanted_;
+  const KeepOn& keep_on_;
 };
 
-const SafetensorsTensor* Find(const SafetensorsHeader& header, const std::string& name) {
-  for (const SafetensorsTensor& tensor : header.tensors) {
-    if (tensor.name == name) return &tensor;
-  }
-  return nullptr;
+using TensorsByName = std::unordered_map<std::string_view, const SafetensorsTensor*>;
+
+const SafetensorsTensor* Find(const TensorsByName& tensors, const std::string& name) {
+  const auto found = tensors.find(name);
+  return found == tensors.end() ? nullptr : found->second;
 }
 
 absl::Status NotStreamed(const std::string& what, std::string_view cause, std::string_view action) {
@@ -304,10 +358,10 @@ absl::Status NotStreamed(const std::string& what, std::string_view cause, std::s
 }
 
 // Whether the tensors chosen can be columns: a type we stream, samples of some bytes, as many of each.
-absl::Status CheckStreamable(const SafetensorsHeader& header, const std::vector<TensorOptions>& chosen) {
+absl::Status CheckStreamable(const TensorsByName& tensors, const std::vector<TensorOptions>& chosen) {
   const SafetensorsTensor* first = nullptr;
   for (const TensorOptions& one : chosen) {
-    const SafetensorsTensor* tensor = Find(header, one.glob);
+    const SafetensorsTensor* tensor = Find(tensors, one.glob);
     if (tensor == nullptr) continue;  // the caller compares files
     const std::string who = "tensor " + Quoted(tensor->name);
     constexpr std::string_view kAction = "name the tensors that are the data set";
@@ -331,22 +385,31 @@ absl::Status CheckStreamable(const SafetensorsHeader& header, const std::vector<
 }
 
 absl::Status FillSafetensors(const ObjectStore& store, const DatasetOptions& options, const ObjectTable& listing,
-                             std::span<const uint32_t> data, Time deadline, const ProgressFn& progress, Draft& draft) {
-  const std::vector<uint32_t> shards = Match(listing, data, std::string(kSafetensorsGlob));
+                             std::span<const uint32_t> data, Time deadline, const ProgressFn& progress, const KeepOn& keep_on,
+                             Draft& draft) {
+  DEVMEM_ASSIGN_OR_RETURN(const Glob glob, Glob::Compile(kSafetensorsGlob));
+  DEVMEM_ASSIGN_OR_RETURN(const std::vector<uint32_t> shards, Match(listing, data, glob, keep_on));
   if (shards.empty()) return NothingMatches(store, listing, data, "no object matches '" + std::string(kSafetensorsGlob) + "'");
+  DEVMEM_RETURN_IF_ERROR(draft.held.Add(2 * shards.size() * sizeof(uint32_t)));
   draft.listed = shards;
-  const SafetensorsSelection selection(options.tensors);
+  const SafetensorsSelection selection(options.tensors, keep_on);
   std::string_view reference;  // the file that decided
   const auto parse = [&](size_t shard, std::string_view bytes, uint64_t size) -> absl::StatusOr<uint64_t> {
     const uint32_t index = shards[shard];
     const std::string_view name = listing[index].name;
+    // A tensor takes fifty bytes of JSON at least, and some 500 here: itself, its name in two sets, what is chosen of it.
+    constexpr uint64_t kParsed = 16;
+    HeldMemory parsing(draft.held.account());
+    DEVMEM_RETURN_IF_ERROR(parsing.Resize(kParsed * bytes.size()));
     auto parsed = ParseSafetensorsHeader(bytes, size);
     if (!parsed.ok()) {
-      draft.bad.try_emplace(index, WithObject(parsed.status(), name));
+      DEVMEM_RETURN_IF_ERROR(draft.AddBad(index, WithObject(parsed.status(), name)));
       return 0;
     }
     if (const NeedBytes* need = std::get_if<NeedBytes>(&*parsed)) return need->bytes;
     const SafetensorsHeader& header = std::get<SafetensorsHeader>(*parsed);
+    TensorsByName by_name;
+    for (const SafetensorsTensor& tensor : header.tensors) by_name.emplace(tensor.name, &tensor);
     std::vector<TensorOptions> chosen;
     if (reference.empty()) {
       auto first = selection.Choose(header);
@@ -355,24 +418,24 @@ absl::Status FillSafetensors(const ObjectStore& store, const DatasetOptions& opt
     } else {
       for (const Column& column : draft.columns) chosen.push_back(column.wanted);
     }
-    if (const absl::Status status = CheckStreamable(header, chosen); !status.ok()) {
-      draft.bad.try_emplace(index, WithObject(status, name));
+    if (const absl::Status status = CheckStreamable(by_name, chosen); !status.ok()) {
+      DEVMEM_RETURN_IF_ERROR(draft.AddBad(index, WithObject(status, name)));
       return 0;
     }
     if (reference.empty()) {
       reference = name;
-      for (TensorOptions& one : chosen) draft.AddColumn(std::move(one), shards);
+      for (TensorOptions& one : chosen) DEVMEM_RETURN_IF_ERROR(draft.AddColumn(std::move(one), shards));
     }
     for (size_t t = 0; t < draft.columns.size(); ++t) {
-      const SafetensorsTensor* tensor = Find(header, draft.columns[t].wanted.glob);
+      const SafetensorsTensor* tensor = Find(by_name, draft.columns[t].wanted.glob);
       if (tensor == nullptr) {
         return MakeError(
             absl::StatusCode::kInvalidArgument,
             "it has no tensor " + Quoted(draft.columns[t].wanted.glob) + ", which " + std::string(reference) + " has",
             {.object = std::string(name), .cause = "shards differ", .action = "name the tensors all shards have"});
       }
-      draft.SetRows(t, shard, tensor->offset, static_cast<uint64_t>(tensor->shape[0]),
-                    {*tensor->dtype, {tensor->shape.begin() + 1, tensor->shape.end()}});
+      DEVMEM_RETURN_IF_ERROR(draft.SetRows(t, shard, tensor->offset, static_cast<uint64_t>(tensor->shape[0]),
+                                           {*tensor->dtype, {tensor->shape.begin() + 1, tensor->shape.end()}}));
     }
     if (selection.all() && header.tensors.size() != draft.columns.size()) {
       return MakeError(absl::StatusCode::kInvalidArgument,
@@ -383,7 +446,7 @@ absl::Status FillSafetensors(const ObjectStore& store, const DatasetOptions& opt
     return 0;
   };
   DEVMEM_ASSIGN_OR_RETURN(draft.objects, ReadHeaders(store, listing, shards, kSafetensorsFirstRead, deadline, progress, parse));
-  if (draft.columns.empty()) draft.AddColumn({}, shards);  // every file is bad: the one column carries them to the error
+  if (draft.columns.empty()) return draft.AddColumn({}, shards);  // every file is bad: the one column carries them to the error
   return absl::OkStatus();
 }
 
@@ -488,6 +551,9 @@ absl::StatusOr<IndexedDataset> Finish(Draft draft, bool skip) {
                          std::make_move_iterator(draft.unnamable.end()));
   DEVMEM_RETURN_IF_ERROR(CheckAgreement(draft));
 
+  const uint64_t uses = Uses(draft.columns);
+  DEVMEM_RETURN_IF_ERROR(
+      draft.held.Add((draft.columns.front().counts.size() + 1) * sizeof(uint64_t) + uses * sizeof(uint32_t)));
   dataset.first_sample.reserve(draft.columns.front().counts.size() + 1);
   dataset.first_sample.push_back(0);
   for (const uint64_t count : draft.columns.front().counts) {
@@ -514,12 +580,16 @@ absl::StatusOr<IndexedDataset> Finish(Draft draft, bool skip) {
   if (used.size() == draft.objects.size()) {
     dataset.objects = std::move(draft.objects);
   } else {
+    dataset.objects = ObjectTable(draft.objects.account());
     for (const uint32_t index : used) {
       const ObjectTable::Object object = draft.objects[draft.PlaceOf(index)];
+      DEVMEM_RETURN_IF_ERROR(dataset.objects.MakeRoom(object.name.size(), object.validator.size()));
       dataset.objects.Add(object.name, object.size, object.validator);
     }
   }
   dataset.fingerprint = Fingerprint(dataset.objects, dataset.skipped);
+  dataset.memory = std::move(draft.held);
+  DEVMEM_RETURN_IF_ERROR(dataset.memory.Resize(dataset.bytes()));
   return result;
 }
 
@@ -539,17 +609,20 @@ Candidates FindCandidates(const ObjectStore& store, const ObjectTable& listing) 
 
 // Those of the unnamable that would have been chosen.
 absl::Status CheckUnnamable(const ObjectStore& store, const DatasetOptions& options, const ObjectTable& listing,
-                            const std::vector<uint32_t>& unnamable, Draft& draft) {
-  for (const uint32_t index : unnamable) {
-    const std::string_view name = listing[index].name;
-    std::string matched(name);
-    std::replace(matched.begin(), matched.end(), '\0', '?');  // fnmatch would take it for the end
-    const auto chosen = [&](const Column& column) { return MatchesGlob(column.wanted.glob, matched); };
-    const bool safetensors = draft.format == DatasetFormat::kSafetensors;
-    if (safetensors ? !MatchesGlob(std::string(kSafetensorsGlob), matched)
-                    : std::none_of(draft.columns.begin(), draft.columns.end(), chosen)) {
-      continue;
+                            const std::vector<uint32_t>& unnamable, const KeepOn& keep_on, Draft& draft) {
+  if (unnamable.empty()) return absl::OkStatus();
+  std::vector<Glob> globs;  // of safetensors a column's glob names tensors, not objects
+  if (draft.format == DatasetFormat::kSafetensors) {
+    DEVMEM_ASSIGN_OR_RETURN(globs.emplace_back(), Glob::Compile(kSafetensorsGlob));
+  } else {
+    for (const Column& column : draft.columns) {
+      DEVMEM_ASSIGN_OR_RETURN(globs.emplace_back(), Glob::Compile(column.wanted.glob));
     }
+  }
+  for (const uint32_t index : unnamable) {
+    DEVMEM_RETURN_IF_ERROR(keep_on());
+    const std::string_view name = listing[index].name;
+    if (std::none_of(globs.begin(), globs.end(), [name](const Glob& glob) { return glob.Matches(name); })) continue;
     const absl::Status refused = CheckObjectName(name, store.uri());
     if (!options.skip_bad_shards || draft.columns.size() > 1) return refused;
     draft.unnamable.push_back({std::string(name), refused, listing[index].size});
@@ -562,16 +635,20 @@ ProgressFn Phase(std::string_view phase, const OpenProgressFn& progress) {
   return [phase, &progress](uint64_t done, uint64_t total) { return progress(phase, done, total); };
 }
 
-// The bucket's index, or nullopt if it has none that we may read.
-absl::StatusOr<std::optional<std::string>> FetchIndex(const ObjectStore& store, Time deadline, const ProgressFn& progress) {
+// The bucket's index, or nullopt if it has none that we may read. What its bytes take is held in `memory`.
+absl::StatusOr<std::optional<std::string>> FetchIndex(const ObjectStore& store, Time deadline, const ProgressFn& progress,
+                                                      HeldMemory& memory) {
+  // Longer than most, so that one request is enough; short enough to learn from how long the index claims to be.
+  constexpr uint64_t kFirst = uint64_t{4} << 20;
   constexpr uint64_t kPiece = uint64_t{64} << 20;  // the longest SmallRead
-  // Ten times what 10^7 objects with long names take.
-  constexpr uint64_t kLargest = uint64_t{8} << 30;
   std::string bytes;
   std::string validator;
   uint64_t size = 1;
   while (bytes.size() < size) {
-    SmallRead read{.object = std::string(kIndexName), .offset = bytes.size(), .length = kPiece, .validator = validator};
+    SmallRead read{.object = std::string(kIndexName),
+                   .offset = bytes.size(),
+                   .length = bytes.empty() ? kFirst : kPiece,
+                   .validator = validator};
     DEVMEM_RETURN_IF_ERROR(store.ReadSmall(std::span(&read, 1), 1, deadline, progress));
     // Stores that hide what may not be listed answer 403 for an object that is not there.
     const bool absent = absl::IsNotFound(read.status) || absl::IsPermissionDenied(read.status);
@@ -579,17 +656,16 @@ absl::StatusOr<std::optional<std::string>> FetchIndex(const ObjectStore& store, 
     if (!read.status.ok()) return WithObject(read.status, kIndexName);
     size = read.object_size;
     validator = read.object_validator;
-    if (size > kLargest || (read.bytes.empty() && bytes.size() < size)) {
+    if (size > kLongestIndex || (read.bytes.empty() && bytes.size() < size)) {
       return MakeError(
           absl::StatusCode::kDataLoss, "index of " + std::to_string(size) + " bytes cannot be read",
           {.object = std::string(kIndexName), .cause = "damaged index", .action = "write the index again, or delete it"});
     }
     if (bytes.empty()) {
-      bytes = std::move(read.bytes);
+      if (absl::Status room = memory.Resize(size); !room.ok()) return WithObject(room, kIndexName);
       bytes.reserve(size);
-    } else {
-      bytes += read.bytes;
     }
+    bytes += read.bytes;
   }
   return bytes;
 }
@@ -603,16 +679,20 @@ absl::StatusOr<IndexedDataset> ListDataset(const ObjectStore& store, const Datas
     return MakeError(absl::StatusCode::kFailedPrecondition, "the bucket has more than 2^32 objects",
                      {.object = store.uri(), .cause = "too many objects", .action = "open a folder of it"});
   }
+  HeldMemory held(options.memory);
+  DEVMEM_RETURN_IF_ERROR(held.Resize(2 * listing.size() * sizeof(uint32_t)));  // of what is data, and of what a glob matches
   const auto [data, unnamable] = FindCandidates(store, listing);
-  Draft draft;
-  DEVMEM_ASSIGN_OR_RETURN(draft.format, FindFormat(store, options, listing, data));
+  const Patience patience{store, deadline, progress};
+  const KeepOn keep_on = [&] { return patience.Check(listing.size()); };
+  Draft draft{.held = HeldMemory(options.memory)};
+  DEVMEM_ASSIGN_OR_RETURN(draft.format, FindFormat(store, options, listing, data, keep_on));
   const ProgressFn headers = Phase("headers", progress);
   if (draft.format == DatasetFormat::kSafetensors) {
-    DEVMEM_RETURN_IF_ERROR(FillSafetensors(store, options, listing, data, deadline, headers, draft));
-    DEVMEM_RETURN_IF_ERROR(CheckUnnamable(store, options, listing, unnamable, draft));
+    DEVMEM_RETURN_IF_ERROR(FillSafetensors(store, options, listing, data, deadline, headers, keep_on, draft));
+    DEVMEM_RETURN_IF_ERROR(CheckUnnamable(store, options, listing, unnamable, keep_on, draft));
   } else {
-    DEVMEM_RETURN_IF_ERROR(MatchTensors(store, options, listing, data, draft));
-    DEVMEM_RETURN_IF_ERROR(CheckUnnamable(store, options, listing, unnamable, draft));
+    DEVMEM_RETURN_IF_ERROR(MatchTensors(store, options, listing, data, keep_on, draft));
+    DEVMEM_RETURN_IF_ERROR(CheckUnnamable(store, options, listing, unnamable, keep_on, draft));
     if (draft.format == DatasetFormat::kRaw) {
       DEVMEM_RETURN_IF_ERROR(FillRaw(listing, draft));
     } else {
@@ -624,14 +704,17 @@ absl::StatusOr<IndexedDataset> ListDataset(const ObjectStore& store, const Datas
 
 absl::StatusOr<Dataset> BuildDataset(const ObjectStore& store, const DatasetOptions& options, Time deadline,
                                      const OpenProgressFn& progress) {
-  DEVMEM_ASSIGN_OR_RETURN(std::optional<std::string> bytes, FetchIndex(store, deadline, Phase("listing", progress)));
+  HeldMemory memory(options.memory);
+  DEVMEM_ASSIGN_OR_RETURN(std::optional<std::string> bytes, FetchIndex(store, deadline, Phase("listing", progress), memory));
   if (!bytes.has_value()) {
     DEVMEM_ASSIGN_OR_RETURN(IndexedDataset listed, ListDataset(store, options, deadline, progress));
     return std::move(listed.dataset);
   }
-  auto indexed = ReadIndex(*std::move(bytes));
+  auto indexed = ReadIndex(*std::move(bytes), std::move(memory));
   if (!indexed.ok()) return WithObject(indexed.status(), kIndexName);
-  return SelectFromIndex(*std::move(indexed), options);
+  const Patience patience{store, deadline, progress};
+  const uint64_t objects = indexed->dataset.objects.size();
+  return SelectFromIndex(*std::move(indexed), options, [&] { return patience.Check(objects); });
 }
 
 }  // namespace devmem

@@ -21,6 +21,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -28,6 +29,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/clock.h"
+#include "base/memory_account.h"
 #include "gpu/dtype.h"
 #include "net/object_store.h"
 #include "service/dataset.h"
@@ -50,6 +52,8 @@ struct DatasetOptions {
   // on_error skip: a shard whose header is bad is left out together with those paired with it, and listed in
   // Dataset::skipped. What may pass (the network) or is the specification's fault stays an error.
   bool skip_bad_shards = false;
+  // Where everything that the bucket decides the size of is counted; null: nowhere. No room: kResourceExhausted.
+  std::shared_ptr<MemoryAccount> memory;
 };
 
 // phase is "listing" or "headers"; total 0: not known yet. False cancels: kCancelled.

@@ -11,6 +11,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "base/testing/counted_memory.h"
 #include "net/file_store.h"
 #include "service/data_object.h"
 
@@ -32,14 +33,16 @@ class MemoryStore : public ObjectStore {
   struct Stored {
     std::string bytes;
     std::string listed_validator;
-    std::string validator;                // what an answer to a GET says
-    absl::Status fault;                   // of reads
-    std::optional<uint64_t> listed_size;  // where the listing is out of date
+    std::string validator;                 // what an answer to a GET says
+    absl::Status fault;                    // of reads
+    std::optional<uint64_t> listed_size;   // where the listing is out of date
+    std::optional<uint64_t> claimed_size;  // by answers to reads
   };
   std::map<std::string, Stored> objects;
   mutable uint64_t reads = 0;
   mutable uint64_t longest_read = 0;
   mutable uint64_t listings = 0;
+  std::shared_ptr<MemoryAccount> memory;  // of listings
 
   void Put(const std::string& name, std::string bytes) {
     objects[name] = {.bytes = std::move(bytes), .validator = "\"" + name + "\""};
@@ -49,9 +52,11 @@ class MemoryStore : public ObjectStore {
   absl::StatusOr<ObjectTable> List(Time, const ProgressFn& progress) const override {
     ++listings;
     if (progress != nullptr && !progress(0, 0)) return absl::CancelledError("cancelled");
-    ObjectTable table;
-    for (const auto& [name, stored] : objects)
+    ObjectTable table(memory);
+    for (const auto& [name, stored] : objects) {
+      DEVMEM_RETURN_IF_ERROR(table.MakeRoom(name.size(), stored.listed_validator.size()));
       table.Add(name, stored.listed_size.value_or(stored.bytes.size()), stored.listed_validator);
+    }
     return table;
   }
   absl::Status ReadSmall(std::span<SmallRead> batch, int, Time, const ProgressFn& progress) const override {
@@ -67,7 +72,7 @@ class MemoryStore : public ObjectStore {
       } else if (!read.validator.empty() && read.validator != at->second.validator) {
         read.status = absl::AbortedError("412");
       } else {
-        read.object_size = at->second.bytes.size();
+        read.object_size = at->second.claimed_size.value_or(at->second.bytes.size());
         read.object_validator = at->second.validator;
         if (read.offset < read.object_size) read.bytes = at->second.bytes.substr(read.offset, read.length);
       }
@@ -549,6 +554,77 @@ TEST(DatasetBuilderTest, ADamagedIndexIsAnErrorAndAHiddenOneIsNone) {
   EXPECT_EQ(BuildDataset(store, {}, Soon(), nullptr).status().code(), absl::StatusCode::kUnavailable);
   store.objects[std::string(kIndexName)].fault = absl::PermissionDeniedError("403");
   EXPECT_TRUE(BuildDataset(store, {}, Soon(), nullptr).ok());
+}
+
+TEST(DatasetBuilderTest, AnIndexIsNoLongerThanItMayBeAndThereIsRoomFor) {
+  MemoryStore store;
+  store.Put("a.npy", Npy("<f4", {3}, 4));
+  CountedMemory memory(64 << 20);
+  const DatasetOptions options{.memory = memory.Account()};
+  MemoryStore::Stored& index = store.objects[std::string(kIndexName)];
+  index.bytes = std::string(8 << 20, 'i');
+  index.claimed_size = uint64_t{8} << 30;
+  EXPECT_THAT(Fault(BuildDataset(store, options, Soon(), nullptr), absl::StatusCode::kDataLoss), HasSubstr("8589934592 bytes"));
+  EXPECT_EQ(store.reads, 1u) << "its claim was enough";
+  EXPECT_LE(store.longest_read, 4u << 20);
+  index.claimed_size = uint64_t{1} << 30;
+  const absl::Status refused = BuildDataset(store, options, Soon(), nullptr).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
+  EXPECT_EQ(GetErrorInfo(refused).object, kIndexName);
+  EXPECT_EQ(store.reads, 2u);
+  EXPECT_EQ(memory.most(), 0u);
+}
+
+TEST(DatasetBuilderTest, WhatIsBuiltIsCountedWhileItLives) {
+  CountedMemory memory(64 << 20);
+  const DatasetOptions options{.memory = memory.Account()};
+  for (const bool indexed : {false, true}) {
+    MemoryStore store;
+    store.memory = memory.Account();
+    for (int i = 0; i < 2000; ++i) store.Put("train/" + std::to_string(10000 + i) + ".npy", Npy("<f4", {3, 2}, 4));
+    if (indexed) store.Put(std::string(kIndexName), WriteIndex(*ListDataset(store, options, Soon(), nullptr)));
+    ASSERT_EQ(memory.used(), 0u);
+    {
+      const auto data = BuildDataset(store, options, Soon(), nullptr);
+      ASSERT_TRUE(data.ok()) << data.status();
+      EXPECT_EQ(memory.used(), data->bytes() + data->objects.bytes());
+      EXPECT_GE(memory.used(), 2000u * (8 + 12 + 24 + 15));
+    }
+    EXPECT_EQ(memory.used(), 0u);
+  }
+}
+
+// A header that names many tensors, and many shards: their product is what columns take.
+TEST(DatasetBuilderTest, ColumnsThatDoNotFitAreRefused) {
+  MemoryStore store;
+  std::string json = "{";
+  for (int i = 0; i < 2000; ++i) {
+    json += (i > 0 ? "," : "") + ("\"t" + std::to_string(i)) + R"(":{"dtype":"U8","shape":[1],"data_offsets":[)" +
+            std::to_string(i) + "," + std::to_string(i + 1) + "]}";
+  }
+  const std::string file = Safetensors(json + "}", 2000);
+  for (int i = 0; i < 500; ++i) store.Put(std::to_string(1000 + i) + ".safetensors", i == 0 ? file : "x");
+  CountedMemory memory(16 << 20);
+  const auto data = BuildDataset(store, {.memory = memory.Account()}, Soon(), nullptr);
+  EXPECT_EQ(data.status().code(), absl::StatusCode::kResourceExhausted) << data.status();
+  EXPECT_EQ(memory.used(), 0u);
+}
+
+TEST(DatasetBuilderTest, MatchingGlobsIsCancelledAndHasADeadline) {
+  MemoryStore store;
+  for (int i = 0; i < 20'000; ++i) store.Put(std::string(200, 'a') + std::to_string(i), "x");
+  std::string glob;
+  while (glob.size() < 1000) glob += "*a*?";
+  const DatasetOptions options{.format = DatasetFormat::kRaw,
+                               .tensors = {{.glob = glob + "*b", .dtype = DType::kU8, .shape = Shape{1}}}};
+  int asked = 0;
+  const auto cancelled = BuildDataset(store, options, Soon(),
+                                      [&](std::string_view, uint64_t listed, uint64_t) { return listed == 0 || ++asked < 3; });
+  EXPECT_EQ(cancelled.status().code(), absl::StatusCode::kCancelled) << cancelled.status();
+  EXPECT_EQ(asked, 3);
+  const auto late = ListDataset(store, options, Clock::now() - std::chrono::seconds(1), nullptr);
+  EXPECT_EQ(late.status().code(), absl::StatusCode::kDeadlineExceeded) << late.status();
+  EXPECT_EQ(FaultOf(late.status()), Fault::kTimeout);
 }
 
 TEST(DatasetBuilderTest, OverTheFileStore) {

@@ -22,6 +22,7 @@ struct Header {
   uint64_t need = 0;  // bytes from the start
   std::string validator;
   std::string bytes;
+  HeldMemory memory;  // what the bytes take
 };
 
 bool IsStrongETag(std::string_view validator) { return validator.starts_with('"'); }
@@ -71,9 +72,15 @@ absl::Status Extend(const ObjectStore& store, const ObjectTable& listing, std::s
     DEVMEM_RETURN_IF_ERROR(Check(reads[i], headers[i].size));
     if (headers[i].bytes.empty()) {
       headers[i].bytes = std::move(reads[i].bytes);
+      headers[i].memory = std::move(reads[i].memory);
       headers[i].validator = std::move(reads[i].object_validator);
     } else {
+      const uint64_t whole = headers[i].bytes.size() + reads[i].bytes.size();
+      if (headers[i].memory.account() == nullptr) headers[i].memory = HeldMemory(listing.account());
+      DEVMEM_RETURN_IF_ERROR(headers[i].memory.Resize(headers[i].bytes.size() + whole));
+      headers[i].bytes.reserve(whole);
       headers[i].bytes += reads[i].bytes;
+      DEVMEM_RETURN_IF_ERROR(headers[i].memory.Resize(whole));
     }
   }
   return absl::OkStatus();
@@ -96,7 +103,7 @@ size_t Round(std::span<const Header> headers) {
 absl::StatusOr<ObjectTable> ReadHeaders(const ObjectStore& store, const ObjectTable& listing, std::span<const uint32_t> objects,
                                         uint64_t first_read, Time deadline, const ProgressFn& progress,
                                         const ParseHeaderFn& parse) {
-  ObjectTable read;
+  ObjectTable read(listing.account());
   for (size_t begin = 0; begin < objects.size(); begin += kWave) {
     const size_t end = std::min(begin + kWave, objects.size());
     std::vector<std::string> validators(end - begin);
@@ -140,7 +147,9 @@ absl::StatusOr<ObjectTable> ReadHeaders(const ObjectStore& store, const ObjectTa
     }
     for (size_t position = begin; position < end; ++position) {
       const ObjectTable::Object object = listing[objects[position]];
-      read.Add(object.name, object.size, Prefer(validators[position - begin], object.validator));
+      const std::string_view validator = Prefer(validators[position - begin], object.validator);
+      DEVMEM_RETURN_IF_ERROR(read.MakeRoom(object.name.size(), validator.size()));
+      read.Add(object.name, object.size, validator);
     }
     if (progress != nullptr && !progress(end, objects.size())) {
       return MakeError(absl::StatusCode::kCancelled, "cancelled while reading headers", {.object = store.uri()});

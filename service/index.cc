@@ -4,12 +4,15 @@
 #include <algorithm>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <set>
+#include <span>
 #include <utility>
 
 #include "base/error.h"
 #include "devmem_loader/v1/index.pb.h"
 #include "service/digest.h"
+#include "service/glob.h"
 
 namespace devmem {
 namespace {
@@ -34,13 +37,82 @@ uint64_t Checksum(std::string_view bytes) {
   return digest.Finish();
 }
 
+// What a field's numbers take, each, once they are parsed; 0: it is bytes, or a message.
+struct Field {
+  uint32_t number = 0;
+  uint64_t item = 0;
+};
+constexpr Field kIndexFields[] = {{4, sizeof(uint32_t)}, {5, sizeof(uint64_t)}, {7, sizeof(uint32_t)}};
+constexpr Field kColumnFields[] = {{3, sizeof(int64_t)}, {5, sizeof(uint32_t)}, {6, sizeof(uint64_t)}, {7, sizeof(uint64_t)}};
+constexpr uint32_t kColumns = 8;
+
+std::optional<uint64_t> TakeVarint(std::string_view& bytes) {
+  uint64_t value = 0;
+  for (int shift = 0; shift < 64 && !bytes.empty(); shift += 7) {
+    const auto byte = static_cast<unsigned char>(bytes.front());
+    bytes.remove_prefix(1);
+    value |= uint64_t{byte & 0x7fu} << shift;
+    if (byte < 0x80) return value;
+  }
+  return std::nullopt;
+}
+
+// What the message in `bytes` takes when it is parsed, at most: a byte of it may become a number of 8, or two of them a column.
+// nullopt: it is no message.
+std::optional<uint64_t> ParsedBytes(std::string_view bytes, std::span<const Field> fields) {
+  constexpr uint64_t kGrowth = 3;   // of an array that grows: the one it leaves, and twice as much
+  constexpr uint64_t kOther = 128;  // a string, or a field that we do not know
+  constexpr uint64_t kColumn = sizeof(IndexColumn) + 8 * sizeof(void*);
+  const bool top = fields.data() == kIndexFields;
+  uint64_t sum = 0;
+  while (!bytes.empty()) {
+    const std::optional<uint64_t> tag = TakeVarint(bytes);
+    if (!tag.has_value()) return std::nullopt;
+    const uint64_t number = *tag >> 3;
+    const auto known = std::find_if(fields.begin(), fields.end(), [number](const Field& f) { return f.number == number; });
+    const uint64_t item = known == fields.end() ? 0 : known->item * kGrowth;
+    switch (*tag & 7) {
+      case 0:
+        if (!TakeVarint(bytes).has_value()) return std::nullopt;
+        sum += std::max(item, kOther);
+        continue;
+      case 1:
+      case 5: {
+        const size_t size = (*tag & 7) == 1 ? 8 : 4;
+        if (bytes.size() < size) return std::nullopt;
+        bytes.remove_prefix(size);
+        sum += kOther;
+        continue;
+      }
+      case 2:
+        break;
+      default:
+        return std::nullopt;
+    }
+    const std::optional<uint64_t> size = TakeVarint(bytes);
+    if (!size.has_value() || *size > bytes.size()) return std::nullopt;
+    const std::string_view inside = bytes.substr(0, *size);
+    bytes.remove_prefix(*size);
+    if (top && number == kColumns) {
+      const std::optional<uint64_t> column = ParsedBytes(inside, kColumnFields);
+      if (!column.has_value()) return std::nullopt;
+      sum += kColumn + *column;
+    } else if (item > 0) {  // a number ends where the highest bit is not set
+      sum += item * static_cast<uint64_t>(std::count_if(inside.begin(), inside.end(), [](char c) { return (c & 0x80) == 0; }));
+    } else {
+      sum += kOther + inside.size();
+    }
+  }
+  return sum;
+}
+
 // What Damaged() found in a column, with whose it is.
 absl::Status InColumn(const std::string& name, const std::string& what) {
   return Damaged("index column " + Quoted(name) + " " + what);
 }
 
 // Moves the objects out of `message`, freeing its columns on the way.
-absl::StatusOr<ObjectTable> TakeObjects(DatasetIndex& message) {
+absl::StatusOr<ObjectTable> TakeObjects(DatasetIndex& message, const std::shared_ptr<MemoryAccount>& account) {
   const int count = message.sizes_size();
   if (message.name_lengths_size() != count || message.validator_lengths_size() != count) {
     return Damaged("index has columns of different lengths");
@@ -56,8 +128,8 @@ absl::StatusOr<ObjectTable> TakeObjects(DatasetIndex& message) {
   const std::string_view all_names = names == nullptr ? std::string_view() : *names;
   const std::string_view all_validators = validators == nullptr ? std::string_view() : *validators;
 
-  ObjectTable objects;
-  objects.Reserve(static_cast<size_t>(count), all_names.size(), all_validators.size());
+  ObjectTable objects(account);
+  DEVMEM_RETURN_IF_ERROR(objects.Reserve(static_cast<size_t>(count), all_names.size(), all_validators.size()));
   size_t name_at = 0;
   size_t validator_at = 0;
   std::string_view before;
@@ -171,7 +243,7 @@ std::string WriteIndex(const IndexedDataset& indexed) {
   return bytes;
 }
 
-absl::StatusOr<IndexedDataset> ReadIndex(std::string bytes) {
+absl::StatusOr<IndexedDataset> ReadIndex(std::string bytes, HeldMemory memory) {
   if (bytes.size() <= kChecksumBytes || bytes[bytes.size() - kChecksumBytes] != kChecksumTag) {
     return Damaged("index of " + std::to_string(bytes.size()) + " bytes does not end in its checksum");
   }
@@ -179,10 +251,14 @@ absl::StatusOr<IndexedDataset> ReadIndex(std::string bytes) {
   uint64_t stated = 0;
   for (size_t i = bytes.size(); i-- > bytes.size() - 8;) stated = stated << 8 | static_cast<unsigned char>(bytes[i]);
   if (Checksum(covered) != stated) return Damaged("index does not match its checksum");
-  if (bytes.size() > static_cast<size_t>(std::numeric_limits<int>::max())) return Damaged("index is longer than 2 GiB");
+  if (bytes.size() > kLongestIndex) return Damaged("index is longer than 2 GiB");
+  const std::optional<uint64_t> parsed = ParsedBytes(bytes, kIndexFields);
+  if (!parsed.has_value()) return Damaged("index is not a DatasetIndex message");
+  DEVMEM_RETURN_IF_ERROR(memory.Add(*parsed));
   DatasetIndex message;
   if (!message.ParseFromString(bytes)) return Damaged("index is not a DatasetIndex message");
   std::string().swap(bytes);  // the message is a copy, and memory is what 10^6 objects are short of
+  DEVMEM_RETURN_IF_ERROR(memory.Resize(*parsed));
   if (message.version() != kVersion) {
     return MakeError(absl::StatusCode::kFailedPrecondition, "index is of version " + std::to_string(message.version()),
                      {.cause = "unknown index version", .action = "write the index again with this release, or delete it"});
@@ -194,15 +270,21 @@ absl::StatusOr<IndexedDataset> ReadIndex(std::string bytes) {
     return Damaged("index is of an unknown format");
   }
   result.format = result.dataset.format = static_cast<DatasetFormat>(message.format());
-  DEVMEM_ASSIGN_OR_RETURN(result.dataset.objects, TakeObjects(message));
+  DEVMEM_ASSIGN_OR_RETURN(result.dataset.objects, TakeObjects(message, memory.account()));
   if (message.columns_size() == 0) return Damaged("index has no tensors");
   std::set<std::string> names;
   for (IndexColumn& column : *message.mutable_columns()) {
     if (column.name().empty() || !names.insert(column.name()).second) return InColumn(column.name(), "has no name of its own");
+    if (column.name().size() > kLongestGlob || column.glob().size() > kLongestGlob) {  // as TensorSpec's
+      return InColumn(column.name(), "has a name or a glob longer than 1024 bytes");
+    }
     DEVMEM_RETURN_IF_ERROR(TakeColumn(column, result.dataset));
     result.globs.push_back(column.glob());
     column.Clear();
   }
+  message.Clear();
+  result.dataset.memory = std::move(memory);
+  DEVMEM_RETURN_IF_ERROR(result.dataset.memory.Resize(result.dataset.bytes()));
   result.dataset.fingerprint = Fingerprint(result.dataset.objects, {});
   return result;
 }

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "base/memory_account.h"
 #include "service/dataset.h"
 #include "service/formats/format.h"
 
@@ -32,9 +33,13 @@ struct IndexedDataset {
 
 [[nodiscard]] std::string WriteIndex(const IndexedDataset& indexed);
 
+// An index is one protobuf message, and has less than 2 GiB as such: ten times what 10^7 objects with short names take.
+inline constexpr uint64_t kLongestIndex = 0x7fffffff;
+
 // Parses and checks untrusted bytes: nothing in the result points outside an object. Takes the bytes so that it can
 // free them on the way: 10^6 objects load in less than 1 s and 150 MB. kDataLoss where they are broken,
-// kFailedPrecondition where a newer version wrote them.
-[[nodiscard]] absl::StatusOr<IndexedDataset> ReadIndex(std::string bytes);
+// kFailedPrecondition where a newer version wrote them. `memory` holds what the bytes take; what they come to is counted in
+// its account before it is there: kResourceExhausted.
+[[nodiscard]] absl::StatusOr<IndexedDataset> ReadIndex(std::string bytes, HeldMemory memory = {});
 
 }  // namespace devmem

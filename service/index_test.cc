@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/testing/counted_memory.h"
 #include "devmem_loader/v1/index.pb.h"
 #include "service/digest.h"
 
@@ -179,6 +180,84 @@ TEST(IndexTest, GarbageWithAGoodChecksumIsDamaged) {
   const uint64_t checksum = digest.Finish();
   for (int i = 0; i < 8; ++i) bytes[bytes.size() - 8 + static_cast<size_t>(i)] = static_cast<char>(checksum >> (8 * i));
   EXPECT_THAT(Text(ReadIndex(bytes).status()), HasSubstr("not a DatasetIndex"));
+}
+
+std::string Varint(uint64_t value) {
+  std::string bytes;
+  for (; value >= 0x80; value >>= 7) bytes.push_back(static_cast<char>(value | 0x80));
+  bytes.push_back(static_cast<char>(value));
+  return bytes;
+}
+std::string Sealed(std::string bytes) {
+  ShortDigest digest;
+  digest.AddBytes(bytes);
+  const uint64_t checksum = digest.Finish();
+  bytes.push_back(9 << 3 | 1);
+  for (int i = 0; i < 8; ++i) bytes.push_back(static_cast<char>(checksum >> (8 * i)));
+  return bytes;
+}
+
+// Two bytes can become a column of hundreds: what is parsed is counted before it is.
+TEST(IndexTest, WhatItComesToIsCountedBeforeItIsThere) {
+  constexpr size_t kMiB = 1 << 20;
+  const std::string zeros(kMiB, '\0');
+  std::string columns, numbers;
+  while (columns.size() < kMiB) columns += std::string("\x42\x00", 2);
+  while (numbers.size() < kMiB) numbers += std::string("\x28\x01", 2);
+  std::string unknown, strings;
+  while (unknown.size() < kMiB) unknown += std::string("\x78\x01", 2);
+  while (strings.size() < kMiB) strings += std::string("\x7a\x00", 2);
+  const struct {
+    const char* description;
+    std::string bytes;
+  } rows[] = {
+      {"columns of nothing", columns},
+      {"sizes of one byte", "\x2a" + Varint(zeros.size()) + zeros},
+      {"sizes, each a field", numbers},
+      {"counts in a column",
+       "\x42" + Varint(zeros.size() + 1 + Varint(zeros.size()).size()) + "\x3a" + Varint(zeros.size()) + zeros},
+      {"numbers we do not know", unknown},
+      {"strings we do not know", strings},
+  };
+  for (const auto& row : rows) {
+    // Refused where it does not fit: without an account it is read, and found to be nonsense.
+    CountedMemory memory(4 << 20);
+    HeldMemory held(memory.Account());
+    ASSERT_TRUE(held.Resize(row.bytes.size()).ok());
+    const absl::Status refused = ReadIndex(Sealed(row.bytes), std::move(held)).status();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << row.description << ": " << refused;
+    EXPECT_EQ(memory.used(), 0u) << row.description;
+    // And what is counted is no less than what a parser takes.
+    CountedMemory enough(uint64_t{4} << 30);
+    HeldMemory counted(enough.Account());
+    ASSERT_TRUE(counted.Resize(row.bytes.size()).ok());
+    EXPECT_FALSE(ReadIndex(Sealed(row.bytes), std::move(counted)).ok()) << row.description;
+    DatasetIndex message;
+    const size_t before = ::mallinfo2().uordblks + ::mallinfo2().hblkhd;
+    ASSERT_TRUE(message.ParseFromString(row.bytes)) << row.description;
+    const size_t taken = ::mallinfo2().uordblks + ::mallinfo2().hblkhd - before;
+    EXPECT_GE(enough.most(), taken) << row.description;
+  }
+}
+
+TEST(IndexTest, ADatasetIsCountedWhileItLives) {
+  CountedMemory memory(1 << 20);
+  std::string bytes = WriteIndex(Small());
+  {
+    HeldMemory held(memory.Account());
+    ASSERT_TRUE(held.Resize(bytes.size()).ok());
+    const auto read = ReadIndex(std::move(bytes), std::move(held));
+    ASSERT_TRUE(read.ok()) << read.status();
+    EXPECT_EQ(memory.used(), read->dataset.bytes() + read->dataset.objects.bytes());
+    EXPECT_GT(memory.used(), 0u);
+  }
+  EXPECT_EQ(memory.used(), 0u);
+}
+
+TEST(IndexTest, NamesAndGlobsHaveALimit) {
+  IndexedDataset indexed = Small();
+  indexed.globs[0] = std::string(1025, '*');
+  EXPECT_THAT(Text(ReadIndex(WriteIndex(indexed)).status()), HasSubstr("longer than 1024"));
 }
 
 // 10^9 samples in 10^6 objects: right at every shard's edge. Time and memory are printed; the peak is of reading alone

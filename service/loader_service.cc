@@ -42,6 +42,7 @@ namespace v1 = devmem_loader::v1;
 constexpr Duration kSlabDeadline = std::chrono::seconds(10);  // for a trainer to take its slabs from the handle socket
 constexpr Duration kLastMessages = std::chrono::seconds(1);   // for a trainer to read what was sent before its stream was ended
 constexpr Duration kProgressEvery = std::chrono::milliseconds(200);
+constexpr uint64_t kUncounted = uint64_t{1} << 20;  // of what a stream takes besides its slabs: each has as much
 
 absl::Status NoSpec() {
   return MakeError(absl::StatusCode::kInvalidArgument, "the first message must be the stream's specification",
@@ -327,8 +328,20 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
     const Time now = Clock::now();
     Time next_progress = now;
     const auto quota = [&](uint64_t bytes) { return service_.parts_.ledger->ReserveMemory(uid, bytes, grant_); };
+    const auto take = [budget = service_.parts_.budget, ledger = service_.parts_.ledger, uid,
+                       grant = grant_](uint64_t bytes) -> absl::Status {
+      DEVMEM_RETURN_IF_ERROR(ledger->TakeMemory(uid, bytes, grant));
+      absl::Status taken = budget->Take(bytes);
+      if (!taken.ok()) ledger->GiveMemory(uid, bytes);
+      return taken;
+    };
+    const auto give = [budget = service_.parts_.budget, ledger = service_.parts_.ledger, uid](uint64_t bytes) {
+      budget->Give(bytes);
+      ledger->GiveMemory(uid, bytes);
+    };
     OpenContext context{.device = service_.parts_.device,
                         .budget = service_.parts_.budget,
+                        .memory = std::make_shared<MemoryAccount>(kUncounted, take, give),
                         .quota = quota,
                         .redirects = RedirectsOf(service_.access(), AccessPeerOf(peer_)),
                         .default_prefetch = service_.default_prefetch_,
@@ -639,6 +652,11 @@ void LoaderService::FillStatus(std::optional<uid_t> only_of, v1::GetNodeStatusRe
   pool->set_name("slabs");
   pool->set_bytes_used(parts_.budget->used());
   pool->set_bytes_limit(parts_.budget->limit());
+  v1::PoolStatus* const rest = response->add_pools();
+  rest->set_name("listings");
+  rest->set_bytes_used(parts_.budget->taken());
+  rest->set_bytes_limit(parts_.budget->limit());
+  response->set_memory_limit_source(parts_.budget->source());
   const PathInfo path = parts_.transport->path();
   *response->add_paths() = DataPathMessage(path);
   for (const auto& [library, version] : Libraries()) (*response->mutable_library_versions())[library] = version;
@@ -717,6 +735,7 @@ NodeSnapshot LoaderService::Observe(size_t most_streams) {
                     .transfers = parts_.transport->transfers(),
                     .totals = counters_.Sum(),
                     .slab_bytes = parts_.budget->used(),
+                    .listing_bytes = parts_.budget->taken(),
                     .slab_limit = parts_.budget->limit()};
   Open open = DescribeStreams(node.path, most_streams);
   for (size_t i = 0; i < open.streams.size(); ++i) {

@@ -21,6 +21,26 @@ TEST(MemoryBudget, ALowerLimitTakesNothingAway) {
   EXPECT_TRUE(budget.Reserve(50).ok());
 }
 
+TEST(MemoryBudget, SlabsAndTheRestShareTheLimit) {
+  MemoryBudget budget(100, "as set");
+  EXPECT_EQ(budget.source(), "as set");
+  ASSERT_TRUE(budget.Take(60).ok());
+  EXPECT_EQ(budget.taken(), 60u);
+  EXPECT_EQ(budget.used(), 0u);
+  EXPECT_THAT(Text(budget.Reserve(41).status()), ::testing::HasSubstr("of this node's 100 bytes 60 are in use"));
+  auto slabs = budget.Reserve(40);
+  ASSERT_TRUE(slabs.ok());
+  const absl::Status refused = budget.Take(1);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(FaultOf(refused), Fault::kMemoryLimit);
+  budget.Give(20);
+  EXPECT_TRUE(budget.Take(20).ok());
+  slabs->reset();
+  EXPECT_EQ(budget.Take(UINT64_MAX).code(), absl::StatusCode::kResourceExhausted);
+  budget.Give(60);
+  EXPECT_EQ(budget.taken(), 0u);
+}
+
 TEST(MemoryBudget, AHigherLimitCountsAtOnce) {
   MemoryBudget budget(100);
   const auto held = budget.Reserve(100);

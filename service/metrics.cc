@@ -106,7 +106,11 @@ void AddNode(const NodeSnapshot& node, Page& page) {
       .Add(uint64_t{1}, {Label("path", node.path.name)});
   page.Gauge("devmem_loader_workers", "Receive threads.").Add(uint64_t{node.workers});
   page.Gauge("devmem_loader_slab_bytes", "Slab memory of all streams, as reserved.").Add(node.slab_bytes);
-  page.Gauge("devmem_loader_slab_limit_bytes", "What slab memory of all streams may come to.").Add(node.slab_limit);
+  page.Gauge("devmem_loader_listing_bytes",
+             "Memory of listings, indexes, headers, plans and messages of all streams, as counted.")
+      .Add(node.listing_bytes);
+  page.Gauge("devmem_loader_slab_limit_bytes", "What slabs, listings and the like of all streams may come to together.")
+      .Add(node.slab_limit);
   page.Gauge("devmem_loader_kept_slabs", "Slabs of failed streams that their trainers have not given back.")
       .Add(node.kept_slabs);
   page.Gauge("devmem_loader_kept_slab_bytes", "Of slab memory, what these have.").Add(node.kept_slab_bytes);

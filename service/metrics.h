@@ -31,6 +31,7 @@ struct NodeSnapshot {
   TransferTotals transfers;
   StreamTotals totals;
   uint64_t slab_bytes = 0;
+  uint64_t listing_bytes = 0;
   uint64_t slab_limit = 0;
   uint64_t kept_slabs = 0;  // of failed streams, whose trainers may be reading them
   uint64_t kept_slab_bytes = 0;

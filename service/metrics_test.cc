@@ -55,6 +55,7 @@ NodeSnapshot DevmemNode() {
 TEST(RenderMetrics, ANodeThatCopies) {
   NodeSnapshot node = CopyNode();
   node.slab_bytes = 100;
+  node.listing_bytes = 50;
   node.slab_limit = 1000;
   node.open = 3;
   node.opened = 9;
@@ -76,6 +77,7 @@ TEST(RenderMetrics, ANodeThatCopies) {
   expect("devmem_loader_serving", 1);
   expect("devmem_loader_path_info{path=\"copy\"}", 1);
   expect("devmem_loader_slab_bytes", 100);
+  expect("devmem_loader_listing_bytes", 50);
   expect("devmem_loader_slab_limit_bytes", 1000);
   expect("devmem_loader_streams", 3);
   expect("devmem_loader_streams_opened_total", 9);

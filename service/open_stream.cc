@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <new>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -10,6 +11,7 @@
 #include "base/text.h"
 #include "base/trace.h"
 #include "client/cpp/rpc_error.h"
+#include "service/glob.h"
 #include "service/prefetch_window.h"
 #include "service/skip_allowance.h"
 
@@ -21,6 +23,11 @@ namespace v1 = devmem_loader::v1;
 constexpr uint64_t kMostPieces = 1 << 22;  // rows * tensors of a batch: what planning its reads costs memory for
 constexpr int kMostDimensions = 64;        // numpy has 32, 64 since version 2
 constexpr int kMostTensors = 4096;
+constexpr size_t kLongestName = kLongestGlob;  // of a tensor; it is in every batch
+// What may be said of the batches in a window: as much as the slabs, but this at least; and of one batch, which is part of a
+// protobuf message.
+constexpr uint64_t kSaidAtLeast = uint64_t{64} << 20;
+constexpr uint64_t kSaidOfOne = uint64_t{1} << 30;
 constexpr uint32_t kMostEmptyEpochs = 1000;
 
 absl::Status Invalid(std::string_view what, std::string_view field, std::string_view action) {
@@ -64,6 +71,11 @@ absl::StatusOr<DatasetOptions> ToDatasetOptions(const v1::StreamSpec& spec) {
       return Invalid(absl::StrCat("tensor ", tensor.name(), " has ", tensor.shape_size(), " dimensions"), "shape",
                      absl::StrCat("give at most ", kMostDimensions));
     }
+    if (tensor.name().size() > kLongestName) {
+      return Invalid(absl::StrCat("a tensor's name has ", tensor.name().size(), " bytes"), "name",
+                     absl::StrCat("give it ", kLongestName, " at most"));
+    }
+    DEVMEM_RETURN_IF_ERROR(Glob::Compile(tensor.glob()).status());
     TensorOptions& out = options.tensors.emplace_back();
     out.name = tensor.name();
     out.glob = tensor.glob();
@@ -146,6 +158,30 @@ absl::StatusOr<std::vector<std::optional<CastRequest>>> ToCasts(const v1::Stream
   return casts;
 }
 
+// What a message says of one batch takes in memory, at most, but for bad rows. Of a trainer that does not read, the daemon
+// holds such a message for each slot.
+uint64_t SaidOfBatch(const v1::StreamSpec& spec, const Dataset& dataset, const BatchLayout& layout, uint64_t rows) {
+  constexpr uint64_t kItem = 3 * sizeof(void*);  // what it takes to be allocated, and pointed to
+  uint64_t bytes = sizeof(v1::Batch) + sizeof(v1::Cursor) + sizeof(v1::Stall) + 3 * kItem;
+  for (const OutputTensor& tensor : layout.tensors) {
+    bytes += sizeof(v1::Tensor) + sizeof(std::string) + tensor.name.size() + 3 * kItem;
+    bytes += (tensor.shape.size() + 1) * sizeof(int64_t);
+  }
+  bytes += rows * sizeof(uint64_t);
+  if (spec.tail() == v1::TAIL_PAD) bytes += rows * 2;
+  if (!spec.with_sources()) return bytes;
+  uint64_t longest = 0;
+  for (size_t i = 0; i < dataset.objects.size(); ++i) {
+    const std::string_view name = dataset.objects[i].name;
+    // A byte that is not UTF-8 becomes three.
+    const auto others = std::count_if(name.begin(), name.end(), [](char c) { return (c & 0x80) != 0; });
+    longest = std::max(longest, name.size() + 2 * static_cast<uint64_t>(others));
+  }
+  const uint64_t pieces = rows * layout.tensors.size();
+  const uint64_t names = spec.source_names() ? std::min<uint64_t>(pieces, dataset.objects.size()) : pieces;
+  return bytes + pieces * (sizeof(v1::SampleSource) + kItem) + names * (sizeof(std::string) + 2 * kItem + longest);
+}
+
 // What of the spec decides which sample is which, besides the plan and the listing.
 std::string OrderText(const v1::StreamSpec& spec, const Dataset& dataset) {
   std::string text = absl::StrCat("format=", static_cast<int>(spec.format()));
@@ -202,14 +238,13 @@ absl::Status CheckDevice(const v1::StreamSpec& spec, const Device& device) {
                    {.object = spec.device(), .cause = "no such device", .action = absl::StrCat("use ", name)});
 }
 
-}  // namespace
-
-absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const OpenContext& context) {
+absl::StatusOr<OpenedStream> Prepare(const v1::StreamSpec& spec, const OpenContext& context) {
   const TraceRange traced("open stream");
   const Time asked = Clock::now();
   if (spec.bucket().empty()) return Invalid("no bucket was given", "bucket", "set it to http://…, s3://… or file:///…");
   DEVMEM_RETURN_IF_ERROR(CheckDevice(spec, *context.device));
-  DEVMEM_ASSIGN_OR_RETURN(const DatasetOptions dataset_options, ToDatasetOptions(spec));
+  DEVMEM_ASSIGN_OR_RETURN(DatasetOptions dataset_options, ToDatasetOptions(spec));
+  dataset_options.memory = context.memory;
   DEVMEM_ASSIGN_OR_RETURN(PlanSpec plan_spec, ToPlanSpec(spec));
   {  // what is wrong with the spec itself shall be said before a bucket is listed
     PlanSpec empty = plan_spec;
@@ -218,6 +253,7 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
   StoreOptions store_options;
   store_options.endpoint_url = spec.endpoint_url();
   store_options.redirects = context.redirects;
+  store_options.memory = context.memory;
   DEVMEM_ASSIGN_OR_RETURN(std::shared_ptr<const ObjectStore> store, OpenStore(spec.bucket(), store_options));
   DEVMEM_ASSIGN_OR_RETURN(Dataset built, BuildDataset(*store, dataset_options, context.deadline, context.progress));
   const auto dataset = std::make_shared<const Dataset>(std::move(built));
@@ -257,9 +293,21 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
   // way to the trainer.
   constexpr uint64_t kMostSlots = 1 << 16;
   constexpr uint64_t kMostRows = 1 << 20;
-  const uint64_t most_slots = std::min(kMostSlots, std::max<uint64_t>(2, kMostRows / rows));
+  const uint64_t said = SaidOfBatch(spec, *dataset, layout, rows);
+  if (said > kSaidOfOne) {
+    return Invalid(absl::StrCat("a batch of ", rows, " rows of ", layout.tensors.size(), " tensors takes ", said,
+                                " bytes to tell where its samples are"),
+                   "batch size", "lower --batch-size, select fewer tensors, or ask for no sources");
+  }
+  const uint64_t most_slots = std::min(
+      {kMostSlots, std::max<uint64_t>(2, kMostRows / rows), std::max<uint64_t>(2, std::max(wanted, kSaidAtLeast) / said)});
   const uint64_t slots =
       std::min({std::max<uint64_t>(2, slot_cost == 0 ? 2 : wanted / slot_cost), std::max<uint64_t>(2, batches), most_slots});
+  const auto wave_slots = static_cast<uint32_t>(slots >= batches ? slots : std::max<uint64_t>(1, slots / 2));
+  const uint64_t pieces = rows * layout.tensors.size();
+  const uint64_t planned = std::min(wave_slots * pieces, std::max(pieces, kWavePieces));
+  HeldMemory working(context.memory);
+  DEVMEM_RETURN_IF_ERROR(working.Resize(slots * (said + rows * sizeof(uint64_t)) + planned * kPieceBytes));
   MemoryBudget::Reservation of_user;
   if (context.quota) {
     DEVMEM_ASSIGN_OR_RETURN(of_user, context.quota(slots * slot_cost));
@@ -283,13 +331,15 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
   setup.may_skip = may_skip;
   setup.require_zero_copy = spec.require_zero_copy();
   setup.with_sources = spec.with_sources();
+  setup.source_names = spec.source_names();
   setup.signals_waiting = spec.signals_waiting();
   setup.reads = context.reads;
   setup.device = context.device;
   setup.slots = static_cast<uint32_t>(slots);
-  setup.wave_slots = static_cast<uint32_t>(slots >= batches ? slots : std::max<uint64_t>(1, slots / 2));
+  setup.wave_slots = wave_slots;
   setup.of_node = std::move(of_node);
   setup.of_user = std::move(of_user);
+  setup.working = std::move(working);
   setup.asked = asked;
 
   v1::StreamOpened& opened = result.opened;
@@ -334,6 +384,21 @@ absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const Ope
   }
   setup.layout = std::move(layout);
   return result;
+}
+
+}  // namespace
+
+absl::StatusOr<OpenedStream> PrepareStream(const v1::StreamSpec& spec, const OpenContext& context) {
+  // Whatever is counted, there may be less memory than the limit says. One stream less is better than no daemon.
+  try {
+    return Prepare(spec, context);
+  } catch (const std::bad_alloc&) {
+    return MakeError(absl::StatusCode::kResourceExhausted, "the daemon has run out of memory while it opened the stream",
+                     {.object = spec.bucket(),
+                      .fault = Fault::kMemoryLimit,
+                      .cause = "out of memory",
+                      .action = "lower the daemon's --memory-limit below what it can really have, or give it more"});
+  }
 }
 
 }  // namespace devmem

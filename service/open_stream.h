@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "base/memory_account.h"
 #include "devmem_loader/v1/loader.pb.h"
 #include "service/dataset_builder.h"
 #include "service/memory_budget.h"
@@ -19,6 +20,9 @@ namespace devmem {
 struct OpenContext {
   std::shared_ptr<Device> device;
   MemoryBudget* budget = nullptr;
+  // Where all but the slabs is counted that the trainer or its bucket decide the size of, as it grows: listing, index, headers
+  // and the data set, which stays for the stream's life, and the messages that the trainer has not read. Null: nowhere.
+  std::shared_ptr<MemoryAccount> memory;
   // What of the node's memory the trainer's user may have; called once, with the bytes of all slabs. Empty: all of it.
   std::function<absl::StatusOr<MemoryBudget::Reservation>(uint64_t bytes)> quota;
   std::shared_ptr<const RedirectPolicy> redirects;  // what the access rules say to them; null: there are no rules
@@ -34,7 +38,8 @@ struct OpenedStream {
 };
 
 // kInvalidArgument for a spec that makes no sense; kFailedPrecondition for a cursor of another listing or spec;
-// kResourceExhausted if the slabs do not fit; and what the store and the formats fail with.
+// kResourceExhausted if the slabs or what it takes to open the bucket do not fit, or memory runs out; and what the store and
+// the formats fail with.
 [[nodiscard]] absl::StatusOr<OpenedStream> PrepareStream(const devmem_loader::v1::StreamSpec& spec, const OpenContext& context);
 
 }  // namespace devmem

@@ -32,9 +32,6 @@ constexpr uint64_t kStaging = uint64_t{1} << 62;
 // How long a trainer that does not say when it waits may release nothing before it is taken to wait.
 constexpr Duration kPatience = std::chrono::milliseconds(100);
 
-// Rows times tensors that are planned at once, unless one batch has more: bounds what planning costs in memory.
-constexpr uint64_t kWavePieces = 1 << 18;
-
 constexpr size_t kSpareReads = 64;  // kept for their buffers
 
 uint64_t Microseconds(Duration duration) {
@@ -73,6 +70,7 @@ struct DataStream::Slot {
   Time first_byte{};  // of the last of its ranges to begin
   Time received{};    // the last range's end
   Time device_due{};  // while working
+  uint64_t said = 0;  // bytes held for what is said of its bad rows
   Time ready{};
 };
 
@@ -159,6 +157,7 @@ void DataStream::Release(std::vector<uint64_t> sequences, bool waiting) {
                               {.object = setup_.id, .cause = "bad release", .action = "release every batch once"}));
       }
       free_.push_back(static_cast<uint32_t>(std::exchange(delivered_[sequence - first_held_], -1)));
+      setup_.working.Subtract(std::exchange(slots_[free_.back()].said, 0));
       --held_;
       counters_.credits_back.Add(1);
     }
@@ -813,21 +812,18 @@ void DataStream::DescribeBatch(Slot& slot, uint32_t index, v1::Batch* batch) {
     for (uint32_t row = 0; row < slot.rows; ++row) batch->add_padding(row >= slot.batch.padding_from);
   }
   *batch->mutable_cursor() = CursorAt(slot.batch.after);
-  if (setup_.with_sources) {
-    const Dataset& dataset = *setup_.dataset;
-    for (const uint64_t sample : slot.samples) {
-      const size_t shard = dataset.ShardOf(sample, shard_hint_);
-      for (size_t t = 0; t < setup_.layout.tensors.size(); ++t) {
-        const Dataset::Extent extent = dataset.Locate(t, shard, sample);
-        v1::SampleSource* const source = batch->add_sources();
-        source->set_tensor(static_cast<uint32_t>(t));
-        source->set_object(ToUtf8(dataset.objects[extent.object].name));
-        source->set_offset(extent.offset);
-        source->set_bytes(extent.bytes);
-      }
+  if (setup_.with_sources) DescribeSources(slot, batch);
+  for (const BadRow& bad : slot.bad) DescribeSkipped(bad, batch->add_skipped());
+  if (!slot.bad.empty()) {
+    // How many there will be nobody knows when the stream is opened. The trainer has read of them when it gives the batch back.
+    uint64_t said = 0;
+    for (const v1::SkippedSample& skipped : batch->skipped()) said += skipped.SpaceUsedLong();
+    if (const absl::Status room = setup_.working.Add(said); room.ok()) {
+      slot.said = said;
+    } else {
+      Fail(WithObject(room, setup_.id));
     }
   }
-  for (const BadRow& bad : slot.bad) DescribeSkipped(bad, batch->add_skipped());
   Attribute(slot, now, batch->mutable_stall());
 
   if (statistics_.batches() == 0) {
@@ -846,6 +842,28 @@ void DataStream::DescribeBatch(Slot& slot, uint32_t index, v1::Batch* batch) {
   counters_.credits_taken.Add(1);
   ++epoch_batches_;
   epoch_samples_ += slot.rows;
+}
+
+void DataStream::DescribeSources(const Slot& slot, v1::Batch* batch) {
+  const Dataset& dataset = *setup_.dataset;
+  name_places_.clear();
+  for (const uint64_t sample : slot.samples) {
+    const size_t shard = dataset.ShardOf(sample, shard_hint_);
+    for (size_t t = 0; t < setup_.layout.tensors.size(); ++t) {
+      const Dataset::Extent extent = dataset.Locate(t, shard, sample);
+      v1::SampleSource* const source = batch->add_sources();
+      source->set_tensor(static_cast<uint32_t>(t));
+      source->set_offset(extent.offset);
+      source->set_bytes(extent.bytes);
+      if (!setup_.source_names) {
+        source->set_object(ToUtf8(dataset.objects[extent.object].name));
+        continue;
+      }
+      const auto [place, added] = name_places_.try_emplace(extent.object, static_cast<uint32_t>(batch->source_names_size()));
+      if (added) batch->add_source_names(ToUtf8(dataset.objects[extent.object].name));
+      source->set_name_index(place->second);
+    }
+  }
 }
 
 // The time since the delivery before, told apart by what this batch was waiting for.

@@ -19,9 +19,11 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "base/memory_account.h"
 #include "devmem_loader/v1/loader.pb.h"
 #include "gpu/device.h"
 #include "net/transport.h"
@@ -34,6 +36,11 @@
 
 namespace devmem {
 
+// Rows times tensors that are planned at once, unless one batch has more: bounds what planning costs in memory.
+inline constexpr uint64_t kWavePieces = 1 << 18;
+// What each of them takes then, in the plan and in the reads made of it.
+inline constexpr uint64_t kPieceBytes = 160;
+
 struct StreamSetup {
   std::string id;
   std::shared_ptr<const ObjectStore> store;
@@ -45,6 +52,7 @@ struct StreamSetup {
   std::optional<uint64_t> may_skip;  // bad samples are left out, so many in an epoch; none: the first ends the stream
   bool require_zero_copy = false;
   bool with_sources = false;
+  bool source_names = false;  // in a table of the batch's own
   bool signals_waiting = false;
   ReadOptions reads;
   std::shared_ptr<Device> device;
@@ -55,6 +63,7 @@ struct StreamSetup {
   Duration device_deadline = std::chrono::seconds(30);  // for one step of a batch
   MemoryBudget::Reservation of_node;                    // of its memory
   MemoryBudget::Reservation of_user;                    // of the trainer's user's quota
+  HeldMemory working;  // for the plan, and for what is said of the batches that a trainer holds or has not read yet
   StreamCounters* counters = nullptr;  // of the home worker, outlives the stream; null: its own, which nobody reads
   SayFailed say_failed;                // of ranges that failed for good; may be empty
   Time asked{};                        // when the trainer asked, for first_batch_ms
@@ -149,6 +158,7 @@ class DataStream : public std::enable_shared_from_this<DataStream> {
   void DeviceIsLate();
   void Deliver();
   void DescribeBatch(Slot& slot, uint32_t index, devmem_loader::v1::Batch* batch);
+  void DescribeSources(const Slot& slot, devmem_loader::v1::Batch* batch);
   void Attribute(const Slot& slot, Time now, devmem_loader::v1::Stall* stall);
   void DescribeSkipped(const BadRow& bad, devmem_loader::v1::SkippedSample* skipped);
   void BeginClose();
@@ -192,9 +202,10 @@ class DataStream : public std::enable_shared_from_this<DataStream> {
   std::deque<uint32_t> readable_;                // objects that were read lately, each once
   uint32_t probes_failed_ = 0;                   // in a row
   bool probing_ = false;
-  std::map<uint64_t, uint64_t> skipped_;  // samples by epoch, of epochs not yet over
-  std::vector<Event> works_;              // what was asked of the device in the step under way
-  size_t working_ = 0;                    // events of the device to come
+  std::map<uint64_t, uint64_t> skipped_;                // samples by epoch, of epochs not yet over
+  std::unordered_map<uint32_t, uint32_t> name_places_;  // of objects in a batch's source_names; of the batch being described
+  std::vector<Event> works_;                            // what was asked of the device in the step under way
+  size_t working_ = 0;                                  // events of the device to come
   size_t next_worker_;
   Time last_delivery_{};
   Time slots_ran_out_{};

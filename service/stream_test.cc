@@ -16,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "base/testing/counted_memory.h"
 #include "base/testing/error_text.h"
 #include "gmock/gmock.h"
 #include "gpu/cpu_device.h"
@@ -233,6 +234,7 @@ class StreamTest : public testing::TestWithParam<bool> {
     trainer_.reset();  // with the slab kept for it
     transport_.reset();
     EXPECT_EQ(budget_.used(), 0u) << "slab memory was not given back";
+    EXPECT_EQ(memory_.used(), 0u) << "what is no slab was not given back";
     std::filesystem::remove_all(root_);
   }
 
@@ -248,6 +250,8 @@ class StreamTest : public testing::TestWithParam<bool> {
   absl::Status Open() {
     auto opened = PrepareStream(spec_, {.device = device_,
                                         .budget = &budget_,
+                                        .memory = memory_.Account(),
+                                        .quota = quota_,
                                         .default_prefetch = 64 << 10,
                                         .reads = reads_,
                                         .deadline = Clock::now() + kPatience});
@@ -284,6 +288,8 @@ class StreamTest : public testing::TestWithParam<bool> {
   ReadOptions reads_;
   Duration device_deadline_ = kPatience;
   MemoryBudget budget_{uint64_t{64} << 20};
+  CountedMemory memory_{uint64_t{256} << 20};
+  std::function<absl::StatusOr<MemoryBudget::Reservation>(uint64_t)> quota_;
   NodeCounters node_;
   std::vector<std::string> said_;  // the loop's, until the stream is closed
   std::unique_ptr<Transport> transport_;
@@ -745,6 +751,101 @@ TEST_P(StreamTest, ABatchLargerThanTheCapIsRefused) {
   const absl::Status refused = Open();
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
   EXPECT_THAT(std::string(refused.message()), HasSubstr("--memory-limit"));
+}
+
+TEST_P(StreamTest, AnOpenThatRunsOutOfMemoryFailsAlone) {
+  WriteShards({10});
+  quota_ = [](uint64_t) -> absl::StatusOr<MemoryBudget::Reservation> { throw std::bad_alloc(); };
+  const absl::Status refused = Open();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
+  EXPECT_EQ(FaultOf(refused), Fault::kMemoryLimit);
+  EXPECT_EQ(memory_.used(), 0u);
+  quota_ = nullptr;
+  EXPECT_TRUE(Open().ok());
+}
+
+TEST_P(StreamTest, ObjectsAreNamedOnceABatchWhereTheTrainerReadsThat) {
+  WriteShards({10, 10, 10});
+  for (const bool names : {false, true}) {
+    spec_.set_with_sources(true);
+    spec_.set_source_names(names);
+    spec_.set_batch_size(30);
+    ASSERT_TRUE(Open().ok());
+    stream_->Start();
+    const auto event = trainer_->Next();
+    ASSERT_TRUE(event.has_value());
+    const v1::Batch& batch = event->batches().batches(0);
+    ASSERT_EQ(batch.sources_size(), 30);
+    EXPECT_EQ(batch.source_names_size(), names ? 3 : 0);
+    for (int row = 0; row < 30; ++row) {
+      const v1::SampleSource& source = batch.sources(row);
+      EXPECT_EQ(source.object().empty(), names);
+      const std::string& object = names ? batch.source_names(static_cast<int>(source.name_index())) : source.object();
+      const uint64_t sample = batch.sample_ids(row);
+      EXPECT_EQ(object, "shard-" + std::to_string(sample / 10) + ".bin");
+      EXPECT_EQ(source.offset(), sample % 10 * kRow);
+      EXPECT_EQ(source.bytes(), kRow);
+    }
+    stream_->Close();
+    ASSERT_TRUE(trainer_->WaitClosed());
+    stream_.reset();
+  }
+}
+
+// What a trainer has not read is in the daemon: as much as was reserved for it, however much there is to say.
+TEST_P(StreamTest, WhatIsSaidOfAWindowIsReserved) {
+  for (int shard = 0; shard < 300; ++shard) {
+    std::ofstream(root_ / (std::to_string(shard) + std::string(200, 'n')), std::ios::binary) << Pattern(1) << Pattern(2);
+  }
+  for (const bool names : {false, true}) {
+    spec_.set_with_sources(true);
+    spec_.set_source_names(names);
+    spec_.set_batch_size(6);
+    spec_.mutable_shuffle()->set_mode(v1::Shuffle::GLOBAL);
+    spec_.set_prefetch_bytes(1 << 20);
+    ASSERT_TRUE(Open().ok());
+    const uint64_t reserved = memory_.used();
+    stream_->Start();
+    uint64_t said = 0;
+    for (int i = 0; i < 100; ++i) {
+      const auto event = trainer_->Next();
+      ASSERT_TRUE(event.has_value()) << trainer_->Failure();
+      said += event->batches().batches(0).SpaceUsedLong();
+    }
+    EXPECT_LE(said, reserved);
+    EXPECT_GE(said, reserved / 4) << "and not much more than is needed";
+    stream_->Close();
+    ASSERT_TRUE(trainer_->WaitClosed());
+    stream_.reset();
+  }
+}
+
+// So large a batch can be said so much of that there are fewer slots than the slabs have room for, or none.
+TEST_P(StreamTest, AWindowHasNoMoreSlotsThanCanBeToldOf) {
+  std::ofstream(root_ / std::string(250, 'n'), std::ios::binary) << std::string(4 << 20, 'x');
+  spec_.mutable_tensors(0)->set_shape(0, 1);
+  spec_.set_batch_size(1 << 14);
+  spec_.set_with_sources(true);
+  spec_.set_prefetch_bytes(4 << 20);
+  ASSERT_TRUE(Open().ok());
+  EXPECT_LE(memory_.used(), 180u << 20) << "64 MiB of messages, and the plan";
+  EXPECT_LT(slab_->bytes() >> 14, 64u) << "of 256 batches";
+  stream_->Close();
+  ASSERT_TRUE(trainer_->WaitClosed());
+  stream_.reset();
+  spec_.set_batch_size(1 << 22);
+  const absl::Status refused = Open();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument) << refused;
+  EXPECT_THAT(Text(refused), HasSubstr("to tell where its samples are"));
+}
+
+TEST_P(StreamTest, NamesAndGlobsOfASpecificationHaveALimit) {
+  WriteShards({10});
+  spec_.mutable_tensors(0)->set_glob(std::string(1025, '*'));
+  EXPECT_THAT(Text(Open()), HasSubstr("a glob has 1025 bytes"));
+  spec_.mutable_tensors(0)->set_glob("*");
+  spec_.mutable_tensors(0)->set_name(std::string(1025, 'n'));
+  EXPECT_THAT(Text(Open()), HasSubstr("a tensor's name has 1025 bytes"));
 }
 
 TEST_P(StreamTest, ReleasingWhatIsNotHeldFailsTheStreamAlone) {

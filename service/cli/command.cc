@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "service/cli/print.h"
+#include "service/memory_limit.h"
 
 namespace devmem::cli {
 
@@ -39,6 +40,11 @@ std::optional<int> Begin(const std::string& program, const FlagTable& table, con
   if (common.version) return print(absl::StrCat(program, " ", DEVMEM_VERSION, "\n"));
   if (common.print_config) {
     WarnOfVariables(program);
+    for (FlagValue& value : *values) {
+      if (value.name != "--memory-limit" || value.value != "0") continue;
+      const MemoryLimit limit = DefaultMemoryLimit({});
+      value.comes_to = absl::StrCat(limit.bytes, " bytes, ", limit.source);
+    }
     return print(PrintConfig(*values, common.json));
   }
   return std::nullopt;

@@ -60,9 +60,10 @@ void DigestWriter::AppendHash(std::span<const std::byte> bytes) {
   }
 }
 
-void DigestWriter::AppendSource(const devmem_loader::v1::SampleSource& source, std::span<const std::byte> bytes) {
+void DigestWriter::AppendSource(const devmem_loader::v1::SampleSource& source, const std::string& object,
+                                std::span<const std::byte> bytes) {
   buffer_ += "\"object\":";
-  AppendJsonString(&buffer_, source.object());
+  AppendJsonString(&buffer_, object);
   absl::StrAppend(&buffer_, ",\"offset\":", source.offset(), ",\"bytes\":", source.bytes(), ",\"sha256\":\"");
   AppendHash(bytes);
   buffer_ += '"';
@@ -86,8 +87,20 @@ absl::Status DigestWriter::Add(const devmem_loader::v1::Batch& info, std::span<c
     auto source = [&](size_t column) -> const devmem_loader::v1::SampleSource& {
       return info.sources(static_cast<int>(row * columns + column));
     };
+    // A daemon of an earlier version names the object with every source.
+    auto append = [&](size_t column) {
+      const devmem_loader::v1::SampleSource& of = source(column);
+      const bool in_table = info.source_names_size() > 0;
+      if (in_table && of.name_index() >= static_cast<uint32_t>(info.source_names_size())) return false;
+      AppendSource(of, in_table ? info.source_names(static_cast<int>(of.name_index())) : of.object(), piece(column));
+      return true;
+    };
+    const auto nameless = [&] {
+      return MakeError(absl::StatusCode::kInternal, absl::StrCat("batch ", info.sequence(), " has a source without a name"),
+                       {.cause = "sources missing", .action = "report this"});
+    };
     absl::StrAppend(&buffer_, "{\"epoch\":", info.epoch(), ",\"sample\":", info.sample_ids(static_cast<int>(row)), ",");
-    if (columns > 0) AppendSource(source(0), piece(0));
+    if (columns > 0 && !append(0)) return nameless();
     if (columns == 1) {
       buffer_ += ",\"tensor\":";
       AppendJsonString(&buffer_, info.tensors(0).name());
@@ -97,7 +110,7 @@ absl::Status DigestWriter::Add(const devmem_loader::v1::Batch& info, std::span<c
         buffer_ += column == 0 ? "{\"tensor\":" : ",{\"tensor\":";
         AppendJsonString(&buffer_, info.tensors(static_cast<int>(column)).name());
         buffer_ += ',';
-        AppendSource(source(column), piece(column));
+        if (!append(column)) return nameless();
         buffer_ += '}';
       }
       buffer_ += ']';

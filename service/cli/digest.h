@@ -42,7 +42,7 @@ class DigestWriter {
  private:
   DigestWriter(std::string path, UniqueFd file);
   absl::Status Flush();
-  void AppendSource(const devmem_loader::v1::SampleSource& source, std::span<const std::byte> bytes);
+  void AppendSource(const devmem_loader::v1::SampleSource& source, const std::string& object, std::span<const std::byte> bytes);
   void AppendHash(std::span<const std::byte> bytes);
 
   std::string path_;

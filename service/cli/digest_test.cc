@@ -96,6 +96,29 @@ TEST_F(DigestTest, SeveralTensorsAreListed) {
   EXPECT_EQ(lines[1]["sha256"], kAbc);
 }
 
+TEST_F(DigestTest, NamesOfATable) {
+  auto writer = DigestWriter::Open(path_);
+  ASSERT_TRUE(writer.ok());
+  devmem_loader::v1::Batch batch;
+  batch.add_tensors()->set_name("data");
+  batch.add_source_names("a.npy");
+  batch.add_source_names("b.npy");
+  for (const uint32_t index : {1, 0, 1}) {
+    batch.add_sample_ids(index);
+    AddSource(&batch, 0, "", 128);
+    batch.mutable_sources()->rbegin()->set_name_index(index);
+  }
+  const Bytes tensors[] = {View("abcabcabc")};
+  ASSERT_TRUE((*writer)->Add(batch, tensors).ok());
+  batch.mutable_sources(2)->set_name_index(2);
+  EXPECT_EQ((*writer)->Add(batch, tensors).code(), absl::StatusCode::kInternal) << "a name that is not there";
+  ASSERT_TRUE((*writer)->Close().ok());
+  const std::vector<Json> lines = Lines();
+  EXPECT_EQ(lines[0]["object"], "b.npy");
+  EXPECT_EQ(lines[1]["object"], "a.npy");
+  EXPECT_EQ(lines[2]["object"], "b.npy");
+}
+
 TEST_F(DigestTest, MissingSourcesAreAnError) {
   auto writer = DigestWriter::Open(path_);
   ASSERT_TRUE(writer.ok());

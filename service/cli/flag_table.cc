@@ -307,6 +307,7 @@ std::string PrintConfig(const std::vector<FlagValue>& values, bool json) {
         entry["file"] = value.path;
         entry["line"] = value.line;
       }
+      if (!value.comes_to.empty()) entry["comes_to"] = Shown(value.comes_to);
       continue;
     }
     std::string line = value.name;
@@ -316,6 +317,7 @@ std::string PrintConfig(const std::vector<FlagValue>& values, bool json) {
     absl::StrAppend(&text, line, origin);
     if (value.origin == Origin::kEnvironment) absl::StrAppend(&text, " ", FlagTable::EnvironmentName(value.name));
     if (value.origin == Origin::kFile) absl::StrAppend(&text, " ", value.path, ":", value.line);
+    if (!value.comes_to.empty()) absl::StrAppend(&text, ", which is ", Shown(value.comes_to));
     text += '\n';
   }
   return json ? object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n" : text;

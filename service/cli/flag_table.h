@@ -72,6 +72,7 @@ struct FlagValue {
   enum class Origin { kDefault, kFile, kEnvironment, kFlag } origin = Origin::kDefault;
   std::string path;  // of the file
   int line = 0;
+  std::string comes_to;  // here and now, where the value leaves it to the machine; for --print-config
 };
 
 class FlagTable {

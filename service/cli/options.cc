@@ -957,6 +957,7 @@ absl::StatusOr<v1::StreamSpec> MakeSpec(const LoaderOptions& options) {
     DEVMEM_ASSIGN_OR_RETURN(*spec.mutable_resume(), ReadCursor(options.resume));
   }
   spec.set_with_sources(!options.digest.empty());
+  spec.set_source_names(!options.digest.empty());
   return spec;
 }
 

@@ -153,7 +153,7 @@ TEST(LoaderOptions, EveryFlagReachesTheSpec) {
       {"--max-skipped 0", "max_skipped { samples: 0 }"},
       {"--max-skipped 2.5%", "max_skipped { share: 0.025 }"},
       {"--require-zero-copy", "require_zero_copy: true"},
-      {"--digest /tmp/x", "with_sources: true"},
+      {"--digest /tmp/x", "with_sources: true source_names: true"},
       {"--endpoint-url http://127.0.0.1:5000", "endpoint_url: \"http://127.0.0.1:5000\""},
       {"--tensor *.npy", "tensors { glob: \"*.npy\" }"},
       {"--tensor image=i/* --tensor label=l/*",

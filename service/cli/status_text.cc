@@ -99,6 +99,7 @@ std::string StatusText(const v1::GetNodeStatusResponse& node) {
     rows.push_back({"kept", absl::StrCat(node.kept_slabs_size(), node.kept_slabs_size() == 1 ? " slab" : " slabs",
                                          " of failed streams, of which trainers hold batches: ", FormatSize(bytes))});
   }
+  if (!node.memory_limit_source().empty()) rows.push_back({"memory limit", node.memory_limit_source()});
   for (const auto& library : node.library_versions())
     rows.push_back({"library", absl::StrCat(library.first, " ", library.second)});
   return TextTable(std::move(rows));
@@ -115,6 +116,7 @@ std::string StatusJson(const v1::GetNodeStatusResponse& node) {
                {"devices", Json::array()},
                {"pools", Json::array()},
                {"kept_slabs", Json::array()},
+               {"memory_limit_source", node.memory_limit_source()},
                {"library_versions", Json::object()},
                {"streams", StreamsArray(node)}};
   for (const auto& path : node.paths()) {

@@ -26,6 +26,7 @@ devmem_loader::v1::GetNodeStatusResponse Example() {
   pool->set_name("slabs");
   pool->set_bytes_used(1 << 20);
   pool->set_bytes_limit(1 << 30);
+  node.set_memory_limit_source("half of memory.max of the control group /a");
   (*node.mutable_library_versions())["liburing"] = "2.3";
   auto* kept = node.add_kept_slabs();
   kept->set_stream_id("s-0");
@@ -47,8 +48,9 @@ devmem_loader::v1::GetNodeStatusResponse Example() {
 
 TEST(StatusText, ForPeople) {
   const std::string text = StatusText(Example());
-  for (const char* part : {"0.1.0, API 1", "serving", "2m05s", "copy (no NIC)", "slabs: 1.00 MiB of 1.00 GiB",
-                           "1 slab of failed streams", "2.00 MiB", "liburing 2.3"}) {
+  for (const char* part :
+       {"0.1.0, API 1", "serving", "2m05s", "copy (no NIC)", "slabs: 1.00 MiB of 1.00 GiB", "1 slab of failed streams",
+        "2.00 MiB", "liburing 2.3", "half of memory.max of the control group /a"}) {
     EXPECT_THAT(text, HasSubstr(part));
   }
   const std::string streams = StreamsText(Example());
@@ -68,6 +70,7 @@ TEST(StatusJson, ForPrograms) {
   EXPECT_EQ(json["kept_slabs"][0]["peer_pid"], 99);
   EXPECT_EQ(json["kept_slabs"][0]["bytes"], 2 << 20);
   EXPECT_EQ(json["kept_slabs"][0]["kept_seconds"], 7);
+  EXPECT_EQ(json["memory_limit_source"], "half of memory.max of the control group /a");
   EXPECT_EQ(json["library_versions"]["liburing"], "2.3");
   const Json streams = Json::parse(StreamsJson(Example()));
   EXPECT_EQ(streams["streams"][0]["stalls"]["trainer"], 0.5);

@@ -87,6 +87,10 @@ class Handler : public nlohmann::json_sax<nlohmann::json> {
       if (!names_.insert(value).second) {
         return FailTop("header names " + Quoted(value) + " twice", "duplicate key");
       }
+      if (value.size() > kSafetensorsLongestName) {
+        return FailTop("header names a tensor by " + std::to_string(value.size()) + " bytes; at most 1024 are allowed",
+                       "name too long");
+      }
       metadata_ = value == "__metadata__";
       if (!metadata_) {
         tensors.push_back({.name = value});

@@ -38,6 +38,8 @@ struct SafetensorsHeader {
 inline constexpr uint64_t kSafetensorsFirstRead = uint64_t{16} << 10;
 // The reference implementation's own limit.
 inline constexpr uint64_t kSafetensorsMaxHeader = 100'000'000;
+// Names are matched with globs and told with every batch.
+inline constexpr size_t kSafetensorsLongestName = 1024;
 
 [[nodiscard]] absl::StatusOr<std::variant<NeedBytes, SafetensorsHeader>> ParseSafetensorsHeader(std::string_view first_bytes,
                                                                                                 uint64_t object_size);
