@@ -96,6 +96,7 @@ absl::StatusOr<ObjectTable> FileStore::List(Time deadline, const ProgressFn& pro
   Walk walk{deadline, progress, {}, {}};
   DEVMEM_RETURN_IF_ERROR(WalkFolder("", walk));
   walk.objects.SortByName();
+  DEVMEM_RETURN_IF_ERROR(walk.objects.DropRepeats(uri_));
   return std::move(walk.objects);
 }
 

@@ -127,6 +127,7 @@ absl::StatusOr<ObjectTable> HttpStore::List(Time deadline, const ProgressFn& pro
   if (!walk.status.ok()) return walk.status;
   if (!status.ok()) return WithObject(status, uri_);
   walk.objects.SortByName();
+  DEVMEM_RETURN_IF_ERROR(walk.objects.DropRepeats(uri_));
   return std::move(walk.objects);
 }
 

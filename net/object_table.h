@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/status/status.h"
+
 namespace devmem {
 
 class ObjectTable {
@@ -31,6 +33,9 @@ class ObjectTable {
   void Add(std::string_view name, uint64_t size, std::string_view validator);
   void SetValidator(size_t index, std::string_view validator);  // linear in the table's later validators
   void SortByName();
+  // Of a sorted table: an object that the listing of `uri` names twice is one object. kFailedPrecondition if it is not the same
+  // twice: nobody can say which of them it is.
+  [[nodiscard]] absl::Status DropRepeats(std::string_view uri);
 
   [[nodiscard]] size_t size() const { return sizes_.size(); }
   [[nodiscard]] bool empty() const { return sizes_.empty(); }

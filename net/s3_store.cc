@@ -110,6 +110,7 @@ absl::StatusOr<ObjectTable> S3Store::List(Time deadline, const ProgressFn& progr
     }
   } while (!token.empty());
   objects.SortByName();
+  DEVMEM_RETURN_IF_ERROR(objects.DropRepeats(uri_));
   return objects;
 }
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Object stores: listings and small reads through libcurl, and how payload is to be asked for.
-devmem_unit(net_object_table HDRS object_table.h SRCS object_table.cc TEST object_table_test.cc)
+devmem_unit(net_object_table HDRS object_table.h SRCS object_table.cc DEPS base_error TEST object_table_test.cc)
 devmem_unit(net_http_status HDRS http_status.h SRCS http_status.cc DEPS base_error TEST http_status_test.cc)
 devmem_unit(net_object_name HDRS object_name.h SRCS object_name.cc DEPS base_error TEST object_name_test.cc)
 devmem_unit(net_uri HDRS uri.h SRCS uri.cc DEPS base_error net_object_name CURL::libcurl TEST uri_test.cc)
