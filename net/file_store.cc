@@ -172,6 +172,7 @@ absl::Status FileStore::ReadOne(SmallRead& read) const {
   }
   const std::string opened = FileValidator(file);  // to the nanosecond, whatever is given out
   read.object_validator = ValidatorOf(file);
+  read.object_modified = file.st_mtim.tv_sec;
   read.object_size = static_cast<uint64_t>(file.st_size);
   absl::Status changed = MakeError(absl::StatusCode::kAborted, "the file changed since it was listed",
                                    {.object = path,

@@ -48,6 +48,7 @@ struct SmallRead {
   std::string bytes;
   uint64_t object_size = 0;
   std::string object_validator;  // as in ObjectTable
+  int64_t object_modified = 0;   // unix seconds; 0: the store does not say
 };
 
 struct StoreOptions {

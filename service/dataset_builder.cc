@@ -21,6 +21,7 @@
 #include "service/formats/npy.h"
 #include "service/formats/safetensors.h"
 #include "service/header_reader.h"
+#include "service/index_check.h"
 #include "service/index_selection.h"
 
 namespace devmem {
@@ -514,8 +515,9 @@ ProgressFn Phase(std::string_view phase, const OpenProgressFn& progress) {
   return [phase, &progress](uint64_t done, uint64_t total) { return progress(phase, done, total); };
 }
 
-// The bucket's index, or nullopt if it has none that we may read.
-absl::StatusOr<std::optional<std::string>> FetchIndex(const ObjectStore& store, Time deadline, const ProgressFn& progress) {
+// The bucket's index, or nullopt if it has none that we may read; and when the store says it was written.
+absl::StatusOr<std::optional<std::string>> FetchIndex(const ObjectStore& store, Time deadline, const ProgressFn& progress,
+                                                      int64_t* modified) {
   constexpr uint64_t kPiece = uint64_t{64} << 20;  // the longest SmallRead
   // Ten times what 10^7 objects with long names take.
   constexpr uint64_t kLargest = uint64_t{8} << 30;
@@ -531,6 +533,7 @@ absl::StatusOr<std::optional<std::string>> FetchIndex(const ObjectStore& store, 
     if (!read.status.ok()) return WithObject(read.status, kIndexName);
     size = read.object_size;
     validator = read.object_validator;
+    *modified = read.object_modified;
     if (size > kLargest || (read.bytes.empty() && bytes.size() < size)) {
       return MakeError(
           absl::StatusCode::kDataLoss, "index of " + std::to_string(size) + " bytes cannot be read",
@@ -577,14 +580,22 @@ absl::StatusOr<IndexedDataset> ListDataset(const ObjectStore& store, const Datas
 
 absl::StatusOr<Dataset> BuildDataset(const ObjectStore& store, const DatasetOptions& options, Time deadline,
                                      const OpenProgressFn& progress) {
-  DEVMEM_ASSIGN_OR_RETURN(std::optional<std::string> bytes, FetchIndex(store, deadline, Phase("listing", progress)));
+  int64_t modified = 0;
+  DEVMEM_ASSIGN_OR_RETURN(std::optional<std::string> bytes, FetchIndex(store, deadline, Phase("listing", progress), &modified));
   if (!bytes.has_value()) {
     DEVMEM_ASSIGN_OR_RETURN(IndexedDataset listed, ListDataset(store, options, deadline, progress));
     return std::move(listed.dataset);
   }
   auto indexed = ReadIndex(*std::move(bytes));
   if (!indexed.ok()) return WithObject(indexed.status(), kIndexName);
-  return SelectFromIndex(*std::move(indexed), options);
+  const int64_t written = indexed->written != 0 ? indexed->written : modified;
+  DEVMEM_ASSIGN_OR_RETURN(std::string differs, CompareWithFolder(store, *indexed, deadline, Phase("listing", progress)));
+  DEVMEM_ASSIGN_OR_RETURN(Dataset dataset, SelectFromIndex(*std::move(indexed), options));
+  dataset.indexed = true;
+  dataset.index_written = written;
+  dataset.warnings.push_back(IndexNote(written));
+  if (!differs.empty()) dataset.warnings.push_back(std::move(differs));
+  return dataset;
 }
 
 }  // namespace devmem
