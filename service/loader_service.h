@@ -20,6 +20,7 @@
 #include "service/daemon.h"
 #include "service/grpc_listener.h"
 #include "service/handle_socket.h"
+#include "service/listing_cache.h"
 #include "service/memory_budget.h"
 #include "service/metrics.h"
 #include "service/stream.h"
@@ -98,6 +99,7 @@ class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
   const Parts parts_;
   const Time started_ = Clock::now();
   std::atomic<uint64_t> default_prefetch_;
+  const std::shared_ptr<ListingCache> listings_ = std::make_shared<ListingCache>(parts_.budget);
   NodeCounters counters_;
 
   mutable std::mutex mutex_;

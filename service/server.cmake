@@ -28,9 +28,13 @@ devmem_unit(service_stream
   DEPS base_trace devmem_proto client_rpc_error service_batch_layout service_plan service_read_planner service_skip_allowance service_stream_counters net_copy_transport
   gpu_device
   TEST stream_test.cc memory_budget_test.cc TEST_DEPS service_open_stream gpu_late_device)
+devmem_unit(service_listing_cache
+  HDRS listing_cache.h memory_budget.h SRCS listing_cache.cc
+  DEPS base_clock base_error net_object_table service_index
+  TEST listing_cache_test.cc)
 devmem_unit(service_open_stream
   HDRS open_stream.h SRCS open_stream.cc
-  DEPS base_trace service_stream service_dataset_builder net_object_store)
+  DEPS base_trace service_listing_cache service_stream service_dataset_builder net_object_store)
 devmem_unit(service_data_path HDRS data_path.h SRCS data_path.cc DEPS devmem_proto net_worker_transport TEST data_path_test.cc)
 devmem_unit(service_worker_pool HDRS worker_pool.h TEST worker_pool_test.cc)
 devmem_unit(service_access HDRS access.h SRCS access.cc DEPS base_error net_uri net_object_name TEST access_test.cc)
