@@ -100,6 +100,7 @@ absl::StatusOr<ObjectTable> FileStore::List(Time deadline, const ProgressFn& pro
   Walk walk{deadline, progress, ObjectTable(memory_), {}};
   DEVMEM_RETURN_IF_ERROR(WalkFolder("", walk));
   DEVMEM_RETURN_IF_ERROR(walk.objects.SortByName());
+  DEVMEM_RETURN_IF_ERROR(walk.objects.DropRepeats(uri_));
   return std::move(walk.objects);
 }
 
@@ -185,6 +186,7 @@ absl::Status FileStore::ReadOne(SmallRead& read) const {
   }
   const std::string opened = FileValidator(file);  // to the nanosecond, whatever is given out
   read.object_validator = ValidatorOf(file);
+  read.object_modified = file.st_mtim.tv_sec;
   read.object_size = static_cast<uint64_t>(file.st_size);
   absl::Status changed = MakeError(absl::StatusCode::kAborted, "the file changed since it was listed",
                                    {.object = path,

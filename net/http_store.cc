@@ -150,6 +150,7 @@ absl::StatusOr<ObjectTable> HttpStore::List(Time deadline, const ProgressFn& pro
   if (!walk.status.ok()) return walk.status;
   if (!status.ok()) return WithObject(status, uri_);
   DEVMEM_RETURN_IF_ERROR(walk.objects.SortByName());
+  DEVMEM_RETURN_IF_ERROR(walk.objects.DropRepeats(uri_));
   return std::move(walk.objects);
 }
 

@@ -56,6 +56,7 @@ struct SmallRead {
   uint64_t object_size = 0;
   std::string object_validator;  // as in ObjectTable
   bool elsewhere = false;        // the store redirected to another origin: what is not the bucket's is not to be told of
+  int64_t object_modified = 0;   // unix seconds; 0: the store does not say
 };
 
 struct StoreOptions {

@@ -5,6 +5,9 @@
 #include <numeric>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+
 namespace devmem {
 namespace {
 
@@ -85,6 +88,37 @@ absl::Status ObjectTable::SortByName() {
     sorted.Add(object.name, object.size, object.validator);
   }
   *this = std::move(sorted);
+  return absl::OkStatus();
+}
+
+absl::Status ObjectTable::DropRepeats(std::string_view uri) {
+  const auto text = [](const Object& object) {
+    return absl::StrCat(object.size, " bytes", object.validator.empty() ? "" : " and ", std::string(object.validator));
+  };
+  size_t repeats = 0;
+  for (size_t i = 1; i < size(); ++i) {
+    const Object before = (*this)[i - 1];
+    const Object object = (*this)[i];
+    if (object.name != before.name) continue;
+    if (object.size != before.size || object.validator != before.validator) {
+      return MakeError(absl::StatusCode::kFailedPrecondition,
+                       absl::StrCat("the listing has '", std::string(object.name), "' twice, with ", text(before),
+                                    ", and with ", text(object)),
+                       {.object = std::string(uri),
+                        .fault = Fault::kBadAnswer,
+                        .cause = "one name, two objects",
+                        .action = "open the bucket again when nobody writes to it; if it stays, check the store's listing"});
+    }
+    ++repeats;
+  }
+  if (repeats == 0) return absl::OkStatus();
+  ObjectTable once;
+  once.Reserve(size() - repeats, names_.size(), validators_.size());
+  for (size_t i = 0; i < size(); ++i) {
+    const Object object = (*this)[i];
+    if (i == 0 || object.name != (*this)[i - 1].name) once.Add(object.name, object.size, object.validator);
+  }
+  *this = std::move(once);
   return absl::OkStatus();
 }
 

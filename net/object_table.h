@@ -42,6 +42,9 @@ class ObjectTable {
   void Add(std::string_view name, uint64_t size, std::string_view validator);
   void SetValidator(size_t index, std::string_view validator);  // linear in the table's later validators
   [[nodiscard]] absl::Status SortByName();                      // in a second table, where it is not sorted already
+  // Of a sorted table: an object that the listing of `uri` names twice is one object. kFailedPrecondition if it is not the same
+  // twice: nobody can say which of them it is.
+  [[nodiscard]] absl::Status DropRepeats(std::string_view uri);
 
   [[nodiscard]] size_t size() const { return sizes_.size(); }
   [[nodiscard]] bool empty() const { return sizes_.empty(); }

@@ -7,6 +7,7 @@
 #include <tuple>
 #include <vector>
 
+#include "base/error.h"
 #include "base/testing/counted_memory.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -41,6 +42,29 @@ TEST(ObjectTable, KeepsWhatWasAddedAndSortsByBytes) {
   ASSERT_TRUE(table.SortByName().ok());
   EXPECT_THAT(Rows(table), testing::ElementsAre(Row("B", uint64_t{1} << 63, "Sun, 22 Nov 2026 16:11:40 GMT"), Row("a", 0, ""),
                                                 Row("b/2", 7, "\"x\""), Row("\xc3\xa9", 1, "")));
+}
+
+TEST(ObjectTable, AnObjectListedTwiceIsOneObject) {
+  ObjectTable table;
+  for (const char* name : {"b", "a", "b", "c", "b"}) table.Add(name, 7, "\"x\"");
+  table.SortByName();
+  ASSERT_TRUE(table.DropRepeats("http://host/").ok());
+  EXPECT_THAT(Rows(table), testing::ElementsAre(Row("a", 7, "\"x\""), Row("b", 7, "\"x\""), Row("c", 7, "\"x\"")));
+  ASSERT_TRUE(table.DropRepeats("http://host/").ok());
+  EXPECT_EQ(table.size(), 3u);
+}
+
+TEST(ObjectTable, OneNameForTwoObjectsIsAnError) {
+  for (const auto& [size, validator] : {std::pair<uint64_t, const char*>{8, "\"x\""}, {7, "\"y\""}, {7, ""}}) {
+    ObjectTable table;
+    table.Add("a", 7, "\"x\"");
+    table.Add("a", size, validator);
+    table.SortByName();
+    const absl::Status status = table.DropRepeats("http://host/");
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+    EXPECT_EQ(ScopeOf(status), Scope::kStore);
+    EXPECT_THAT(Text(status), testing::AllOf(testing::HasSubstr("http://host/"), testing::HasSubstr("'a' twice")));
+  }
 }
 
 TEST(ObjectTable, SetValidatorMovesTheOthersNowhere) {

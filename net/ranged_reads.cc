@@ -9,6 +9,8 @@
 // not every server heeds preconditions.
 #include "net/ranged_reads.h"
 
+#include <curl/curl.h>
+
 #include <algorithm>
 #include <limits>
 #include <optional>
@@ -88,6 +90,9 @@ absl::Status TakeAnswer(const RangedReader& reader, CurlResponse response, Small
     }
   }
   read.object_validator = ChooseValidator(response.etag, response.last_modified);
+  if (IsHttpDate(response.last_modified)) {
+    read.object_modified = std::max<int64_t>(0, ::curl_getdate(response.last_modified.c_str(), nullptr));
+  }
   const std::optional<ContentRange> range = ParseContentRange(response.content_range);
   if (code == 416) {
     if (!range.has_value() || range->satisfied || range->total > read.offset) {
@@ -156,6 +161,7 @@ absl::Status ReadRanges(const RangedReader& reader, std::span<SmallRead> reads, 
     read.object_size = 0;
     read.object_validator.clear();
     read.elsewhere = false;
+    read.object_modified = 0;
   }
   uint64_t next = 0, done = 0;
   std::vector<uint64_t> without_range;          // to be asked for again

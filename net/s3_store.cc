@@ -150,6 +150,7 @@ absl::StatusOr<ObjectTable> S3Store::List(Time deadline, const ProgressFn& progr
   } while (!token.empty());
   if (objects.empty() && IsObject(deadline)) return NotAFolder(uri_);
   DEVMEM_RETURN_IF_ERROR(objects.SortByName());
+  DEVMEM_RETURN_IF_ERROR(objects.DropRepeats(uri_));
   return objects;
 }
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # What a bucket holds: header parsers, the index, and the data set they come down to.
 devmem_unit(service_dataset HDRS dataset.h SRCS dataset.cc DEPS base_error gpu_dtype net_object_table service_format TEST dataset_test.cc)
-devmem_unit(service_digest HDRS digest.h SRCS digest.cc DEPS service_dataset OpenSSL::Crypto TEST digest_test.cc)
+devmem_unit(service_digest HDRS digest.h SRCS digest.cc DEPS service_dataset absl::strings OpenSSL::Crypto TEST digest_test.cc)
 devmem_unit(service_format
   HDRS formats/format.h SRCS formats/format.cc DEPS gpu_dtype absl::strings
   TEST formats/format_test.cc)
@@ -16,7 +16,7 @@ devmem_unit(service_index
   TEST index_test.cc FUZZ index_fuzz.cc)
 devmem_unit(service_glob HDRS glob.h SRCS glob.cc DEPS base_error absl::statusor TEST glob_test.cc TEST_DEPS base_clock FUZZ glob_fuzz.cc)
 devmem_unit(service_dataset_builder
-  HDRS dataset_builder.h header_reader.h data_object.h index_selection.h
-  SRCS dataset_builder.cc header_reader.cc data_object.cc index_selection.cc
+  HDRS dataset_builder.h header_reader.h data_object.h index_check.h index_selection.h
+  SRCS dataset_builder.cc header_reader.cc data_object.cc index_check.cc index_selection.cc
   DEPS base_text net_object_name net_object_table net_uri service_glob service_index service_npy service_safetensors
   TEST dataset_builder_test.cc TEST_DEPS net_file_store)

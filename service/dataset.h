@@ -50,6 +50,9 @@ struct Dataset {
   DatasetFormat format = DatasetFormat::kRaw;  // never kAuto; for what is counted, nothing reads by it
   HeldMemory memory;                           // what bytes() is counted in; the table of objects counts itself
   uint64_t fingerprint = 0;                    // of names, sizes, validators and skipped: a changed listing changes it
+  bool indexed = false;                        // an index stood for the listing
+  int64_t index_written = 0;                   // when it was written, unix seconds; 0: not known
+  std::vector<std::string> warnings;           // about what it is made of
 
   [[nodiscard]] uint64_t samples() const { return first_sample.empty() ? 0 : first_sample.back(); }
   [[nodiscard]] uint64_t bytes() const;  // of its columns and what was skipped

@@ -26,6 +26,7 @@
 #include "service/formats/npy.h"
 #include "service/formats/safetensors.h"
 #include "service/header_reader.h"
+#include "service/index_check.h"
 #include "service/index_selection.h"
 
 namespace devmem {
@@ -635,9 +636,10 @@ ProgressFn Phase(std::string_view phase, const OpenProgressFn& progress) {
   return [phase, &progress](uint64_t done, uint64_t total) { return progress(phase, done, total); };
 }
 
-// The bucket's index, or nullopt if it has none that we may read. What its bytes take is held in `memory`.
+// The bucket's index, or nullopt if it has none that we may read; and when the store says it was written. What its bytes take
+// is held in `memory`.
 absl::StatusOr<std::optional<std::string>> FetchIndex(const ObjectStore& store, Time deadline, const ProgressFn& progress,
-                                                      HeldMemory& memory) {
+                                                      HeldMemory& memory, int64_t* modified) {
   // Longer than most, so that one request is enough; short enough to learn from how long the index claims to be.
   constexpr uint64_t kFirst = uint64_t{4} << 20;
   constexpr uint64_t kPiece = uint64_t{64} << 20;  // the longest SmallRead
@@ -656,6 +658,7 @@ absl::StatusOr<std::optional<std::string>> FetchIndex(const ObjectStore& store, 
     if (!read.status.ok()) return WithObject(read.status, kIndexName);
     size = read.object_size;
     validator = read.object_validator;
+    *modified = read.object_modified;
     if (size > kLongestIndex || (read.bytes.empty() && bytes.size() < size)) {
       return MakeError(
           absl::StatusCode::kDataLoss, "index of " + std::to_string(size) + " bytes cannot be read",
@@ -705,16 +708,26 @@ absl::StatusOr<IndexedDataset> ListDataset(const ObjectStore& store, const Datas
 absl::StatusOr<Dataset> BuildDataset(const ObjectStore& store, const DatasetOptions& options, Time deadline,
                                      const OpenProgressFn& progress) {
   HeldMemory memory(options.memory);
-  DEVMEM_ASSIGN_OR_RETURN(std::optional<std::string> bytes, FetchIndex(store, deadline, Phase("listing", progress), memory));
+  int64_t modified = 0;
+  DEVMEM_ASSIGN_OR_RETURN(std::optional<std::string> bytes,
+                          FetchIndex(store, deadline, Phase("listing", progress), memory, &modified));
   if (!bytes.has_value()) {
     DEVMEM_ASSIGN_OR_RETURN(IndexedDataset listed, ListDataset(store, options, deadline, progress));
     return std::move(listed.dataset);
   }
   auto indexed = ReadIndex(*std::move(bytes), std::move(memory));
   if (!indexed.ok()) return WithObject(indexed.status(), kIndexName);
+  const int64_t written = indexed->written != 0 ? indexed->written : modified;
+  DEVMEM_ASSIGN_OR_RETURN(std::string differs, CompareWithFolder(store, *indexed, deadline, Phase("listing", progress)));
   const Patience patience{store, deadline, progress};
   const uint64_t objects = indexed->dataset.objects.size();
-  return SelectFromIndex(*std::move(indexed), options, [&] { return patience.Check(objects); });
+  DEVMEM_ASSIGN_OR_RETURN(Dataset dataset,
+                          SelectFromIndex(*std::move(indexed), options, [&] { return patience.Check(objects); }));
+  dataset.indexed = true;
+  dataset.index_written = written;
+  dataset.warnings.push_back(IndexNote(written));
+  if (!differs.empty()) dataset.warnings.push_back(std::move(differs));
+  return dataset;
 }
 
 }  // namespace devmem

@@ -516,6 +516,9 @@ TEST(DatasetBuilderTest, AnIndexStandsForTheListing) {
   ASSERT_TRUE(opened.ok()) << opened.status();
   EXPECT_EQ(store.reads, 1u);
   EXPECT_EQ(store.listings, 0u);
+  EXPECT_TRUE(opened->indexed);
+  EXPECT_THAT(opened->warnings, ElementsAre(HasSubstr("from the bucket's index of an unknown date")));
+  EXPECT_THAT(plain->warnings, IsEmpty());
   EXPECT_EQ(opened->fingerprint, plain->fingerprint);  // a cursor of before the index holds after it
   EXPECT_EQ(opened->first_sample, plain->first_sample);
   EXPECT_EQ(BuildDataset(store, {}, Soon(), nullptr)->tensors.size(), 2u);
@@ -650,6 +653,25 @@ TEST(DatasetBuilderTest, OverTheFileStore) {
   const auto opened = BuildDataset(*store, {}, Soon(), nullptr);
   ASSERT_TRUE(opened.ok()) << opened.status();
   EXPECT_EQ(opened->fingerprint, data->fingerprint);
+  EXPECT_GT(opened->index_written, 0) << "as the file's date says";
+  EXPECT_EQ(opened->warnings.size(), 1u) << "nothing differs";
+
+  // The index's own word counts more than the file's date. And what differs from the folder is said, but for what is no data.
+  auto dated = ListDataset(*store, {}, Soon(), nullptr);
+  dated->written = 1'764'590'400;
+  write(std::string(kIndexName), WriteIndex(*dated));
+  write("train/2.npy", Npy("<f4", {2, 2}, 4));
+  write("train/.3.npy", Npy("<f4", {2, 2}, 4));
+  write("README", "no shard of the index's globs");
+  write("train/1.npy", Npy("<f4", {9, 2}, 4));
+  std::filesystem::remove(root / "train/0.npy");
+  const auto stale = BuildDataset(*store, {}, Soon(), nullptr);
+  ASSERT_TRUE(stale.ok()) << stale.status();
+  EXPECT_EQ(stale->index_written, 1'764'590'400);
+  EXPECT_EQ(stale->samples(), 5u) << "of the index";
+  EXPECT_THAT(stale->warnings,
+              ElementsAre(HasSubstr("index of 2025-12-01 12:00:00 UTC"),
+                          HasSubstr("1 new (train/2.npy), 1 missing (train/0.npy), 1 of another size (train/1.npy)")));
   std::filesystem::remove_all(root);
 }
 

@@ -4,6 +4,8 @@
 #include <array>
 #include <cstdlib>
 
+#include "absl/strings/str_cat.h"
+
 namespace devmem {
 namespace {
 
@@ -60,5 +62,7 @@ uint64_t Fingerprint(const ObjectTable& objects, std::span<const Dataset::Skippe
   for (const Dataset::Skipped& one : skipped) digest.AddField(one.object);
   return digest.Finish();
 }
+
+std::string FingerprintText(uint64_t fingerprint) { return absl::StrCat(absl::Hex(fingerprint, absl::kZeroPad16)); }
 
 }  // namespace devmem

@@ -38,6 +38,9 @@ class ShortDigest {
   std::string pending_;  // small additions are hashed together
 };
 
+// As people are shown it and give it: 16 hexadecimal digits.
+[[nodiscard]] std::string FingerprintText(uint64_t fingerprint);
+
 // Dataset::fingerprint. It must not depend on how the data set was opened: from an index or a listing.
 [[nodiscard]] uint64_t Fingerprint(const ObjectTable& objects, std::span<const Dataset::Skipped> skipped);
 

@@ -215,6 +215,7 @@ std::string WriteIndex(const IndexedDataset& indexed) {
   DatasetIndex message;
   message.set_version(kVersion);
   message.set_format(static_cast<devmem_loader::v1::Format>(indexed.format));
+  message.set_written_unix_seconds(indexed.written);
   for (size_t i = 0; i < dataset.objects.size(); ++i) {
     const ObjectTable::Object object = dataset.objects[i];
     message.mutable_names()->append(object.name);
@@ -270,6 +271,7 @@ absl::StatusOr<IndexedDataset> ReadIndex(std::string bytes, HeldMemory memory) {
     return Damaged("index is of an unknown format");
   }
   result.format = result.dataset.format = static_cast<DatasetFormat>(message.format());
+  result.written = message.written_unix_seconds();
   DEVMEM_ASSIGN_OR_RETURN(result.dataset.objects, TakeObjects(message, memory.account()));
   if (message.columns_size() == 0) return Damaged("index has no tensors");
   std::set<std::string> names;

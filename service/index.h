@@ -28,6 +28,7 @@ inline constexpr std::string_view kIndexName = ".devmem-index";
 struct IndexedDataset {
   Dataset dataset;
   DatasetFormat format = DatasetFormat::kRaw;  // never kAuto
+  int64_t written = 0;                         // unix seconds, 0: not known. The one who writes it says
   std::vector<std::string> globs;              // one a tensor: which objects, or (safetensors) which name in the file
 };
 

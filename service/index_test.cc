@@ -75,6 +75,10 @@ TEST(IndexTest, ComesBackAsItWas) {
   const auto again = ReadIndex(WriteIndex(Small()));
   ASSERT_TRUE(again.ok()) << again.status();
   ExpectSame(*again, Small());
+  EXPECT_EQ(again->written, 0) << "as of a release that did not say";
+  IndexedDataset dated = Small();
+  dated.written = 1'764'590'400;
+  EXPECT_EQ(ReadIndex(WriteIndex(dated))->written, 1'764'590'400);
 }
 
 TEST(IndexTest, EveryDamagedByteIsSeen) {

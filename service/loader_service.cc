@@ -24,6 +24,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/error.h"
 #include "client/cpp/rpc_error.h"
 #include "devmem_loader/v1/handle_socket.pb.h"
@@ -55,6 +56,11 @@ constexpr size_t kRowsPerMessage = 1 << 13;
 
 std::map<std::string, std::string> Libraries() {
   return {{"grpc", grpc::Version()}, {"protobuf", std::to_string(GOOGLE_PROTOBUF_VERSION)}};
+}
+
+// Who it is, as access is decided by.
+std::string PeerText(const HandleSocket::Peer& peer) {
+  return absl::StrCat(peer.credentials.uid, ":", peer.credentials.gid, ":", absl::StrJoin(peer.groups, ","));
 }
 
 AccessPeer AccessPeerOf(const HandleSocket::Peer& peer) {
@@ -225,6 +231,8 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
     const std::string bucket = BucketForLog(spec_.bucket());
     LogEvent(spdlog::level::warn, "stream_failed", {{"stream", id_}, {"bucket", bucket}, {"reason", EndReason(status)}},
              absl::StrCat("stream ", id_, " of ", bucket, " failed: ", Text(status)));
+    // The next to open the bucket shall not be told of objects that are not there any more.
+    if (FaultOf(status) == Fault::kObjectChanged || FaultOf(status) == Fault::kObjectGone) forget_listing_();
     RequestFinish(status);
   }
 
@@ -359,6 +367,8 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
                           std::lock_guard lock(mutex_);
                           return !stopped_;
                         }};
+    context.listings = service_.listings_;
+    context.peer = PeerText(peer_);
     absl::StatusOr<OpenedStream> opened = PrepareStream(spec_, context);
     if (!opened.ok()) return RequestFinish(opened.status());
     auto opening = std::make_shared<Opening>(Opening{.opened = *std::move(opened), .path = path});
@@ -423,6 +433,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
     setup.id = id;
     setup.counters = &service_.counters_.OfWorker(opening.home);
     setup.say_failed = service_.parts_.say_failed;
+    forget_listing_ = std::move(opening.opened.forget_listing);
     auto stream = std::make_shared<DataStream>(
         std::move(setup), *service_.parts_.transport, opening.home, shared_from_this(),
         [pool = service_.parts_.upkeep](std::function<void()> task) { pool->Submit(std::move(task)); });
@@ -556,6 +567,7 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   uint64_t number_ = 0;  // of the stream, from 1 on; 0: there is none yet
   uint64_t slab_bytes_ = 0;
   uint64_t slots_ = 0;
+  std::function<void()> forget_listing_;  // set before the stream starts
   std::shared_ptr<DataStream> stream_;
   std::deque<v1::OpenStreamResponse> pending_;
   size_t pending_rows_ = 0;  // in pending_.back()
@@ -571,13 +583,18 @@ LoaderService::LoaderService(Parts parts)
     : parts_(std::move(parts)),
       default_prefetch_(parts_.options->default_prefetch),
       opens_(parts_.openers, {}),
-      access_(parts_.options->access) {}
+      access_(parts_.options->access) {
+  parts_.budget->OnShort([listings = listings_] { listings->Clear(); });
+}
 
-LoaderService::~LoaderService() = default;
+LoaderService::~LoaderService() { parts_.budget->OnShort(nullptr); }
 
 void LoaderService::SetAccess(const AccessRules& access) {
-  std::lock_guard lock(mutex_);
-  access_ = access;
+  {
+    std::lock_guard lock(mutex_);
+    access_ = access;
+  }
+  listings_->Clear();  // what the old rules let a redirect lead to
 }
 
 AccessRules LoaderService::access() const {

@@ -20,6 +20,7 @@
 #include "service/daemon.h"
 #include "service/grpc_listener.h"
 #include "service/handle_socket.h"
+#include "service/listing_cache.h"
 #include "service/memory_budget.h"
 #include "service/metrics.h"
 #include "service/open_queue.h"
@@ -129,6 +130,7 @@ class LoaderService final : public devmem_loader::v1::Loader::CallbackService {
   std::atomic<uint64_t> default_prefetch_;
   std::atomic<bool> path_asked_ = false;  // and not answered
   OpenQueue opens_;
+  const std::shared_ptr<ListingCache> listings_ = std::make_shared<ListingCache>(parts_.budget);
   NodeCounters counters_;
 
   mutable std::mutex mutex_;

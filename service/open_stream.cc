@@ -11,6 +11,7 @@
 #include "base/text.h"
 #include "base/trace.h"
 #include "client/cpp/rpc_error.h"
+#include "service/digest.h"
 #include "service/glob.h"
 #include "service/prefetch_window.h"
 #include "service/skip_allowance.h"
@@ -182,9 +183,10 @@ uint64_t SaidOfBatch(const v1::StreamSpec& spec, const Dataset& dataset, const B
   return bytes + pieces * (sizeof(v1::SampleSource) + kItem) + names * (sizeof(std::string) + 2 * kItem + longest);
 }
 
-// What of the spec decides which sample is which, besides the plan and the listing.
-std::string OrderText(const v1::StreamSpec& spec, const Dataset& dataset) {
-  std::string text = absl::StrCat("format=", static_cast<int>(spec.format()));
+// What of the spec decides which sample is which, besides the plan and the listing. The format is the one that was found:
+// whether it was asked for makes no difference.
+std::string OrderText(const Dataset& dataset, DatasetFormat format) {
+  std::string text = absl::StrCat("format=", static_cast<int>(format));
   for (const TensorColumn& tensor : dataset.tensors) {
     absl::StrAppend(&text, ";", tensor.name, ":", std::string(Name(tensor.dtype)), "[", absl::StrJoin(tensor.shape, ","), "]");
   }
@@ -207,7 +209,9 @@ absl::StatusOr<Position> StartOf(const v1::StreamSpec& spec, const Plan& plan, u
     return refuse("the bucket's objects changed since it was saved", "listing changed",
                   "start the epoch anew, or bring back the objects as they were");
   }
-  if (cursor.spec_hash() != spec_hash) {
+  // The first releases' cursors of format auto say so, and not which format that was.
+  const uint64_t of_auto = plan.SpecHash(OrderText(dataset, DatasetFormat::kAuto));
+  if (cursor.spec_hash() != spec_hash && cursor.spec_hash() != of_auto) {
     return refuse("it was made under another format, tensors, shuffle or seed", "other specification",
                   "use the specification it was saved with");
   }
@@ -217,6 +221,41 @@ absl::StatusOr<Position> StartOf(const v1::StreamSpec& spec, const Plan& plan, u
                   "cursor out of range", "check --epochs");
   }
   return Position{.epoch = cursor.epoch(), .position = cursor.position()};
+}
+
+// The data set is of the listing that the spec asks for, if it asks for one.
+absl::Status CheckListing(const v1::StreamSpec& spec, const Dataset& dataset) {
+  if (!spec.has_expect_fingerprint() || spec.expect_fingerprint() == dataset.fingerprint) return absl::OkStatus();
+  return MakeError(
+      absl::StatusCode::kFailedPrecondition,
+      absl::StrCat("the bucket's listing has fingerprint ", FingerprintText(dataset.fingerprint), ", and ",
+                   FingerprintText(spec.expect_fingerprint()), " is expected"),
+      {.object = spec.bucket(),
+       .fault = Fault::kListingChanged,
+       .cause = "listing changed",
+       .action = "start all ranks anew when nobody writes to the bucket, each with rank 0's fingerprint and with the "
+                 "same objects and tensors; or give the bucket an index (devmem-loader index), which stands still"});
+}
+
+// The data set, of a listing that may be another stream's. None is refused for what another was told: where that does not do,
+// the store is asked again.
+absl::StatusOr<Dataset> FindDataset(const v1::StreamSpec& spec, ListedStore& store, const DatasetOptions& options,
+                                    const OpenContext& context) {
+  const auto build = [&] { return BuildDataset(store, options, context.deadline, context.progress); };
+  absl::StatusOr<Dataset> dataset = build();
+  if (store.shared()) {
+    const bool ended = absl::IsCancelled(dataset.status()) || absl::IsDeadlineExceeded(dataset.status()) ||
+                       absl::IsResourceExhausted(dataset.status());
+    const bool stale = !dataset.ok() ? !ended
+                                     : !CheckListing(spec, *dataset).ok() ||
+                                           (spec.has_resume() && spec.resume().listing_fingerprint() != dataset->fingerprint);
+    if (stale) {
+      store.Renew();
+      dataset = build();
+    }
+  }
+  if (dataset.ok()) DEVMEM_RETURN_IF_ERROR(CheckListing(spec, *dataset));
+  return dataset;
 }
 
 // Trainer and daemon must mean the same device. A name is a process's own; the UUID, where the trainer's client knows it, is
@@ -255,7 +294,8 @@ absl::StatusOr<OpenedStream> Prepare(const v1::StreamSpec& spec, const OpenConte
   store_options.redirects = context.redirects;
   store_options.memory = context.memory;
   DEVMEM_ASSIGN_OR_RETURN(std::shared_ptr<const ObjectStore> store, OpenStore(spec.bucket(), store_options));
-  DEVMEM_ASSIGN_OR_RETURN(Dataset built, BuildDataset(*store, dataset_options, context.deadline, context.progress));
+  ListedStore shared(context.listings, store, ListingKey(store->uri(), spec.endpoint_url(), context.peer), context.memory);
+  DEVMEM_ASSIGN_OR_RETURN(Dataset built, FindDataset(spec, shared, dataset_options, context));
   const auto dataset = std::make_shared<const Dataset>(std::move(built));
 
   DEVMEM_ASSIGN_OR_RETURN(const auto casts, ToCasts(spec, *dataset));
@@ -282,7 +322,7 @@ absl::StatusOr<OpenedStream> Prepare(const v1::StreamSpec& spec, const OpenConte
   if (spec.on_error() == v1::ON_ERROR_SKIP) {
     DEVMEM_ASSIGN_OR_RETURN(may_skip, SkipAllowance(spec, plan, *dataset));
   }
-  const uint64_t spec_hash = plan.SpecHash(OrderText(spec, *dataset));
+  const uint64_t spec_hash = plan.SpecHash(OrderText(*dataset, dataset->format));
   DEVMEM_ASSIGN_OR_RETURN(const Position start, StartOf(spec, plan, spec_hash, *dataset));
 
   // Two slots at least, or reading and training would take turns; no more than the stream has batches.
@@ -314,7 +354,7 @@ absl::StatusOr<OpenedStream> Prepare(const v1::StreamSpec& spec, const OpenConte
   }
   DEVMEM_ASSIGN_OR_RETURN(MemoryBudget::Reservation of_node, context.budget->Reserve(slots * slot_cost));
 
-  OpenedStream result{.setup = {.plan = plan}};
+  OpenedStream result{.setup = {.plan = plan}, .forget_listing = shared.Forgetter()};
   StreamSetup& setup = result.setup;
   const Time allocating = Clock::now();
   DEVMEM_ASSIGN_OR_RETURN(setup.slab, context.device->Allocate(std::max<uint64_t>(1, slots * layout.slot_bytes),
@@ -361,6 +401,9 @@ absl::StatusOr<OpenedStream> Prepare(const v1::StreamSpec& spec, const OpenConte
     listed->set_object(ToUtf8(skipped.object));
     *listed->mutable_error() = DetailOf(skipped.status);
   }
+  opened.set_listing_fingerprint(dataset->fingerprint);
+  opened.set_index_unix_seconds(dataset->index_written);
+  for (const std::string& warning : dataset->warnings) opened.add_warnings(ToUtf8(warning));
   std::vector<uint64_t> row_bytes;
   for (const OutputTensor& tensor : layout.tensors) row_bytes.push_back(tensor.stored_bytes);
   const uint64_t wave = uint64_t{setup.wave_slots} * plan_spec.batch_size;

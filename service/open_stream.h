@@ -12,6 +12,7 @@
 #include "base/memory_account.h"
 #include "devmem_loader/v1/loader.pb.h"
 #include "service/dataset_builder.h"
+#include "service/listing_cache.h"
 #include "service/memory_budget.h"
 #include "service/stream.h"
 
@@ -30,16 +31,21 @@ struct OpenContext {
   ReadOptions reads;
   Time deadline{};
   OpenProgressFn progress;  // false cancels
+  // Where streams of the same bucket and `peer` (a text for the trainer's user, as access is decided by) find a listing to
+  // share. Null: each lists for itself.
+  std::shared_ptr<ListingCache> listings;
+  std::string peer;
 };
 
 struct OpenedStream {
   StreamSetup setup;
   devmem_loader::v1::StreamOpened opened;  // all but stream id and path
+  std::function<void()> forget_listing;    // call it when an object turns out not to be as it was listed
 };
 
-// kInvalidArgument for a spec that makes no sense; kFailedPrecondition for a cursor of another listing or spec;
-// kResourceExhausted if the slabs or what it takes to open the bucket do not fit, or memory runs out; and what the store and
-// the formats fail with.
+// kInvalidArgument for a spec that makes no sense; kFailedPrecondition for a cursor of another listing or spec, or for another
+// listing than is expected; kResourceExhausted if the slabs or what it takes to open the bucket do not fit, or memory runs out;
+// and what the store and the formats fail with.
 [[nodiscard]] absl::StatusOr<OpenedStream> PrepareStream(const devmem_loader::v1::StreamSpec& spec, const OpenContext& context);
 
 }  // namespace devmem

@@ -24,6 +24,7 @@
 #include "gtest/gtest.h"
 #include "net/copy_transport.h"
 #include "service/dataset_builder.h"
+#include "service/digest.h"
 #include "service/open_stream.h"
 
 namespace devmem {
@@ -254,9 +255,11 @@ class StreamTest : public testing::TestWithParam<bool> {
                                         .quota = quota_,
                                         .default_prefetch = 64 << 10,
                                         .reads = reads_,
-                                        .deadline = Clock::now() + kPatience});
+                                        .deadline = Clock::now() + kPatience,
+                                        .listings = listings_});
     if (!opened.ok()) return opened.status();
     slab_ = opened->setup.slab;
+    opened_ = opened->opened;
     opened->setup.counters = &node_.OfWorker(0);
     opened->setup.say_failed = [this](const RangeRead& read, const absl::Status& status, std::optional<Duration> wait) {
       EXPECT_FALSE(wait.has_value());
@@ -267,6 +270,7 @@ class StreamTest : public testing::TestWithParam<bool> {
     trainer_ = std::make_shared<Trainer>();
     stream_ = std::make_shared<DataStream>(std::move(opened->setup), UsedTransport(), 0, trainer_,
                                            [](const std::function<void()>& task) { task(); });
+    stream_cursor_ = stream_->CursorAt(Position{});
     return absl::OkStatus();
   }
 
@@ -290,6 +294,9 @@ class StreamTest : public testing::TestWithParam<bool> {
   MemoryBudget budget_{uint64_t{64} << 20};
   CountedMemory memory_{uint64_t{256} << 20};
   std::function<absl::StatusOr<MemoryBudget::Reservation>(uint64_t)> quota_;
+  std::shared_ptr<ListingCache> listings_;
+  v1::StreamOpened opened_;
+  v1::Cursor stream_cursor_;  // of its start
   NodeCounters node_;
   std::vector<std::string> said_;  // the loop's, until the stream is closed
   std::unique_ptr<Transport> transport_;
@@ -739,6 +746,102 @@ TEST_P(StreamTest, ResumesAfterABatchUnderAnotherWorldSize) {
   const absl::Status changed = Open();
   EXPECT_EQ(changed.code(), absl::StatusCode::kFailedPrecondition) << changed;
   EXPECT_EQ(CauseText(changed), "listing changed");
+}
+
+// Two ranks of a bucket that grows in between. One daemon gives both the same samples; of two, the second must be told which.
+TEST_P(StreamTest, RanksThatFindOtherListingsDoNotOpen) {
+  WriteShards({64});
+  const auto cache_of_one = std::make_shared<ListingCache>(&budget_);
+  listings_ = cache_of_one;
+  ASSERT_TRUE(Open().ok());
+  EXPECT_EQ(opened_.samples(), 64u);
+  const uint64_t of_rank_0 = opened_.listing_fingerprint();
+  const auto close = [&] {
+    stream_->Close();
+    ASSERT_TRUE(trainer_->WaitClosed());
+    stream_.reset();
+  };
+  close();
+  std::ofstream(root_ / "shard-9.bin") << Pattern(0);
+  ASSERT_TRUE(Open().ok());
+  EXPECT_EQ(opened_.samples(), 64u) << "one daemon";
+  EXPECT_EQ(opened_.listing_fingerprint(), of_rank_0);
+  close();
+  listings_ = std::make_shared<ListingCache>(&budget_);
+  ASSERT_TRUE(Open().ok());
+  EXPECT_EQ(opened_.samples(), 65u) << "another daemon, which was told nothing";
+  const uint64_t of_now = opened_.listing_fingerprint();
+  close();
+  spec_.set_expect_fingerprint(of_rank_0);
+  const absl::Status refused = Open();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
+  EXPECT_EQ(FaultOf(refused), Fault::kListingChanged);
+  EXPECT_EQ(ScopeOf(refused), Scope::kPolicy);
+  EXPECT_THAT(Text(refused), testing::AllOf(HasSubstr(FingerprintText(of_rank_0)), HasSubstr(FingerprintText(of_now)),
+                                            HasSubstr("rank 0's fingerprint")));
+  // A listing kept from before refuses nobody: the store is asked first.
+  listings_ = cache_of_one;
+  spec_.set_expect_fingerprint(of_now);
+  ASSERT_TRUE(Open().ok());
+  EXPECT_EQ(opened_.samples(), 65u);
+  close();
+  // The same for a cursor: another daemon's, of after it grew.
+  const v1::Cursor later = stream_cursor_;
+  std::ofstream(root_ / "shard-8.bin") << Pattern(0);
+  spec_.clear_expect_fingerprint();
+  listings_ = std::make_shared<ListingCache>(&budget_);
+  ASSERT_TRUE(Open().ok());
+  const v1::Cursor latest = stream_cursor_;
+  EXPECT_NE(latest.listing_fingerprint(), later.listing_fingerprint());
+  close();
+  listings_ = cache_of_one;
+  *spec_.mutable_resume() = latest;
+  EXPECT_TRUE(Open().ok());
+  EXPECT_EQ(opened_.samples(), 66u);
+  close();
+  listings_.reset();
+}
+
+// Whether the format was asked for or found, it is the same order; and the first releases wrote down that it was to be found.
+TEST_P(StreamTest, ACursorOfAFormatThatWasFoundIsOneOfThatFormat) {
+  {
+    std::ofstream file(root_ / "a.npy", std::ios::binary);
+    std::string dict = "{'descr': '|u1', 'fortran_order': False, 'shape': (10, 4), }";
+    file << std::string("\x93NUMPY\x01\x00", 8) << static_cast<char>(dict.size()) << '\0' << dict << std::string(40, 'x');
+  }
+  spec_.clear_tensors();
+  const auto cursor_of = [&](v1::Format format) {
+    spec_.set_format(format);
+    spec_.clear_resume();
+    EXPECT_TRUE(Open().ok());
+    const v1::Cursor cursor = stream_cursor_;
+    stream_->Close();
+    EXPECT_TRUE(trainer_->WaitClosed());
+    stream_.reset();
+    return cursor;
+  };
+  const v1::Cursor of_found = cursor_of(v1::FORMAT_UNSPECIFIED);
+  const v1::Cursor of_asked = cursor_of(v1::FORMAT_NPY);
+  EXPECT_EQ(of_found.spec_hash(), of_asked.spec_hash());
+  PlanSpec plan{.samples = 10, .sample_bytes = 4, .seed = 5};
+  plan.tail = TailRule::kUneven;
+  v1::Cursor early = of_found;
+  early.set_spec_hash(Plan::Create(plan)->SpecHash("format=0;data:uint8[4]"));
+  ASSERT_EQ(of_found.spec_hash(), Plan::Create(plan)->SpecHash("format=2;data:uint8[4]"))
+      << "what an explicit format always was";
+  for (const v1::Format format : {v1::FORMAT_UNSPECIFIED, v1::FORMAT_NPY}) {
+    spec_.set_format(format);
+    for (const v1::Cursor& cursor : {of_found, of_asked, early}) {
+      *spec_.mutable_resume() = cursor;
+      const absl::Status resumed = Open();
+      ASSERT_TRUE(resumed.ok()) << resumed;
+      stream_->Close();
+      ASSERT_TRUE(trainer_->WaitClosed());
+      stream_.reset();
+    }
+  }
+  spec_.mutable_resume()->set_spec_hash(early.spec_hash() + 1);
+  EXPECT_EQ(Open().code(), absl::StatusCode::kFailedPrecondition);
 }
 
 TEST_P(StreamTest, ABatchLargerThanTheCapIsRefused) {

@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "client/cpp/rpc_error.h"
 #include "client/cpp/session.h"
@@ -418,10 +419,24 @@ class StreamImpl final : public Stream {
       EndOpen();
       if (adopted.code() == absl::StatusCode::kUnavailable) return Lost(adopted).status();
       if (!adopted.ok()) return Fail(adopted);
+      if (absl::Status expected = CheckListing(message.opened()); !expected.ok()) return Fail(expected);
       opened_ = message.opened();
       if (!has_cursor_) SetCursor(opened_.cursor());
     }
     return absl::OkStatus();
+  }
+
+  // A daemon of before expect_fingerprint opens whatever it finds.
+  absl::Status CheckListing(const v1::StreamOpened& opened) const {
+    const uint64_t found = opened.cursor().listing_fingerprint();
+    if (!spec_.has_expect_fingerprint() || spec_.expect_fingerprint() == found) return absl::OkStatus();
+    return MakeError(absl::StatusCode::kFailedPrecondition,
+                     absl::StrCat("the bucket's listing has fingerprint ", absl::Hex(found, absl::kZeroPad16), ", and ",
+                                  absl::Hex(spec_.expect_fingerprint(), absl::kZeroPad16), " is expected"),
+                     {.object = spec_.bucket(),
+                      .fault = Fault::kListingChanged,
+                      .cause = "listing changed",
+                      .action = "start all ranks anew when nobody writes to the bucket, each with rank 0's fingerprint"});
   }
 
   absl::StatusOr<std::optional<Event>> TakeEvent() {

@@ -130,6 +130,9 @@ class Stream {
   // Cancels what is left; batches in hand stay valid. Waits for those that were given back with ReleaseAfter().
   virtual ~Stream() = default;
   [[nodiscard]] virtual const devmem_loader::v1::StreamOpened& opened() const = 0;
+  // Of the listing the stream is of. Rank 0 hands it to the other ranks, which put it into StreamSpec.expect_fingerprint: a
+  // rank that finds another listing does not open, rather than read other samples. Whatever the daemon's version.
+  [[nodiscard]] uint64_t fingerprint() const { return opened().cursor().listing_fingerprint(); }
   // The next event. kDeadlineExceeded loses nothing: call again. Any other error is final, and after
   // kStreamEnd every call is kOutOfRange.
   [[nodiscard]] virtual absl::StatusOr<Event> Next(Time deadline) = 0;

@@ -136,6 +136,28 @@ TEST_F(ClientTest, ReadsEverythingOnce) {
   }
 }
 
+// Which a daemon of before expect_fingerprint does not look at.
+TEST_F(ClientTest, AStreamOfAnotherListingThanIsExpectedDoesNotOpen) {
+  auto daemon = Serve({.edit = [](v1::OpenStreamResponse& message) {
+    if (message.has_opened()) message.mutable_opened()->mutable_cursor()->set_listing_fingerprint(0xabc);
+  }});
+  auto client = Connect();
+  ASSERT_NE(client, nullptr);
+  auto first = Open(*client);
+  ASSERT_NE(first, nullptr);
+  EXPECT_EQ(first->fingerprint(), 0xabcu);
+  first.reset();
+  StreamSpec spec;
+  spec.set_expect_fingerprint(0xabc);
+  EXPECT_TRUE(client->OpenStream(spec, {}).ok());
+  spec.set_expect_fingerprint(0xabd);
+  const absl::Status other = client->OpenStream(spec, {}).status();
+  EXPECT_EQ(other.code(), absl::StatusCode::kFailedPrecondition) << other;
+  EXPECT_EQ(FaultOf(other), Fault::kListingChanged);
+  EXPECT_THAT(Text(other), ::testing::AllOf(HasSubstr("0000000000000abc"), HasSubstr("0000000000000abd")));
+  EXPECT_TRUE(daemon->WaitForStreamsToEnd());
+}
+
 TEST_F(ClientTest, ReleasesAreSentInLumps) {
   auto daemon = Serve({.batches = 10'000, .per_message = 64, .slots = 256});
   auto client = Connect();

@@ -45,6 +45,7 @@ class Reader:
         # 2. Everything but descriptors goes over gRPC, with the token.
         self.channel = grpc.insecure_channel("unix:" + path, options=[("grpc.max_receive_message_length", -1)])
         self.stub = loader_pb2_grpc.LoaderStub(self.channel)
+        self.fingerprint = None  # of the listing the last stream opened is of: the same for all ranks
 
     def __enter__(self):
         return self
@@ -92,6 +93,10 @@ class Reader:
                 if kind != "batches":
                     on_event(event)
                 if kind == "opened":
+                    found = event.opened.cursor.listing_fingerprint  # rank 0 hands it to the others as expect_fingerprint
+                    if spec.HasField("expect_fingerprint") and found != spec.expect_fingerprint:  # of an older daemon
+                        raise ValueError(f"the listing is {found:016x}, and {spec.expect_fingerprint:016x} is expected")
+                    self.fingerprint = found
                     slabs = self._map(event.opened)
                 elif kind == "stream_end":
                     requests.put(None)  # half-close: nothing more to release

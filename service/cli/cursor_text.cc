@@ -2,6 +2,7 @@
 #include "service/cli/cursor_text.h"
 
 #include <cerrno>
+#include <charconv>
 #include <fstream>
 #include <iterator>
 
@@ -38,6 +39,17 @@ absl::StatusOr<devmem_loader::v1::Cursor> ReadCursor(const std::string& text) {
         {.cause = "bad cursor", .action = "take the whole \"cursor\" of an earlier summary, or @FILE that holds it"});
   }
   return cursor;
+}
+
+std::string FingerprintText(uint64_t fingerprint) { return absl::StrCat(absl::Hex(fingerprint, absl::kZeroPad16)); }
+
+absl::StatusOr<uint64_t> ReadFingerprint(const std::string& text) {
+  uint64_t fingerprint = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), fingerprint, 16);
+  if (text.size() != 16 || error != std::errc() || end != text.data() + text.size()) {
+    return absl::InvalidArgumentError("expected the 16 hexadecimal digits that rank 0 gives as its fingerprint");
+  }
+  return fingerprint;
 }
 
 }  // namespace devmem::cli

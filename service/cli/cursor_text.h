@@ -15,4 +15,8 @@ namespace devmem::cli {
 // `text` is CursorText's, or "@FILE" where FILE holds it; blanks around it are dropped.
 [[nodiscard]] absl::StatusOr<devmem_loader::v1::Cursor> ReadCursor(const std::string& text);
 
+// A listing's fingerprint, as --expect-fingerprint takes it: 16 hexadecimal digits.
+[[nodiscard]] std::string FingerprintText(uint64_t fingerprint);
+[[nodiscard]] absl::StatusOr<uint64_t> ReadFingerprint(const std::string& text);
+
 }  // namespace devmem::cli

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <csignal>
+#include <ctime>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -114,11 +115,13 @@ int WriteIndexOf(const IndexOptions& options) {
            .cause = "an index is written into file:// buckets only",
            .action = absl::StrCat("write it to a file with --output-file and upload that as ", std::string(kIndexName))});
     }
+    const std::time_t began = std::time(nullptr);  // what comes while it is listed need not be in it
     DEVMEM_ASSIGN_OR_RETURN(result.indexed, ListDataset(*store, *dataset, Clock::now() + options.timeout,
                                                         [&](std::string_view phase, uint64_t done, uint64_t total) {
                                                           progress->Opening(phase, done, total);
                                                           return !interrupted.load();
                                                         }));
+    result.indexed.written = began;
     const std::string bytes = WriteIndex(result.indexed);
     result.bytes = bytes.size();
     if (interrupted) return absl::CancelledError("interrupted");

@@ -17,6 +17,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "gpu/dtype.h"
+#include "service/cli/cursor_text.h"
 #include "service/cli/log.h"
 #include "service/cli/print.h"
 #include "service/cli/private_daemon.h"
@@ -74,6 +75,7 @@ std::string DryRunJson(const devmem_loader::v1::StreamSpec& spec, const devmem_l
   json["spec"] = Json::parse(spec_json, nullptr, /*allow_exceptions=*/false);
   json["path"] = opened.path().name();
   json["path_reason"] = opened.path().reason();
+  json["fingerprint"] = FingerprintText(opened.cursor().listing_fingerprint());
   json["schema"] = Json::array();
   for (const auto& tensor : opened.schema()) {
     json["schema"].push_back({{"name", tensor.name()},
@@ -104,6 +106,7 @@ std::string DryRunText(const devmem_loader::v1::StreamSpec& spec, const devmem_l
   }
   absl::StrAppend(&text, "  samples         ", opened.samples(), " an epoch, over all ranks\n  batches         ",
                   ExpectedBatches(opened, spec), " for this rank, ", opened.steps_per_epoch(), " in a full epoch\n");
+  absl::StrAppend(&text, "  fingerprint     ", FingerprintText(opened.cursor().listing_fingerprint()), "\n");
   uint64_t slab_bytes = 0;
   for (const auto& slab : opened.slabs()) slab_bytes += slab.bytes();
   absl::StrAppend(&text, "  slab memory     ", FormatSize(slab_bytes), " in ", Counted(opened.slots(), "slot"), "\n");

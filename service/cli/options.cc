@@ -350,6 +350,17 @@ FlagTable LoaderTable(LoaderOptions* options) {
                      options->resume = text;
                      return absl::OkStatus();
                    }});
+  flags.push_back({.name = "--expect-fingerprint",
+                   .value = "HEX",
+                   .group = order,
+                   .help =
+                       "fail unless the bucket's listing is this one: the fingerprint that rank 0 gives (in its summary, its "
+                       "progress and --dry-run), so that all ranks read the same objects",
+                   .set = [spec](const std::string& text) {
+                     auto fingerprint = ReadFingerprint(text);
+                     if (fingerprint.ok()) spec->set_expect_fingerprint(*fingerprint);
+                     return fingerprint.status();
+                   }});
   flags.push_back({.name = "--limit-batches",
                    .value = "N",
                    .fallback = "0",

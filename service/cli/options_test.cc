@@ -211,6 +211,12 @@ TEST(LoaderOptions, Resume) {
   EXPECT_EQ(spec->resume().position(), 42u);
 }
 
+TEST(LoaderOptions, ExpectFingerprint) {
+  EXPECT_FALSE(Spec("")->has_expect_fingerprint());
+  EXPECT_EQ(Spec("--expect-fingerprint 00fedcba98765432")->expect_fingerprint(), 0x00fedcba98765432u);
+  EXPECT_EQ(FingerprintText(0x00fedcba98765432u), "00fedcba98765432");
+}
+
 TEST(LoaderOptions, BadValuesNameTheFlag) {
   const std::pair<const char*, const char*> cases[] = {
       {"--bucket data/train", "--bucket: 'data/train': expected a URI"},
@@ -231,6 +237,8 @@ TEST(LoaderOptions, BadValuesNameTheFlag) {
       {"--window 3", "--window: only for"},
       {"--shuffle none --group-blocks 3", "only for --shuffle block"},
       {"--rank 2 --world-size 2", "--rank: '2': expected less than --world-size"},
+      {"--expect-fingerprint fedcba9876543210f", "--expect-fingerprint: 'fedcba9876543210f': expected the 16 hexadecimal"},
+      {"--expect-fingerprint 0xfedcba98765432", "expected the 16 hexadecimal"},
       {"--resume nonsense", "--resume: 'nonsense' is not a cursor"},
       {"--connect-timeout 0", "--connect-timeout: '0': expected a time above 0"},
       {"--first-byte-timeout 0s", "--first-byte-timeout: '0s': expected a time above 0"},

@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "base/text.h"
+#include "service/cli/cursor_text.h"
 #include "service/cli/summary.h"
 #include "service/cli/values.h"
 
@@ -193,7 +194,8 @@ class JsonLines final : public Progress {
          {"path_reason", opened.path().reason()},
          {"samples", opened.samples()},
          {"steps_per_epoch", opened.steps_per_epoch()},
-         {"slots", opened.slots()}});
+         {"slots", opened.slots()},
+         {"fingerprint", FingerprintText(opened.cursor().listing_fingerprint())}});
     for (const std::string& warning : opened.warnings()) Say({{"event", "warning"}, {"message", warning}});
   }
   void Tick(Time now, const Totals& totals) override {

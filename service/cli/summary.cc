@@ -133,6 +133,7 @@ std::string SummaryJson(const Summary& summary) {
   json["warnings"] = summary.warnings;
   if (summary.interrupted) json["interrupted"] = true;
   json["cursor"] = summary.stream_id.empty() ? Json(nullptr) : Json(CursorText(summary.cursor));
+  json["fingerprint"] = summary.stream_id.empty() ? Json(nullptr) : Json(FingerprintText(summary.cursor.listing_fingerprint()));
   json["stream_id"] = summary.stream_id;
   return Dump(json);
 }
@@ -201,7 +202,10 @@ std::string SummaryText(const Summary& summary) {
                     FormatSeconds(static_cast<double>(part.second) / 1e6));
   }
   Line(&out, "stalls", stalls.empty() ? "none" : stalls);
-  if (!summary.stream_id.empty()) Line(&out, "cursor", CursorText(summary.cursor));
+  if (!summary.stream_id.empty()) {
+    Line(&out, "cursor", CursorText(summary.cursor));
+    Line(&out, "fingerprint", FingerprintText(summary.cursor.listing_fingerprint()));
+  }
   return out;
 }
 

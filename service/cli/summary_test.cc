@@ -39,6 +39,7 @@ Summary Example() {
   summary.stalls.set_trainer(10000);
   summary.cursor.set_plan_version(1);
   summary.cursor.set_position(1000);
+  summary.cursor.set_listing_fingerprint(255);
   return summary;
 }
 
@@ -71,6 +72,7 @@ TEST(SummaryJson, HasWhatIsPromised) {
   auto cursor = ReadCursor(json["cursor"]);
   ASSERT_TRUE(cursor.ok()) << cursor.status();
   EXPECT_EQ(cursor->position(), 1000u);
+  EXPECT_EQ(json["fingerprint"], "00000000000000ff");
 }
 
 TEST(SummaryJson, WhatIsNotKnownIsNull) {
