@@ -125,7 +125,7 @@ class Tenant:
 
     def floods_status(self):
         with self.client.Trainer(self.path) as one:
-            for _ in range(500):
+            for _ in range(100):
                 try:
                     one.status()
                 except self.grpc.RpcError:
@@ -180,9 +180,10 @@ TENANTS = [name for name in vars(Tenant) if not name.startswith("_") and name no
 
 
 def lowest_priority():
+    if "DEVMEM_NOT_IDLE" in os.environ:  # set where only what is right counts, and not how fast: on a busy machine the lowest wait for ever
+        return
     os.nice(19)
-    if "DEVMEM_NOT_IDLE" not in os.environ:  # set where only what is right counts, and not how fast: idle programs may wait for ever
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def tenants_main(path, stores):
@@ -378,7 +379,7 @@ class Soak:
         for reader in self.readers:
             reader.start()
         try:
-            harness.wait_for(lambda: len(self.counts) == len(TENANTS) or self.tenants.poll() is not None, 120 * harness.SLOW, "every tenant is at it")
+            harness.wait_for(lambda: len(self.counts) == len(TENANTS) or self.tenants.poll() is not None, 600 * harness.SLOW, "every tenant is at it")
         except AssertionError:
             self.faults.append(f"turn {len(self.turns)}: never got to work: {sorted(set(TENANTS) - set(self.counts))} {errors[-3:]}")
         self.errors = errors

@@ -239,7 +239,7 @@ class Daemon(Program):
                 raise AssertionError(f"the daemon ended with {self.process.returncode}:\n{self.stderr()}")
             # Both sockets: a file is there from bind() on, and refuses until listen().
             return accepts(self.path) and accepts(self.path + ".fd", socket.SOCK_SEQPACKET)
-        wait_for(up, 20 * SLOW, "the daemon listens")
+        wait_for(up, 60 * SLOW, "the daemon listens")
         return self
 
 
