@@ -43,10 +43,9 @@ void CopyStream::Connect(const sockaddr* address, socklen_t length) {
 
 void CopyStream::OnConnectDone(int result) {
   if (FinishClose()) return;
-  owner_.OnConnected(
-      result == 0
-          ? absl::OkStatus()
-          : ConnectionError(-result, "connect to " + AddressText(reinterpret_cast<const sockaddr*>(&address_))));
+  owner_.OnConnected(result == 0
+                         ? absl::OkStatus()
+                         : ConnectionError(-result, "connect to " + AddressText(reinterpret_cast<const sockaddr*>(&address_))));
 }
 
 void CopyStream::Send(std::string_view data) {

@@ -40,7 +40,9 @@ absl::Status FileError(int error, std::string_view what, const std::string& path
   }
   if (error == EACCES || error == EPERM) {
     return ErrnoError(error, what,
-                      {.object = path, .fault = FaultOfFile(error), .action = "give the daemon's user the right to read it, or open a folder below"});
+                      {.object = path,
+                       .fault = FaultOfFile(error),
+                       .action = "give the daemon's user the right to read it, or open a folder below"});
   }
   return ErrnoError(error, what, {.object = path, .action = "check the file system"});
 }

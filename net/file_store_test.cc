@@ -218,7 +218,11 @@ TEST_F(FileStoreTest, HostileNamesDeadlineAndCancel) {
     EXPECT_EQ(read.status.code(), absl::StatusCode::kInvalidArgument) << name;
     EXPECT_EQ(Open()->PrepareGet(name).status().code(), absl::StatusCode::kInvalidArgument) << name;
   }
-  std::vector<SmallRead> reads(20, SmallRead{.object = "x", .length = 1});
+  std::vector<SmallRead> reads(20);
+  for (SmallRead& read : reads) {
+    read.object = "x";
+    read.length = 1;
+  }
   EXPECT_EQ(Open()->ReadSmall(reads, 1, Soon(), [](uint64_t, uint64_t) { return false; }).code(), absl::StatusCode::kCancelled);
   EXPECT_EQ(reads.back().status.code(), absl::StatusCode::kCancelled);
   ASSERT_TRUE(Open()->ReadSmall(reads, 1, Clock::now() - std::chrono::seconds(1), nullptr).ok());

@@ -112,8 +112,8 @@ absl::Status ObjectTable::DropRepeats(std::string_view uri) {
     ++repeats;
   }
   if (repeats == 0) return absl::OkStatus();
-  ObjectTable once;
-  once.Reserve(size() - repeats, names_.size(), validators_.size());
+  ObjectTable once(held_.account());
+  DEVMEM_RETURN_IF_ERROR(once.Reserve(size() - repeats, names_.size(), validators_.size()));
   for (size_t i = 0; i < size(); ++i) {
     const Object object = (*this)[i];
     if (i == 0 || object.name != (*this)[i - 1].name) once.Add(object.name, object.size, object.validator);

@@ -47,7 +47,7 @@ TEST(ObjectTable, KeepsWhatWasAddedAndSortsByBytes) {
 TEST(ObjectTable, AnObjectListedTwiceIsOneObject) {
   ObjectTable table;
   for (const char* name : {"b", "a", "b", "c", "b"}) table.Add(name, 7, "\"x\"");
-  table.SortByName();
+  ASSERT_TRUE(table.SortByName().ok());
   ASSERT_TRUE(table.DropRepeats("http://host/").ok());
   EXPECT_THAT(Rows(table), testing::ElementsAre(Row("a", 7, "\"x\""), Row("b", 7, "\"x\""), Row("c", 7, "\"x\"")));
   ASSERT_TRUE(table.DropRepeats("http://host/").ok());
@@ -59,7 +59,7 @@ TEST(ObjectTable, OneNameForTwoObjectsIsAnError) {
     ObjectTable table;
     table.Add("a", 7, "\"x\"");
     table.Add("a", size, validator);
-    table.SortByName();
+    ASSERT_TRUE(table.SortByName().ok());
     const absl::Status status = table.DropRepeats("http://host/");
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
     EXPECT_EQ(ScopeOf(status), Scope::kStore);

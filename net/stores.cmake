@@ -9,7 +9,7 @@ devmem_unit(net_testing_nginx HDRS testing/nginx.h SRCS testing/nginx.cc DEPS ba
 devmem_unit(net_socket_address HDRS socket_address.h SRCS socket_address.cc TEST socket_address_test.cc)
 devmem_unit(net_object_pins HDRS object_pins.h SRCS object_pins.cc TEST object_pins_test.cc)
 devmem_unit(net_redirect HDRS redirect.h SRCS redirect.cc DEPS base_error net_object_name net_socket_address net_uri CURL::libcurl
-  TEST redirect_test.cc)
+  TEST redirect_test.cc FUZZ redirect_fuzz.cc)
 devmem_unit(net_testing_http_script HDRS testing/http_script.h SRCS testing/http_script.cc DEPS base_unique_fd)
 devmem_unit(net_request_signer HDRS request_signer.h DEPS net_uri)
 devmem_unit(net_http_fields HDRS http_fields.h SRCS http_fields.cc TEST http_fields_test.cc FUZZ http_fields_fuzz.cc)

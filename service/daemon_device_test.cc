@@ -155,6 +155,7 @@ TEST_P(DaemonDeviceTest, BadSamplesAreCutOutAndTheOthersCast) {
   WriteShards({20, 20, 20});
   spec_.set_batch_size(8);
   spec_.set_on_error(v1::ON_ERROR_SKIP);
+  spec_.mutable_max_skipped()->set_share(1);
   spec_.mutable_tensors(0)->set_cast(v1::DTYPE_FLOAT32);
   spec_.mutable_tensors(0)->set_scale(0.5);
   spec_.set_prefetch_bytes(1);  // two slots, so that most is read after the shard is gone

@@ -4,11 +4,14 @@
 #include <algorithm>
 #include <array>
 #include <ctime>
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "service/data_object.h"
+#include "service/glob.h"
 
 namespace devmem {
 namespace {
@@ -36,11 +39,10 @@ class Found {
 };
 
 // Whether an index written now, with the same specification, would have it.
-bool Wanted(const IndexedDataset& indexed, std::string_view name) {
+bool Wanted(const IndexedDataset& indexed, const std::vector<Glob>& globs, std::string_view name) {
   if (!IsDataObject(name)) return false;
   if (indexed.format == DatasetFormat::kSafetensors) return name.ends_with(".safetensors");
-  return std::any_of(indexed.globs.begin(), indexed.globs.end(),
-                     [&](const std::string& glob) { return MatchesGlob(glob, name); });
+  return std::any_of(globs.begin(), globs.end(), [&](const Glob& glob) { return glob.Matches(name); });
 }
 
 }  // namespace
@@ -63,10 +65,14 @@ absl::StatusOr<std::string> CompareWithFolder(const ObjectStore& store, const In
   if (!store.uri().starts_with("file:")) return "";
   DEVMEM_ASSIGN_OR_RETURN(const ObjectTable folder, store.List(deadline, progress));
   const ObjectTable& index = indexed.dataset.objects;
+  std::vector<Glob> globs;
+  for (const std::string& glob : indexed.globs) {
+    DEVMEM_ASSIGN_OR_RETURN(globs.emplace_back(), Glob::Compile(glob));
+  }
   Found added("new"), missing("missing"), changed("of another size");
   for (size_t i = 0, f = 0; i < index.size() || f < folder.size();) {  // both are in order of name
     if (i == index.size() || (f < folder.size() && folder[f].name < index[i].name)) {
-      if (Wanted(indexed, folder[f].name)) added.Add(folder[f].name);
+      if (Wanted(indexed, globs, folder[f].name)) added.Add(folder[f].name);
       ++f;
     } else if (f == folder.size() || index[i].name < folder[f].name) {
       missing.Add(index[i].name);

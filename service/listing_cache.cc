@@ -21,16 +21,16 @@ uint64_t BytesOf(const ObjectTable& objects) {
   return bytes;
 }
 
-// Of its own memory, and no more of it than it needs.
-ObjectTable CopyOf(const ObjectTable& objects) {
+// Counted in `account` (null: nowhere), and no more of it than it needs.
+absl::StatusOr<ObjectTable> CopyOf(const ObjectTable& objects, std::shared_ptr<MemoryAccount> account) {
   size_t names = 0;
   size_t validators = 0;
   for (size_t i = 0; i < objects.size(); ++i) {
     names += objects[i].name.size();
     validators += objects[i].validator.size();
   }
-  ObjectTable copy;
-  copy.Reserve(objects.size(), names, validators);
+  ObjectTable copy(std::move(account));
+  DEVMEM_RETURN_IF_ERROR(copy.Reserve(objects.size(), names, validators));
   for (size_t i = 0; i < objects.size(); ++i) {
     const ObjectTable::Object object = objects[i];
     copy.Add(object.name, object.size, object.validator);
@@ -192,8 +192,9 @@ size_t ListingCache::waiting() {
   return waiting_;
 }
 
-ListedStore::ListedStore(std::shared_ptr<ListingCache> cache, std::shared_ptr<const ObjectStore> store, std::string key)
-    : cache_(std::move(cache)), store_(std::move(store)), key_(std::move(key)) {
+ListedStore::ListedStore(std::shared_ptr<ListingCache> cache, std::shared_ptr<const ObjectStore> store, std::string key,
+                         std::shared_ptr<MemoryAccount> memory)
+    : cache_(std::move(cache)), store_(std::move(store)), key_(std::move(key)), memory_(std::move(memory)) {
   if (cache_ != nullptr) listing_ = cache_->Get(key_);
 }
 
@@ -217,11 +218,12 @@ absl::StatusOr<ObjectTable> ListedStore::List(Time deadline, const ProgressFn& p
   DEVMEM_ASSIGN_OR_RETURN(const std::shared_ptr<const ObjectTable> kept, cache_->Wait(answer, uri(), deadline, progress));
   if (kept != nullptr) {
     shared_ = true;
-    return CopyOf(*kept);
+    return CopyOf(*kept, memory_);
   }
   ListingCache::Asking<ObjectTable> asking(*cache_, listing_, answer);
   absl::StatusOr<ObjectTable> objects = store_->List(deadline, asking.Told(progress));
-  if (objects.ok()) asking.Keep(BytesOf(*objects), [&] { return CopyOf(*objects); });
+  if (objects.ok())
+    asking.Keep(BytesOf(*objects), [&] { return *CopyOf(*objects, nullptr); });  // uncounted, it cannot be refused
   return objects;
 }
 
@@ -244,11 +246,15 @@ absl::Status ListedStore::ReadSmall(std::span<SmallRead> reads, int parallel, Ti
       return store_->ReadSmall(reads, parallel, deadline, progress);
     }
     shared_ = true;
+    read.memory = HeldMemory(memory_);
+    read.status = read.memory.Resize(kept->bytes.size());
+    if (!read.status.ok()) return absl::OkStatus();
     read.status = kept->status;
     read.bytes = kept->bytes;
     read.object_size = kept->object_size;
     read.object_validator = kept->object_validator;
     read.object_modified = kept->object_modified;
+    read.elsewhere = kept->elsewhere;
     return absl::OkStatus();
   }
   ListingCache::Asking<ListingCache::IndexPiece> asking(*cache_, listing_, *answer);
@@ -261,7 +267,8 @@ absl::Status ListedStore::ReadSmall(std::span<SmallRead> reads, int parallel, Ti
                                       .bytes = read.bytes,
                                       .object_size = read.object_size,
                                       .object_validator = read.object_validator,
-                                      .object_modified = read.object_modified};
+                                      .object_modified = read.object_modified,
+                                      .elsewhere = read.elsewhere};
     });
   }
   return status;

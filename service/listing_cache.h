@@ -34,6 +34,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/memory_account.h"
 #include "net/object_store.h"
 #include "service/memory_budget.h"
 
@@ -77,6 +78,7 @@ class ListingCache : public std::enable_shared_from_this<ListingCache> {
     uint64_t object_size = 0;
     std::string object_validator;
     int64_t object_modified = 0;
+    bool elsewhere = false;
   };
   struct Listing {
     std::optional<Time> since;  // of the last answer kept
@@ -119,8 +121,9 @@ class ListingCache : public std::enable_shared_from_this<ListingCache> {
 
 class ListedStore final : public ObjectStore {
  public:
-  // A null cache shares nothing.
-  ListedStore(std::shared_ptr<ListingCache> cache, std::shared_ptr<const ObjectStore> store, std::string key);
+  // A null cache shares nothing. What another's answer takes is counted in `memory`, as `store` counts its own.
+  ListedStore(std::shared_ptr<ListingCache> cache, std::shared_ptr<const ObjectStore> store, std::string key,
+              std::shared_ptr<MemoryAccount> memory = nullptr);
 
   [[nodiscard]] const std::string& uri() const override { return store_->uri(); }
   [[nodiscard]] absl::StatusOr<ObjectTable> List(Time deadline, const ProgressFn& progress) const override;
@@ -128,6 +131,10 @@ class ListedStore final : public ObjectStore {
                                        const ProgressFn& progress) const override;
   [[nodiscard]] absl::StatusOr<PayloadRequest> PrepareGet(std::string_view object) const override {
     return store_->PrepareGet(object);
+  }
+  [[nodiscard]] absl::StatusOr<PayloadRequest> Redirect(const PayloadRequest& from,
+                                                        const std::string& location) const override {
+    return store_->Redirect(from, location);
   }
 
   // Whether anything that was answered since the start, or since Renew(), was another open's.
@@ -141,6 +148,7 @@ class ListedStore final : public ObjectStore {
   const std::shared_ptr<ListingCache> cache_;
   const std::shared_ptr<const ObjectStore> store_;
   const std::string key_;
+  const std::shared_ptr<MemoryAccount> memory_;
   std::shared_ptr<ListingCache::Listing> listing_;
   mutable std::atomic<bool> shared_ = false;
 };

@@ -9,6 +9,7 @@
 //
 // SIGUSR2 starts a successor: what lies at this program's path by now, with the same arguments. systemd (deploy/systemd/) is
 // told of each step.
+#include <malloc.h>
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -155,6 +156,9 @@ int Main(const std::string& program, std::vector<std::string> arguments) {
     succeeded = status;
     changed.notify_all();
   };
+  // What is freed goes back to the machine: by default glibc raises this threshold with what is freed, and then keeps up to 64
+  // MiB of a listing for each thread that read one, which no limit counts.
+  (void)::mallopt(M_MMAP_THRESHOLD, 1 << 20);
   auto daemon = Daemon::Start(options.daemon);
   if (!daemon.ok()) return fail(daemon.status());
   spdlog::info("ready: version {}, socket {}, path {} ({})", DEVMEM_VERSION, options.daemon.socket, (*daemon)->path().name,

@@ -80,6 +80,7 @@ absl::Status DigestWriter::Add(const devmem_loader::v1::Batch& info, std::span<c
         {.cause = "sources missing", .action = "use a daemon of this client's version"});
   }
   for (size_t row = 0; row < rows; ++row) {
+    const size_t line = buffer_.size();
     auto piece = [&](size_t column) {
       const size_t row_bytes = tensors[column].size() / rows;
       return tensors[column].subspan(row * row_bytes, row_bytes);
@@ -96,6 +97,7 @@ absl::Status DigestWriter::Add(const devmem_loader::v1::Batch& info, std::span<c
       return true;
     };
     const auto nameless = [&] {
+      buffer_.resize(line);  // no half of a line
       return MakeError(absl::StatusCode::kInternal, absl::StrCat("batch ", info.sequence(), " has a source without a name"),
                        {.cause = "sources missing", .action = "report this"});
     };

@@ -31,7 +31,7 @@ TEST(DoctorText, IsATableWithWhatToDoBelowEachRowThatWantsSomething) {
             "      fix:    ip link set eth0 up\n"
             "WARN  mtu     eth0  1500\n"
             "      wanted: 9000\n"
-            "      fix:    raise?it\n"
+            "      fix:    raise\\x0ait\n"
             "SKIP  store, latency: no bucket was named (--bucket URI)\n"
             "SKIP  numa of eth0: no GPU\n"
             "\n"

@@ -86,6 +86,11 @@ std::string Joined(const std::vector<std::string>& values) {
   return joined;
 }
 
+absl::Status MissingValue(const Flag& flag) {
+  return MakeError(absl::StatusCode::kInvalidArgument, absl::StrCat(flag.name, ": expected a value, ", flag.value),
+                   {.cause = "missing value", .action = "see --help"});
+}
+
 }  // namespace
 
 Flag::Set SetText(std::string* target) {
@@ -178,6 +183,17 @@ absl::StatusOr<std::vector<FlagValue>> FlagTable::Parse(const std::vector<std::s
       app.add_option(flags_[i].name, given[i])->allow_extra_args(false);
     }
   }
+  // CLI11 takes what follows for the value, also where that is the next flag.
+  const auto named = [this](std::string_view argument) {
+    const std::string_view name = argument.substr(0, argument.find('='));
+    return std::find_if(flags_.begin(), flags_.end(), [name](const Flag& each) { return each.name == name; });
+  };
+  for (size_t i = 0; i + 1 < arguments.size(); ++i) {
+    const auto flag = named(arguments[i]);
+    if (flag == flags_.end() || flag->value.empty() || flag->name != arguments[i] || named(arguments[i + 1]) == flags_.end())
+      continue;
+    return MissingValue(*flag);
+  }
   try {
     app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));  // CLI11 takes them back to front
   } catch (const CLI::ArgumentMismatch& error) {
@@ -187,8 +203,7 @@ absl::StatusOr<std::vector<FlagValue>> FlagTable::Parse(const std::vector<std::s
     if (flag == flags_.end()) {
       return MakeError(absl::StatusCode::kInvalidArgument, what, {.cause = "bad command line", .action = "see --help"});
     }
-    return MakeError(absl::StatusCode::kInvalidArgument, absl::StrCat(name, ": expected a value, ", flag->value),
-                     {.cause = "missing value", .action = "see --help"});
+    return MissingValue(*flag);
   } catch (const CLI::ParseError& error) {
     return MakeError(absl::StatusCode::kInvalidArgument, error.what(), {.cause = "bad command line", .action = "see --help"});
   }

@@ -66,7 +66,7 @@ TEST(UnknownVariables, NearestNameForEach) {
       {"DEVMEM_LOADER_PORT=tcp://10.0.0.1:9464", nullptr},
       {"DEVMEM_LOADER_PORT_9464_TCP_ADDR=10.0.0.1", nullptr},
       {"DEVMEM_BATCHSIZE=4", "DEVMEM_BATCHSIZE; did you mean DEVMEM_BATCH_SIZE?"},
-      {"DEVMEM_MEMROY_LIMIT=1G", "did you mean DEVMEM_MEMORY_LIMIT?"},
+      {"DEVMEM_MEMORY_LIMTI=1G", "did you mean DEVMEM_MEMORY_LIMIT?"},
       {"DEVMEM_PREFECH=1G", "did you mean DEVMEM_PREFETCH?"},
       {"DEVMEM_ZZZZZZZZ=1", "DEVMEM_ZZZZZZZZ; see --help"},
       {"DEVMEM_PID=1", "--pid can be given as a flag only"},
@@ -77,7 +77,9 @@ TEST(UnknownVariables, NearestNameForEach) {
     const char* const environment[] = {"A=b", row.variable, nullptr};
     const std::vector<std::string> warnings = UnknownVariables(environment);
     ASSERT_EQ(warnings.size(), row.warning == nullptr ? 0u : 1u) << row.variable;
-    if (row.warning != nullptr) EXPECT_THAT(warnings[0], HasSubstr(row.warning));
+    if (row.warning != nullptr) {
+      EXPECT_THAT(warnings[0], HasSubstr(row.warning));
+    }
   }
 }
 
@@ -153,7 +155,8 @@ TEST(LoaderOptions, EveryFlagReachesTheSpec) {
       {"--max-skipped 0", "max_skipped { samples: 0 }"},
       {"--max-skipped 2.5%", "max_skipped { share: 0.025 }"},
       {"--require-zero-copy", "require_zero_copy: true"},
-      {"--digest /tmp/x", "with_sources: true source_names: true"},
+      {"--digest /tmp/x", "with_sources: true"},
+      {"--digest /tmp/x", "source_names: true"},
       {"--endpoint-url http://127.0.0.1:5000", "endpoint_url: \"http://127.0.0.1:5000\""},
       {"--tensor *.npy", "tensors { glob: \"*.npy\" }"},
       {"--tensor image=i/* --tensor label=l/*",

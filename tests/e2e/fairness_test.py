@@ -22,8 +22,9 @@ class FairnessTest(harness.TestCase):
         self.addCleanup(silent.close)
         bucket = self.raw_bucket()
         daemon = self.daemon()
-        stuck = [self.start("--bucket", f"http://127.0.0.1:{silent.getsockname()[1]}/", "--format", "raw", "--dtype", "uint8", "--shape",
-                            str(harness.SAMPLE), service=daemon.socket) for _ in range(12)]
+        # A bucket each: of one bucket a single stream would ask, and the others wait for its listing.
+        stuck = [self.start("--bucket", f"http://127.0.0.1:{silent.getsockname()[1]}/{k}/", "--format", "raw", "--dtype", "uint8", "--shape",
+                            str(harness.SAMPLE), service=daemon.socket) for k in range(12)]
         for _ in stuck:  # every open has reached its store
             silent.settimeout(20 * harness.SLOW)
             self.addCleanup(silent.accept()[0].close)

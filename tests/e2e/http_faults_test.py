@@ -179,7 +179,7 @@ class HttpFaultsTest(harness.TestCase):
         self.fails("/0001.bin", fault_server.Status(403), "0001.bin", "403", code="PERMISSION_DENIED")
 
     def test_statistics_of_a_stream_that_fails(self):
-        run = self.fails("/0003.bin", fault_server.Status(403), "0003.bin", code="PERMISSION_DENIED", flags=("--shuffle", "none"))
+        run = self.fails("/0003.bin", fault_server.Status(403), "0003.bin", code="PERMISSION_DENIED", flags=("--shuffle", "none", "--prefetch", "1M"))
         summary = json.loads(run.stdout.splitlines()[-1])
         self.assertGreater(summary["requests"], 0, summary)
         self.assertGreater(summary["bytes_received"], 0, summary)

@@ -124,9 +124,9 @@ class ListingTest(harness.TestCase):
         self.assert_failed(self.loader("--bucket", server.url, *RAW), "twice", code="FAILED_PRECONDITION")
 
     def test_a_cursor_of_format_auto_is_one_of_the_format_found(self):
-        bucket = f"file://{self.npy_bucket()}"
+        bucket = f"file://{self.safetensors_bucket()}"
         run = self.loader("--bucket", bucket, "--limit-batches", 3)
         self.assertEqual(run.status, 0, run.text)
-        for flags in ((), ("--format", "npy")):
+        for flags in ((), ("--format", "safetensors")):
             rest = self.loader("--bucket", bucket, "--resume", run.summary["cursor"], *flags)
             self.assertEqual(rest.status, 0, rest.text)

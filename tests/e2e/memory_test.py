@@ -189,7 +189,7 @@ class MemoryTest(harness.TestCase):
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def test_sigterm_ends_a_daemon_that_matches_globs(self):
-        daemon = self.daemon("--drain-deadline", "1s")
+        daemon = self.daemon("--drain-timeout", "1s")
         self.opening(daemon, self.hostile())
         daemon.kill(signal.SIGTERM)
         self.assertEqual(daemon.process.wait(20 * SLOW), 0, daemon.stderr())
