@@ -11,7 +11,8 @@ import subprocess
 import sys
 
 CET = b"\xf3\x0f\x1e\xfa"  # endbr64
-# Of functions that others may call or hold a pointer to; what the compiler sees all callers of needs none. Measured: 0.46 to 0.60.
+# Marks for each function: of what others may call or hold a pointer to, and where exceptions land. Measured of our programs: 0.76 to
+# 1.86; without the flag, 0.0003.
 CET_SHARE = 0.25
 
 
