@@ -21,6 +21,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <functional>
 #include <optional>
 #include <utility>
 
@@ -60,12 +61,18 @@ std::string_view Opaque(std::string_view etag) {
   return absl::StartsWith(absl::string_view(etag.data(), etag.size()), "W/") ? etag.substr(2) : etag;
 }
 
-// What an answer says of the object's version, as it is pinned: the date, a line's end, the ETag. The ETag comes last, for it
-// may be cut; then it is compared as far as it goes, and not sent.
+// What an answer says of the object's version, as it is pinned: the date, a line's end, the ETag. The ETag comes last: where it
+// is long it ends with a hash of the whole, and is not sent.
 std::string VersionOf(const ResponseHead& head) {
   const std::string date = IsHttpDate(head.last_modified) ? head.last_modified : "";
   if (date.empty() && head.etag.empty()) return "";
-  return absl::StrCat(date, "\n", head.etag).substr(0, ObjectPins::kLongest);
+  std::string version = absl::StrCat(date, "\n", head.etag);
+  if (version.size() > ObjectPins::kLongest) {  // what is cut off counts too
+    const std::string rest = absl::StrCat("~", absl::Hex(std::hash<std::string>()(version), absl::kZeroPad16));
+    version.resize(ObjectPins::kLongest - rest.size());
+    version += rest;
+  }
+  return version;
 }
 std::pair<std::string_view, std::string_view> DateAndETag(std::string_view version) {
   const size_t end = version.find('\n');
@@ -475,6 +482,8 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     }
     if (const std::string version = VersionOf(head_); how.empty() && !version.empty()) {
       how = Difference(task_->pins().Pin(task_->pin(), version), version);
+    } else if (how.empty() && !task_->pins().Pinned(task_->pin()).empty()) {
+      how = "earlier answers told its version, and this one tells none";
     }
     if (how.empty()) return true;
     Close(Changed(read, how));

@@ -525,6 +525,11 @@ TEST_F(HttpFetcherTest, RangesOfAStreamAreOfOneVersion) {
            Case{sunday, monday, false, ""},
            Case{sunday, sunday, true, ""},
            Case{"", "ETag: \"a\"\r\n", true, ""},
+           Case{"ETag: \"a\"\r\n", "", false, "\"a\""},  // what tells no version any more may be another
+           Case{"ETag: \"" + std::string(120, 'a') + "1\"\r\n" + sunday,
+                "ETag: \"" + std::string(120, 'a') + "2\"\r\n" + sunday, false, ""},
+           Case{"ETag: \"" + std::string(120, 'a') + "1\"\r\n" + sunday,
+                "ETag: \"" + std::string(120, 'a') + "1\"\r\n" + sunday, true, ""},
            Case{"ETag: \"" + std::string(200, 'a') + "\"\r\n", "ETag: \"" + std::string(200, 'b') + "\"\r\n", false, ""},
        }) {
     ObjectPins pins(1);

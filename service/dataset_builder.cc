@@ -138,7 +138,7 @@ absl::Status NothingMatches(const ObjectStore& store, const ObjectTable& listing
     action += "; what follows s3:// is taken as it stands: a blank is a blank there, and not %20";
   }
   return MakeError(absl::StatusCode::kNotFound, what + ": " + held,
-                   {.object = store.uri(), .cause = "no data", .action = std::move(action)});
+                   {.object = store.uri(), .fault = Fault::kBadRequest, .cause = "no data", .action = std::move(action)});
 }
 
 bool HasSuffix(const ObjectTable& listing, std::span<const uint32_t> data, std::string_view suffix) {

@@ -34,8 +34,9 @@ std::string_view Prefer(std::string_view learnt, std::string_view listed) {
 
 absl::Status Check(const SmallRead& read, uint64_t listed_size) {
   if (read.status.code() == absl::StatusCode::kNotFound) {
-    return MakeError(absl::StatusCode::kNotFound, "object is gone since it was listed",
-                     {.object = read.object, .cause = "object vanished", .action = "open the stream again"});
+    return MakeError(
+        absl::StatusCode::kNotFound, "object is gone since it was listed",
+        {.object = read.object, .fault = Fault::kObjectGone, .cause = "object vanished", .action = "open the stream again"});
   }
   if (!read.status.ok()) return WithObject(read.status, read.object);
   if (read.object_size != listed_size) {
@@ -43,7 +44,10 @@ absl::Status Check(const SmallRead& read, uint64_t listed_size) {
                      read.elsewhere ? "object has another size where it was redirected to than it was listed with"
                                     : "object has " + std::to_string(read.object_size) + " bytes, and had " +
                                           std::to_string(listed_size) + " when it was listed",
-                     {.object = read.object, .cause = "object changed", .action = "open the stream when writing has ended"});
+                     {.object = read.object,
+                      .fault = Fault::kObjectChanged,
+                      .cause = "object changed",
+                      .action = "open the stream when writing has ended"});
   }
   if (read.bytes.size() != read.length) {
     return MakeError(absl::StatusCode::kUnavailable, "the store sent " + std::to_string(read.bytes.size()) + " bytes",

@@ -127,13 +127,23 @@ void ListingCache::Drop(std::list<Place>::iterator at) {
   places_.erase(at);
 }
 
-void ListingCache::DropOld() {
+void ListingCache::DropOld(const std::string& key) {
   const Time now = now_();
   for (auto at = places_.begin(); at != places_.end();) {
     const auto here = at++;
     const Listing& listing = *here->listing;
     if (listing.since.has_value() && now - *listing.since >= age_ && !Asked(listing)) Drop(here);
   }
+  if (by_key_.contains(key)) return;
+  const std::string_view peer = std::string_view(key).substr(0, key.find('\n') + 1);
+  size_t own = 0;
+  auto oldest = places_.end();
+  for (auto at = places_.begin(); at != places_.end(); ++at) {
+    if (!at->key.starts_with(peer)) continue;
+    ++own;
+    oldest = at;
+  }
+  if (own >= kMostOfPeer) Drop(oldest);
   while (places_.size() >= kMostListings) Drop(std::prev(places_.end()));
 }
 
@@ -149,7 +159,7 @@ std::shared_ptr<ListingCache::Listing> ListingCache::Find(const std::string& key
 
 std::shared_ptr<ListingCache::Listing> ListingCache::Get(const std::string& key) {
   std::lock_guard lock(mutex_);
-  DropOld();
+  DropOld(key);
   return Find(key);
 }
 
@@ -157,7 +167,7 @@ std::shared_ptr<ListingCache::Listing> ListingCache::Renew(const std::string& ke
   std::lock_guard lock(mutex_);
   const auto at = by_key_.find(key);
   if (at != by_key_.end() && at->second->listing == stale) Drop(at->second);
-  DropOld();
+  DropOld(key);
   return Find(key);
 }
 

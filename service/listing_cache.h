@@ -49,6 +49,7 @@ inline constexpr Duration kListingAge = std::chrono::seconds(60);
 class ListingCache : public std::enable_shared_from_this<ListingCache> {
  public:
   static constexpr size_t kMostListings = 64;
+  static constexpr size_t kMostOfPeer = 16;       // so that nobody's many buckets push out another's
   static constexpr size_t kMostIndexPieces = 64;  // of one listing
 
   // The budget must outlive it.
@@ -103,7 +104,7 @@ class ListingCache : public std::enable_shared_from_this<ListingCache> {
 
   // mutex_ held.
   static bool Asked(const Listing& listing);
-  void DropOld();
+  void DropOld(const std::string& key);  // to make room for this one
   void Drop(std::list<Place>::iterator at);
   std::shared_ptr<Listing> Find(const std::string& key);
 

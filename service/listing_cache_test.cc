@@ -188,6 +188,17 @@ TEST_F(ListingCacheTest, UsersDoNotShare) {
   EXPECT_EQ(Objects("1000:1000:"), 1u);
 }
 
+TEST_F(ListingCacheTest, ManyBucketsOfOneUserPushOutItsOwnAlone) {
+  EXPECT_EQ(Objects("1000:1000:"), 1u);
+  store_->Add("b");
+  for (size_t i = 0; i < 2 * ListingCache::kMostListings; ++i) {
+    ListedStore other(cache_, store_, ListingKey("http://h/" + std::to_string(i) + "/", "", "1001:1001:"));
+    ASSERT_TRUE(other.List(Soon(), nullptr).ok());
+  }
+  EXPECT_LE(cache_->size(), 1 + ListingCache::kMostOfPeer);
+  EXPECT_EQ(Objects("1000:1000:"), 1u) << "the other user's ranks still share theirs";
+}
+
 TEST_F(ListingCacheTest, ThatThereIsNoIndexIsSharedAndSoIsTheIndex) {
   const auto index_of = [](const ListedStore& store) {
     SmallRead read{.object = std::string(kIndexName), .length = 100};

@@ -231,8 +231,6 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
     const std::string bucket = BucketForLog(spec_.bucket());
     LogEvent(spdlog::level::warn, "stream_failed", {{"stream", id_}, {"bucket", bucket}, {"reason", EndReason(status)}},
              absl::StrCat("stream ", id_, " of ", bucket, " failed: ", Text(status)));
-    // The next to open the bucket shall not be told of objects that are not there any more.
-    if (FaultOf(status) == Fault::kObjectChanged || FaultOf(status) == Fault::kObjectGone) forget_listing_();
     RequestFinish(status);
   }
 
@@ -432,8 +430,12 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
     const Position start = setup.start;
     setup.id = id;
     setup.counters = &service_.counters_.OfWorker(opening.home);
-    setup.say_failed = service_.parts_.say_failed;
-    forget_listing_ = std::move(opening.opened.forget_listing);
+    // The next to open the bucket shall not be told of objects that are not there any more, be they skipped or not.
+    setup.say_failed = [say = service_.parts_.say_failed, forget = std::move(opening.opened.forget_listing)](
+                           const RangeRead& read, const absl::Status& status, std::optional<Duration> wait) {
+      if (FaultOf(status) == Fault::kObjectChanged || FaultOf(status) == Fault::kObjectGone) forget();
+      if (say) say(read, status, wait);
+    };
     auto stream = std::make_shared<DataStream>(
         std::move(setup), *service_.parts_.transport, opening.home, shared_from_this(),
         [pool = service_.parts_.upkeep](std::function<void()> task) { pool->Submit(std::move(task)); });
@@ -567,7 +569,6 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
   uint64_t number_ = 0;  // of the stream, from 1 on; 0: there is none yet
   uint64_t slab_bytes_ = 0;
   uint64_t slots_ = 0;
-  std::function<void()> forget_listing_;  // set before the stream starts
   std::shared_ptr<DataStream> stream_;
   std::deque<v1::OpenStreamResponse> pending_;
   size_t pending_rows_ = 0;  // in pending_.back()
@@ -820,7 +821,8 @@ absl::Status LoaderService::MayOpen(const std::string& token) const {
   const auto streams = streams_of_.find(token);
   // Who opens a failed stream again may hold the batches of the one before meanwhile, and so may each of several at once.
   const size_t most = streams == streams_of_.end() ? 1 : std::max<size_t>(1, streams->second.most_open);
-  if (kept <= most) return absl::OkStatus();
+  // A client library of an earlier version cannot say that it is done: little is no harm.
+  if (kept <= most || bytes <= parts_.budget->limit() / 8) return absl::OkStatus();
   return MakeError(
       absl::StatusCode::kResourceExhausted,
       absl::StrCat("the daemon keeps ", bytes, " bytes of slabs for this trainer, of ", kept,

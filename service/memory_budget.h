@@ -35,7 +35,8 @@ class MemoryBudget {
           absl::StatusCode::kResourceExhausted,
           absl::StrCat("the stream needs ", bytes, " bytes of slabs, and of this node's ", limit_, " bytes ", used_ + taken_,
                        " are in use"),
-          {.cause = "memory limit",
+          {.fault = Fault::kMemoryLimit,
+           .cause = "memory limit",
            .action = "lower --prefetch or --batch-size, end another stream, or raise the daemon's --memory-limit"});
     }
     used_ += bytes;
@@ -55,7 +56,8 @@ class MemoryBudget {
                                     limit_, " bytes ", used_ + taken_, " are in use"),
                        {.fault = Fault::kMemoryLimit,
                         .cause = "memory limit",
-                        .action = "open a smaller folder, end another stream, or raise the daemon's --memory-limit"});
+                        .action = "open a smaller folder, lower --prefetch or --batch-size, end another stream, or raise the "
+                                  "daemon's --memory-limit"});
     }
     taken_ += bytes;
     return absl::OkStatus();
@@ -115,7 +117,8 @@ class MemoryBudget {
 
   // Has what is kept given up, where that helps; until it is, nothing more is kept.
   void MakeRoom(std::unique_lock<std::mutex>& lock, uint64_t bytes) {
-    if (bytes <= Free() || kept_ == 0 || give_up_ == nullptr) return;
+    // What does not fit even so is refused, and must take nothing from anybody.
+    if (bytes <= Free() || kept_ == 0 || bytes > Free() + kept_ || give_up_ == nullptr) return;
     const std::function<void()> give_up = give_up_;
     ++pressed_;
     lock.unlock();

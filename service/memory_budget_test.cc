@@ -41,6 +41,22 @@ TEST(MemoryBudget, SlabsAndTheRestShareTheLimit) {
   EXPECT_EQ(budget.taken(), 0u);
 }
 
+TEST(MemoryBudget, WhatCanNeverFitTakesNothingFromWhatIsKept) {
+  MemoryBudget budget(100);
+  auto kept = budget.Keep(20);
+  ASSERT_NE(kept, nullptr);
+  int given_up = 0;
+  budget.OnShort([&] {
+    ++given_up;
+    kept.reset();
+  });
+  EXPECT_EQ(FaultOf(budget.Reserve(101).status()), Fault::kMemoryLimit);
+  EXPECT_EQ(given_up, 0);
+  EXPECT_TRUE(budget.Reserve(90).ok());
+  EXPECT_EQ(given_up, 1);
+  budget.OnShort(nullptr);
+}
+
 TEST(MemoryBudget, AHigherLimitCountsAtOnce) {
   MemoryBudget budget(100);
   const auto held = budget.Reserve(100);

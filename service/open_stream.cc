@@ -209,9 +209,10 @@ absl::StatusOr<Position> StartOf(const v1::StreamSpec& spec, const Plan& plan, u
     return refuse("the bucket's objects changed since it was saved", "listing changed",
                   "start the epoch anew, or bring back the objects as they were");
   }
-  // The first releases' cursors of format auto say so, and not which format that was.
+  // A cursor of format auto says so, and not which format that was: daemons of all releases know it. Either is as good.
   const uint64_t of_auto = plan.SpecHash(OrderText(dataset, DatasetFormat::kAuto));
-  if (cursor.spec_hash() != spec_hash && cursor.spec_hash() != of_auto) {
+  const uint64_t of_found = plan.SpecHash(OrderText(dataset, dataset.format));
+  if (cursor.spec_hash() != spec_hash && cursor.spec_hash() != of_auto && cursor.spec_hash() != of_found) {
     return refuse("it was made under another format, tensors, shuffle or seed", "other specification",
                   "use the specification it was saved with");
   }
@@ -239,19 +240,24 @@ absl::Status CheckListing(const v1::StreamSpec& spec, const Dataset& dataset) {
 
 // The data set, of a listing that may be another stream's. None is refused for what another was told: where that does not do,
 // the store is asked again.
-absl::StatusOr<Dataset> FindDataset(const v1::StreamSpec& spec, ListedStore& store, const DatasetOptions& options,
-                                    const OpenContext& context) {
+absl::StatusOr<Dataset> FindDataset(const v1::StreamSpec& spec, const ObjectStore& alone, ListedStore& store,
+                                    const DatasetOptions& options, const OpenContext& context) {
   const auto build = [&] { return BuildDataset(store, options, context.deadline, context.progress); };
   absl::StatusOr<Dataset> dataset = build();
   if (store.shared()) {
     const bool ended = absl::IsCancelled(dataset.status()) || absl::IsDeadlineExceeded(dataset.status()) ||
                        absl::IsResourceExhausted(dataset.status());
-    const bool stale = !dataset.ok() ? !ended
-                                     : !CheckListing(spec, *dataset).ok() ||
-                                           (spec.has_resume() && spec.resume().listing_fingerprint() != dataset->fingerprint);
-    if (stale) {
-      store.Renew();
-      dataset = build();
+    const auto fits = [&](const Dataset& found) {
+      return CheckListing(spec, found).ok() && (!spec.has_resume() || spec.resume().listing_fingerprint() == found.fingerprint);
+    };
+    if (dataset.ok() ? !fits(*dataset) : !ended) {
+      // Others share the listing there is: it is given up only for one that does better, not for a mistyped glob.
+      absl::StatusOr<Dataset> fresh = BuildDataset(alone, options, context.deadline, context.progress);
+      if (!fresh.ok()) return fresh;
+      if (!dataset.ok() || fits(*fresh)) {
+        store.Renew();
+        dataset = build();
+      }
     }
   }
   if (dataset.ok()) DEVMEM_RETURN_IF_ERROR(CheckListing(spec, *dataset));
@@ -294,8 +300,10 @@ absl::StatusOr<OpenedStream> Prepare(const v1::StreamSpec& spec, const OpenConte
   store_options.redirects = context.redirects;
   store_options.memory = context.memory;
   DEVMEM_ASSIGN_OR_RETURN(std::shared_ptr<const ObjectStore> store, OpenStore(spec.bucket(), store_options));
-  ListedStore shared(context.listings, store, ListingKey(store->uri(), spec.endpoint_url(), context.peer), context.memory);
-  DEVMEM_ASSIGN_OR_RETURN(Dataset built, FindDataset(spec, shared, dataset_options, context));
+  // Ranks must agree. Who is alone gets what the bucket holds now.
+  ListedStore shared(spec.world_size() > 1 ? context.listings : nullptr, store,
+                     ListingKey(store->uri(), spec.endpoint_url(), context.peer), context.memory);
+  DEVMEM_ASSIGN_OR_RETURN(Dataset built, FindDataset(spec, *store, shared, dataset_options, context));
   const auto dataset = std::make_shared<const Dataset>(std::move(built));
 
   DEVMEM_ASSIGN_OR_RETURN(const auto casts, ToCasts(spec, *dataset));
@@ -322,7 +330,8 @@ absl::StatusOr<OpenedStream> Prepare(const v1::StreamSpec& spec, const OpenConte
   if (spec.on_error() == v1::ON_ERROR_SKIP) {
     DEVMEM_ASSIGN_OR_RETURN(may_skip, SkipAllowance(spec, plan, *dataset));
   }
-  const uint64_t spec_hash = plan.SpecHash(OrderText(*dataset, dataset->format));
+  const uint64_t spec_hash =
+      plan.SpecHash(OrderText(*dataset, spec.format() == v1::FORMAT_UNSPECIFIED ? DatasetFormat::kAuto : dataset->format));
   DEVMEM_ASSIGN_OR_RETURN(const Position start, StartOf(spec, plan, spec_hash, *dataset));
 
   // Two slots at least, or reading and training would take turns; no more than the stream has batches.
@@ -339,13 +348,16 @@ absl::StatusOr<OpenedStream> Prepare(const v1::StreamSpec& spec, const OpenConte
                                 " bytes to tell where its samples are"),
                    "batch size", "lower --batch-size, select fewer tensors, or ask for no sources");
   }
-  const uint64_t most_slots = std::min(
-      {kMostSlots, std::max<uint64_t>(2, kMostRows / rows), std::max<uint64_t>(2, std::max(wanted, kSaidAtLeast) / said)});
+  // Of a small limit a small part: a stream of tiny samples shall not need all of it to plan.
+  const uint64_t share = std::max<uint64_t>(uint64_t{1} << 20, context.budget->limit() / 16);
+  const uint64_t wave_pieces = std::clamp<uint64_t>(share / kPieceBytes, 1 << 12, kWavePieces);
+  const uint64_t most_slots = std::min({kMostSlots, std::max<uint64_t>(2, kMostRows / rows),
+                                        std::max<uint64_t>(2, std::max(wanted, std::min(kSaidAtLeast, share)) / said)});
   const uint64_t slots =
       std::min({std::max<uint64_t>(2, slot_cost == 0 ? 2 : wanted / slot_cost), std::max<uint64_t>(2, batches), most_slots});
   const auto wave_slots = static_cast<uint32_t>(slots >= batches ? slots : std::max<uint64_t>(1, slots / 2));
   const uint64_t pieces = rows * layout.tensors.size();
-  const uint64_t planned = std::min(wave_slots * pieces, std::max(pieces, kWavePieces));
+  const uint64_t planned = std::min(wave_slots * pieces, std::max(pieces, wave_pieces));
   HeldMemory working(context.memory);
   DEVMEM_RETURN_IF_ERROR(working.Resize(slots * (said + rows * sizeof(uint64_t)) + planned * kPieceBytes));
   MemoryBudget::Reservation of_user;
@@ -377,6 +389,7 @@ absl::StatusOr<OpenedStream> Prepare(const v1::StreamSpec& spec, const OpenConte
   setup.device = context.device;
   setup.slots = static_cast<uint32_t>(slots);
   setup.wave_slots = wave_slots;
+  setup.wave_pieces = wave_pieces;
   setup.of_node = std::move(of_node);
   setup.of_user = std::move(of_user);
   setup.working = std::move(working);

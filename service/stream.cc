@@ -244,7 +244,8 @@ size_t DataStream::BatchesToGroupEnd() {
   const BatchPlan& batch = *next_;
   const PlanSpec& spec = setup_.plan.spec();
   const uint64_t pieces = uint64_t{batch.count} * setup_.layout.tensors.size();
-  const size_t most = std::min<size_t>(setup_.wave_slots, std::max<uint64_t>(1, kWavePieces / std::max<uint64_t>(1, pieces)));
+  const size_t most =
+      std::min<size_t>(setup_.wave_slots, std::max<uint64_t>(1, setup_.wave_pieces / std::max<uint64_t>(1, pieces)));
   if (batch.first_position >= spec.samples) return 1;  // padding only
   const uint64_t end = setup_.plan.GroupEnd(batch.epoch, batch.first_position, group_hint_);
   const uint64_t step = uint64_t{spec.batch_size} * spec.world_size;

@@ -59,7 +59,8 @@ struct StreamSetup {
   std::shared_ptr<DeviceMemory> slab;     // slots * layout.slot_bytes; slab id 0
   std::shared_ptr<DeviceMemory> staging;  // slots * layout.staging_slot_bytes; null without casts
   uint32_t slots = 0;
-  uint32_t wave_slots = 0;  // most that are planned at once: half of them, or all where the whole stream fits
+  uint32_t wave_slots = 0;             // most that are planned at once: half of them, or all where the whole stream fits
+  uint64_t wave_pieces = kWavePieces;  // rows times tensors that are planned at once
   Duration device_deadline = std::chrono::seconds(30);  // for one step of a batch
   MemoryBudget::Reservation of_node;                    // of its memory
   MemoryBudget::Reservation of_user;                    // of the trainer's user's quota

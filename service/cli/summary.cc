@@ -149,8 +149,12 @@ std::string SummaryText(const Summary& summary) {
                                           : "Failed; until then:\n";
   // First: whoever reads nothing else should see that not all of the data came.
   if (summary.skipped_objects + summary.skipped_samples > 0) {
-    Line(&out, "SKIPPED",
-         absl::StrCat(Counted(summary.skipped_objects, "object"), ", ", Counted(summary.skipped_samples, "sample")));
+    std::string skipped;
+    if (summary.skipped_objects > 0) skipped = absl::StrCat(Counted(summary.skipped_objects, "object"), " whole");
+    if (summary.skipped_samples > 0) {
+      absl::StrAppend(&skipped, skipped.empty() ? "" : ", ", Counted(summary.skipped_samples, "sample"));
+    }
+    Line(&out, "SKIPPED", skipped);
   }
   if (!summary.path.empty()) Line(&out, "path", absl::StrCat(summary.path, " (", summary.path_reason, ")"));
   Line(&out, "delivered",
