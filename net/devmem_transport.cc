@@ -140,13 +140,13 @@ class DevmemTransport final : public WorkerTransport {
   absl::StatusOr<TransportParts> HandOver() override {
     for (size_t i = 0; i < nics_.size(); ++i) DEVMEM_RETURN_IF_ERROR(Ready(i));
     Halt();
-    return Parts();
+    return Parts(/*offer=*/false);
   }
 
   absl::StatusOr<TransportParts> OfferHandOver() override {
     std::lock_guard bound(rebinding_);  // not while a binding changes
     for (size_t i = 0; i < nics_.size(); ++i) DEVMEM_RETURN_IF_ERROR(Ready(i));
-    return Parts();
+    return Parts(/*offer=*/true);
   }
 
   void Forget() override {
@@ -211,11 +211,11 @@ class DevmemTransport final : public WorkerTransport {
 
  private:
   // Duplicates of what each NIC has.
-  absl::StatusOr<TransportParts> Parts() {
+  absl::StatusOr<TransportParts> Parts(bool offer) {
     TransportParts parts{.interfaces = asked_.interfaces, .queues = asked_.queues, .landing_pool = asked_.landing_pool};
     for (const auto& nic : nics_) {
       TransportParts::Nic part;
-      DEVMEM_ASSIGN_OR_RETURN(part.binding, nic->binding->Share());
+      DEVMEM_ASSIGN_OR_RETURN(part.binding, offer ? nic->binding->Offer() : nic->binding->Share());
       DEVMEM_ASSIGN_OR_RETURN(part.landing, nic->landing->ExportHandle());
       part.dmabuf = UniqueFd(fcntl(nic->dmabuf.get(), F_DUPFD_CLOEXEC, 0));
       if (!part.dmabuf.valid()) return ErrnoError(errno, "duplicating a dma-buf", {.object = nic->binding->interface()});

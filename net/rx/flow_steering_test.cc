@@ -50,6 +50,7 @@ class FakeBinding final : public RxBinding {
   absl::Status Rebind(int) override { return absl::OkStatus(); }
   void LetGo() override {}
   absl::StatusOr<HeldBinding> Share() override { return absl::UnimplementedError("not asked here"); }
+  absl::StatusOr<HeldBinding> Offer() override { return absl::UnimplementedError("not asked here"); }
   void Forget() override {}
   absl::Status Undo(Time) override { return absl::OkStatus(); }
 

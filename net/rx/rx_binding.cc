@@ -214,14 +214,14 @@ class Binding final : public RxBinding {
           absl::StrCat(devmem::Counted(rules_.size(), "rule of its connections is", "rules of its connections are"), " there"),
           {.object = interface(), .cause = "rules there", .action = "close the connections first"});
     }
-    DEVMEM_ASSIGN_OR_RETURN(UniqueFd fd, bound_->Share());
-    return HeldBinding{.interface = link_.interface,
-                       .queues = options_.queues,
-                       .dmabuf_id = dmabuf_,
-                       .page_size = page_size(),
-                       .posted = posted_,
-                       .by_handle = by_handle_,
-                       .fd = std::move(fd)};
+    return Held();
+  }
+
+  absl::StatusOr<HeldBinding> Offer() override {
+    const std::scoped_lock lock(kernel_mutex_, rules_mutex_);
+    if (file_ == nullptr) return Undone();
+    if (bound_ == nullptr) return NotBound();
+    return Held();
   }
 
   void Forget() override {
@@ -282,6 +282,18 @@ class Binding final : public RxBinding {
   }
 
  private:
+  // Both mutexes held; it is bound.
+  absl::StatusOr<HeldBinding> Held() const {
+    DEVMEM_ASSIGN_OR_RETURN(UniqueFd fd, bound_->Share());
+    return HeldBinding{.interface = link_.interface,
+                       .queues = options_.queues,
+                       .dmabuf_id = dmabuf_,
+                       .page_size = page_size(),
+                       .posted = posted_,
+                       .by_handle = by_handle_,
+                       .fd = std::move(fd)};
+  }
+
   struct Rule {
     uint32_t location = 0;
     FlowMatch match;

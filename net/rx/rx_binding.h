@@ -105,6 +105,8 @@ class RxBinding {
   // For a successor in another process. kFailedPrecondition while there are rules, or if it is not bound just now. Nothing
   // changes.
   [[nodiscard]] virtual absl::StatusOr<HeldBinding> Share() = 0;
+  // The same while connections have their rules: for a successor to say whether it could, not to adopt.
+  [[nodiscard]] virtual absl::StatusOr<HeldBinding> Offer() = 0;
   // A successor has adopted it: our hold and our journal go, nothing is undone.
   virtual void Forget() = 0;
 

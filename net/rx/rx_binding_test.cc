@@ -823,6 +823,7 @@ TEST_P(HandOn, WhatIsThereMustNotBeGivenAway) {
   const auto location = old->AddRule(Flow(40000), 0);
   ASSERT_TRUE(location.ok());
   EXPECT_THAT(Text(old->Share().status()), HasSubstr("1 rule of its connections is there"));
+  EXPECT_TRUE(old->Offer().ok()) << "a successor may look at what connections still use";
   ASSERT_TRUE(old->RemoveRule(*location).ok());
   EXPECT_TRUE(old->Share().ok());
   old->LetGo();
