@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "base/testing/counted_memory.h"
 #include "base/testing/error_text.h"
+#include "client/cpp/rpc_error.h"
 #include "gmock/gmock.h"
 #include "gpu/cpu_device.h"
 #include "gpu/testing/late_device.h"
@@ -414,6 +415,7 @@ TEST_P(StreamTest, CountsAndSaysWhatFailed) {
   for (const auto& entry : std::filesystem::directory_iterator(root_)) std::filesystem::remove(entry);
   stream_->Start();
   EXPECT_EQ(trainer_->Failure().code(), absl::StatusCode::kNotFound);
+  EXPECT_TRUE(StatisticsOf(trainer_->Failure()).has_value());
   ASSERT_TRUE(trainer_->WaitClosed());
   EXPECT_EQ(node_.Sum().errors[Index(StoreKind::kFile)][static_cast<size_t>(absl::StatusCode::kNotFound)], 1u);
   ASSERT_EQ(said_.size(), 1u);
