@@ -776,24 +776,22 @@ bool IsServiceLink(std::string_view name) {
 std::vector<std::string> UnknownVariables(const char* const* environment) {
   constexpr std::string_view kPrefix = "DEVMEM_";
   // What the tests of this tree read, and may be set when they run our programs.
-  std::vector<std::string> known = {"DEVMEM_BIN", "DEVMEM_SANITIZE", "DEVMEM_SEED", "DEVMEM_SOAK_SECONDS",
-                                    "DEVMEM_KUBERNETES_SCHEMAS"};
-  std::vector<std::string> flags_only;
+  constexpr std::array<std::string_view, 5> kOfTests = {"DEVMEM_BIN", "DEVMEM_SANITIZE", "DEVMEM_SEED", "DEVMEM_SOAK_SECONDS",
+                                                        "DEVMEM_KUBERNETES_SCHEMAS"};
   LoaderOptions loader;
   StatusOptions status;
   IndexOptions index;
   BindingsOptions bindings;
   DoctorCommandOptions doctor;
   DaemonCommandOptions daemon;
+  std::vector<std::string> read, flags_only;  // flags
   for (const FlagTable& table : {LoaderTable(&loader), StatusTable("streams", &status), StatusTable("status", &status),
                                  IndexTable(&index), BindingsTable(&bindings), DoctorTable(&doctor), DaemonTable(&daemon)}) {
     for (const Flag& flag : table.flags()) {
-      if (flag.name[0] == '-' && !flag.file_only) {
-        (flag.environment ? known : flags_only).push_back(FlagTable::EnvironmentName(flag.name));
-      }
+      if (flag.name[0] == '-' && !flag.file_only) (flag.environment ? read : flags_only).push_back(flag.name);
     }
   }
-  const auto among = [](const std::vector<std::string>& names, const std::string& name) {
+  const auto among = [](const auto& names, std::string_view name) {
     return std::find(names.begin(), names.end(), name) != names.end();
   };
   std::vector<std::string> warnings;
@@ -801,16 +799,18 @@ std::vector<std::string> UnknownVariables(const char* const* environment) {
     const std::string_view variable = *environment;
     const size_t equals = variable.find('=');
     if (!variable.starts_with(kPrefix) || equals == std::string_view::npos || equals + 1 == variable.size()) continue;
-    const std::string name(variable.substr(0, equals));
-    if (among(known, name) || IsServiceLink(name)) continue;
+    const std::string_view name = variable.substr(0, equals);
+    std::string flag = "--";
+    for (const char c : name.substr(kPrefix.size())) {
+      flag += c == '_' ? '-' : absl::ascii_tolower(static_cast<unsigned char>(c));
+    }
+    const bool is_read = among(read, flag) && FlagTable::EnvironmentName(flag) == name;  // not in lower case
+    if (is_read || among(kOfTests, name) || IsServiceLink(name)) continue;
     std::string text = absl::StrCat("nothing reads the environment variable ", Printable(name));
-    if (among(flags_only, name)) {
-      std::string flag = "--";
-      for (const char c : name.substr(kPrefix.size()))
-        flag += c == '_' ? '-' : absl::ascii_tolower(static_cast<unsigned char>(c));
+    if (among(flags_only, flag)) {
       absl::StrAppend(&text, ": ", flag, " can be given as a flag only");
-    } else if (const std::string near = Suggest(name, known); !near.empty()) {
-      absl::StrAppend(&text, "; did you mean ", near, "?");
+    } else if (const std::string near = Suggest(flag, read); !near.empty()) {
+      absl::StrAppend(&text, "; did you mean ", FlagTable::EnvironmentName(near), "?");
     } else {
       text += "; see --help for the flags that can be set there";
     }

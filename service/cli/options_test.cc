@@ -69,6 +69,8 @@ TEST(UnknownVariables, NearestNameForEach) {
       {"DEVMEM_MEMORY_LIMTI=1G", "did you mean DEVMEM_MEMORY_LIMIT?"},
       {"DEVMEM_PREFECH=1G", "did you mean DEVMEM_PREFETCH?"},
       {"DEVMEM_ZZZZZZZZ=1", "DEVMEM_ZZZZZZZZ; see --help"},
+      {"DEVMEM_ZZZ=1", "DEVMEM_ZZZ; see --help"},
+      {"DEVMEM_batch_size=1", "did you mean DEVMEM_BATCH_SIZE?"},
       {"DEVMEM_PID=1", "--pid can be given as a flag only"},
       {"DEVMEM_SLOW=1s", "--slow can be given as a flag only"},
       {"DEVMEM_\x1b[2J=1", "DEVMEM_\\x1b[2J"},
