@@ -76,6 +76,11 @@ class UpgradeTest(harness.TestCase):
         wanted = self.web.log.read_text().count(" 206") + ranges
         wait_for(lambda: self.reader.process.poll() is not None or self.web.log.read_text().count(" 206") >= wanted, 60 * SLOW, "ranges are served")
 
+    def came(self, daemon):
+        """Waits until the trainer's stream is at this daemon: nginx logs what its predecessor broke off as served, too."""
+        with trainer.Trainer(daemon.path) as observer:
+            wait_for(lambda: len(observer.status().streams) == 1, 60 * SLOW, "the trainer has opened its stream here")
+
     def finish(self, loader, reconnects):
         """Its end; it has had to connect again so often at least."""
         run = loader.wait(120 * SLOW)
@@ -103,6 +108,7 @@ class UpgradeTest(harness.TestCase):
         daemon = self.daemon()
         loader = self.load(daemon)
         for _ in range(UPGRADES):
+            self.came(daemon)
             self.more()
             new = self.successor(daemon.path)
             self.said(new, "taken over from version")
