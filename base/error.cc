@@ -26,6 +26,7 @@ constexpr char kErrorNumber[] = "devmem-loader/errno";
 struct FaultRow {
   std::string_view name;
   Scope scope;
+  bool may_pass = false;
 };
 constexpr std::array<FaultRow, kFaults> kFaultTable = {{
     {"", Scope::kUnspecified},
@@ -33,19 +34,19 @@ constexpr std::array<FaultRow, kFaults> kFaultTable = {{
     {"object_changed", Scope::kObject},
     {"object_malformed", Scope::kObject},
     {"forbidden", Scope::kStore},
-    {"truncated", Scope::kStore},
+    {"truncated", Scope::kStore, true},
     {"encoded", Scope::kStore},
     {"credentials", Scope::kStore},
-    {"throttled", Scope::kStore},
-    {"server_error", Scope::kStore},
+    {"throttled", Scope::kStore, true},
+    {"server_error", Scope::kStore, true},
     {"bad_answer", Scope::kStore},
-    {"malformed_answer", Scope::kStore},
+    {"malformed_answer", Scope::kStore, true},
     {"redirect", Scope::kStore},
-    {"connection", Scope::kStore},
-    {"connection_refused", Scope::kStore},
-    {"connection_ended", Scope::kStore},
+    {"connection", Scope::kStore, true},
+    {"connection_refused", Scope::kStore, true},
+    {"connection_ended", Scope::kStore, true},
     {"no_such_host", Scope::kStore},
-    {"timeout", Scope::kStore},
+    {"timeout", Scope::kStore, true},
     {"bad_request", Scope::kPolicy},
     {"access", Scope::kPolicy},
     {"quota", Scope::kPolicy},
@@ -55,7 +56,7 @@ constexpr std::array<FaultRow, kFaults> kFaultTable = {{
     {"listing_changed", Scope::kPolicy},
     {"draining", Scope::kPolicy},
     {"token", Scope::kPolicy},
-    {"out_of_descriptors", Scope::kUnspecified},
+    {"out_of_descriptors", Scope::kUnspecified, true},
     {"landing_pool_full", Scope::kUnspecified},
     {"steering", Scope::kUnspecified},
     {"no_module", Scope::kUnspecified},
@@ -64,9 +65,10 @@ constexpr std::array<FaultRow, kFaults> kFaultTable = {{
     {"no_route", Scope::kUnspecified},
     {"other_nic", Scope::kUnspecified},
     {"host_bytes", Scope::kUnspecified},
-    {"foreign_memory", Scope::kUnspecified},
+    {"foreign_memory", Scope::kUnspecified, true},
+    {"no_name_server", Scope::kStore, true},
 }};
-static_assert(kFaultTable.back().name == "foreign_memory", "a row for each fault, in its order");
+static_assert(kFaultTable.back().name == "no_name_server", "a row for each fault, in its order");
 constexpr std::array<std::string_view, 4> kScopes = {"", "object", "store", "policy"};
 
 void Set(absl::Status& status, const char* key, std::string_view value) {
@@ -145,6 +147,11 @@ Scope ScopeOf(Fault fault) {
 
 bool MayBeTheObjects(Fault fault) {
   return fault == Fault::kForbidden || fault == Fault::kTruncated || fault == Fault::kEncoded;
+}
+
+bool MayPass(Fault fault) {
+  const auto index = static_cast<size_t>(fault);
+  return index < kFaultTable.size() && kFaultTable[index].may_pass;
 }
 
 absl::Status MakeError(absl::StatusCode code, std::string_view message, const ErrorInfo& info) {

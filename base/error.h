@@ -67,8 +67,9 @@ enum class Fault : uint8_t {
   kOtherNic = 34,       // the route to a peer leads through a NIC that is not bound
   kHostBytes = 35,      // a steered connection's payload came through host memory
   kForeignMemory = 36,  // payload lay in device memory that is not ours
+  kNoNameServer = 37,   // none answered: nobody knows whether there is such a host
 };
-inline constexpr uint8_t kFaults = 37;
+inline constexpr uint8_t kFaults = 38;
 [[nodiscard]] std::string_view Name(Fault fault);  // "object_gone"; "" for kUnspecified
 
 // Whose fault it is, and so who else suffers: the readers of one object, of one store, or whoever the rule is for. The numbers
@@ -85,6 +86,8 @@ enum class Scope : uint8_t {
 [[nodiscard]] Scope ScopeOf(Fault fault);
 // Whether a fault of the store's turns out to be the object's if another object of the store can be read since.
 [[nodiscard]] bool MayBeTheObjects(Fault fault);
+// Whether it may be gone when the same is asked again a little later, although nobody did anything about it.
+[[nodiscard]] bool MayPass(Fault fault);
 
 // The fault in a few words, for people. It can be added to a message; it cannot be compared or looked into, so no code can
 // depend on how it is worded (tests/lint/prose_test.py holds this).

@@ -64,6 +64,23 @@ TEST(Error, OnlyWhatMayBeEithersIsJudgedByEvidence) {
   }
 }
 
+// What is refused for a reason stays refused; what a network or a loaded server does may pass.
+TEST(Error, OnlyPassingFaultsAreWorthAnotherTry) {
+  for (const Fault fault : {Fault::kTimeout, Fault::kConnection, Fault::kThrottled, Fault::kServerError, Fault::kTruncated,
+                            Fault::kNoNameServer, Fault::kOutOfDescriptors}) {
+    EXPECT_TRUE(MayPass(fault)) << Name(fault);
+  }
+  for (uint8_t i = 0; i < kFaults; ++i) {
+    const auto fault = static_cast<Fault>(i);
+    if (ScopeOf(fault) == Scope::kObject || ScopeOf(fault) == Scope::kPolicy || fault == Fault::kUnspecified) {
+      EXPECT_FALSE(MayPass(fault)) << Name(fault);
+    }
+  }
+  EXPECT_FALSE(MayPass(Fault::kNoSuchHost));
+  EXPECT_FALSE(MayPass(Fault::kForbidden));
+  EXPECT_FALSE(MayPass(static_cast<Fault>(kFaults)));
+}
+
 TEST(Error, FaultsHaveNamesOfTheirOwn) {
   std::set<std::string_view> names;
   for (uint8_t i = 0; i < kFaults; ++i) EXPECT_TRUE(names.insert(Name(static_cast<Fault>(i))).second) << int{i};

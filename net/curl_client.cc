@@ -31,7 +31,7 @@ namespace {
 
 constexpr size_t kMaxHead = 256 << 10;  // all header lines of one answer; servers send a few KiB
 constexpr auto kProgressInterval = std::chrono::milliseconds(100);
-constexpr int kRefusedRetries = 3;
+constexpr int kHopelessRetries = 3;
 constexpr size_t kMostOfRedirect = 64 << 10;  // of the body of a redirect, which nobody reads
 constexpr auto kMaxBackoff = std::chrono::seconds(10);
 
@@ -204,11 +204,7 @@ size_t Caught(char* data, size_t item, size_t size, void* user) {
 }
 
 // The one adapter from CURLcode to absl::Status.
-struct CurlFault {
-  absl::Status status;
-  bool retry = false;
-};
-CurlFault FaultOfCurl(CURLcode code, const Slot& slot) {
+absl::Status CurlError(CURLcode code, const Slot& slot) {
   curl_off_t connected = 0;
   curl_easy_getinfo(slot.easy.get(), CURLINFO_CONNECT_TIME_T, &connected);
   // Where there is no connection yet it is the server's fault, whichever object was to be read.
@@ -217,11 +213,9 @@ CurlFault FaultOfCurl(CURLcode code, const Slot& slot) {
   const std::string where = of_server ? OriginText(slot.request.origin) : NameOf(slot.request);
   std::string detail = slot.error[0] != '\0' ? slot.error.data() : curl_easy_strerror(code);
   if (of_server && !slot.tried.empty()) detail = "connecting to " + slot.tried;
-  const auto fault = [&](absl::StatusCode status, Fault kind, std::string cause, std::string action, bool retry) {
+  const auto fault = [&](absl::StatusCode status, Fault kind, std::string cause, std::string action) {
     const std::string message = cause + (detail.empty() ? "" : ": " + detail);
-    return CurlFault{
-        MakeError(status, message, {.object = where, .fault = kind, .cause = std::move(cause), .action = std::move(action)}),
-        retry};
+    return MakeError(status, message, {.object = where, .fault = kind, .cause = std::move(cause), .action = std::move(action)});
   };
   switch (code) {
     case CURLE_COULDNT_CONNECT: {
@@ -229,32 +223,30 @@ CurlFault FaultOfCurl(CURLcode code, const Slot& slot) {
       curl_easy_getinfo(slot.easy.get(), CURLINFO_OS_ERRNO, &error);
       return fault(absl::StatusCode::kUnavailable, error == ECONNREFUSED ? Fault::kConnectionRefused : Fault::kConnection,
                    error == ECONNREFUSED ? "connection refused" : "cannot connect",
-                   "check that the server runs and that host and port are right", true);
+                   "check that the server runs and that host and port are right");
     }
     case CURLE_COULDNT_RESOLVE_HOST:
     case CURLE_COULDNT_RESOLVE_PROXY:
       return fault(absl::StatusCode::kUnavailable, Fault::kNoSuchHost, "no such host",
-                   "check the host's spelling and this host's DNS", false);
+                   "check the host's spelling and this host's DNS");
     case CURLE_OPERATION_TIMEDOUT:
-      return fault(absl::StatusCode::kDeadlineExceeded, Fault::kTimeout, "timed out", "check the network and the store's load",
-                   true);
+      return fault(absl::StatusCode::kDeadlineExceeded, Fault::kTimeout, "timed out", "check the network and the store's load");
     case CURLE_PARTIAL_FILE:
-      return fault(absl::StatusCode::kDataLoss, Fault::kTruncated, "truncated body", "check the server, or a proxy in between",
-                   true);
+      return fault(absl::StatusCode::kDataLoss, Fault::kTruncated, "truncated body", "check the server, or a proxy in between");
     case CURLE_GOT_NOTHING:
     case CURLE_RECV_ERROR:
     case CURLE_SEND_ERROR:
-      return fault(absl::StatusCode::kUnavailable, Fault::kConnection, "connection lost", "check the server's log", true);
+      return fault(absl::StatusCode::kUnavailable, Fault::kConnection, "connection lost", "check the server's log");
     case CURLE_UNSUPPORTED_PROTOCOL:  // how libcurl refuses an HTTP/0.9 answer, that is, one without a status line
     case CURLE_WEIRD_SERVER_REPLY:
     case CURLE_HTTP2:
     case CURLE_BAD_CONTENT_ENCODING:
       return fault(absl::StatusCode::kFailedPrecondition, Fault::kMalformedAnswer, "not an HTTP/1.1 answer",
-                   "check that the port speaks HTTP without TLS", false);
+                   "check that the port speaks HTTP without TLS");
     case CURLE_OUT_OF_MEMORY:
-      return fault(absl::StatusCode::kResourceExhausted, Fault::kMemoryLimit, "out of memory", "", false);
+      return fault(absl::StatusCode::kResourceExhausted, Fault::kMemoryLimit, "out of memory", "");
     default:
-      return fault(absl::StatusCode::kUnknown, Fault::kConnection, "request failed", "", false);
+      return fault(absl::StatusCode::kUnknown, Fault::kUnspecified, "request failed", "");
   }
 }
 
@@ -407,7 +399,7 @@ bool Runner::Finish(Slot& slot, CURLcode code) {
   if (length >= 0) response.content_length = static_cast<uint64_t>(length);
   bool retry = false;
   curl_off_t retry_after = 0;
-  bool refused = false;
+  bool hopeless = false;
   const int answer = response.http_status;
   if (slot.redirecting && (code == CURLE_OK || code == CURLE_WRITE_ERROR)) {
     return !FollowRedirect(slot);
@@ -438,16 +430,16 @@ bool Runner::Finish(Slot& slot, CURLcode code) {
                                  .cause = "answer too long",
                                  .action = "check what the server sends"});
   } else if (code != CURLE_OK && !(code == CURLE_WRITE_ERROR && response.cut)) {
-    CurlFault fault = FaultOfCurl(code, slot);
-    refused = FaultOf(fault.status) == Fault::kConnectionRefused;
-    response.status = std::move(fault.status);
-    retry = fault.retry;
-  } else if (RetryableHttpStatus(response.http_status)) {
+    response.status = CurlError(code, slot);
+    const Fault fault = FaultOf(response.status);
+    retry = MayPass(fault);
+    hopeless = fault == Fault::kConnectionRefused || fault == Fault::kMalformedAnswer;
+  } else if (MayPass(FaultOfHttpStatus(response.http_status))) {
     retry = true;
     curl_easy_getinfo(slot.easy.get(), CURLINFO_RETRY_AFTER, &retry_after);
   }
-  // Nobody listens: a restart takes a moment, a wrong port stays wrong, and a person waits for the answer.
-  const int retries = refused ? std::min(options_.max_retries, kRefusedRetries) : options_.max_retries;
+  // Nobody listens, or nobody who speaks HTTP: a restart takes a moment, a wrong port stays wrong, and a person waits.
+  const int retries = hopeless ? std::min(options_.max_retries, kHopelessRetries) : options_.max_retries;
   if (!retry || response.attempts > retries) return true;
   // Half fixed, half random: clients that failed together do not come back together, and the whole is bounded from
   // below, so that an outage of a known length is survived for sure.

@@ -338,7 +338,7 @@ TEST(CurlClientFaults, BrokenAnswers) {
     int attempts;
   };
   const Row rows[] = {
-      {"garbage", "\x16\x03\x01 garbage\r\n\r\n", "not an HTTP/1.1 answer", absl::StatusCode::kFailedPrecondition, 1},
+      {"garbage", "\x16\x03\x01 garbage\r\n\r\n", "not an HTTP/1.1 answer", absl::StatusCode::kFailedPrecondition, 3},
       {"truncated", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345", "truncated body", absl::StatusCode::kDataLoss, 3},
       {"head of 1 MB",
        "HTTP/1.1 200 OK\r\n" +

@@ -5,8 +5,8 @@
 //   3. 206 (or a 200 that is exactly the range wanted from byte 0): sizes, range and validator are checked against
 //      the listing and against what the stream saw of the object before, then the body moves to its destinations without
 //      passing through here.
-//   4. A connection that breaks, stalls or answers 408, 429 or 5xx hands the task back with the byte reached; it
-//      waits (exponential, jittered, Retry-After respected) and goes to 1 from that byte.
+//   4. A connection that breaks, stalls or answers what may pass (408, 429, 503) hands the task back with the byte reached;
+//      it waits (exponential, jittered, Retry-After respected) and goes to 1 from that byte.
 //   5. A redirect that the store's rules allow sends the task to 1 at another origin. It is good for one attempt: a retry
 //   begins
 //      at the store again.
@@ -398,13 +398,12 @@ class HttpFetcher::Connection final : public ByteStream::Owner {
     const uint64_t first = read.offset + task_->reached;
     const uint64_t wanted = read.length - task_->reached;
     if (head_.status / 100 == 3 && head_.status != 304) return FollowRedirect();
-    if (RetryableHttpStatus(head_.status)) {
+    if (const Fault fault = FaultOfHttpStatus(head_.status); MayPass(fault)) {
       int seconds = 0;
       std::from_chars(head_.retry_after.data(), head_.retry_after.data() + head_.retry_after.size(), seconds);
-      return Close(
-          MakeError(absl::StatusCode::kUnavailable, Text(Refusal()),
-                    {.fault = FaultOf(Refusal()), .http_status = head_.status, .cause = absl::StrCat("HTTP ", head_.status)}),
-          std::chrono::seconds(std::clamp(seconds, 0, 60)));
+      return Close(MakeError(absl::StatusCode::kUnavailable, Text(Refusal()),
+                             {.fault = fault, .http_status = head_.status, .cause = absl::StrCat("HTTP ", head_.status)}),
+                   std::chrono::seconds(std::clamp(seconds, 0, 60)));
     }
     // A redirect's target that was signed for some minutes may refuse what the store still grants: ask there for a new one.
     const bool refused = head_.status == 400 || head_.status == 401 || head_.status == 403;
@@ -779,7 +778,7 @@ void HttpFetcher::AddressesAreLate(Origin& origin) {
   WithoutNewAddresses(
       origin, MakeError(absl::StatusCode::kUnavailable,
                         absl::StrCat("waited ", waited, " s for the address of host '", origin.host, "'"),
-                        {.fault = Fault::kTimeout,
+                        {.fault = Fault::kNoNameServer,
                          .cause = "timeout",
                          .action = "check the host in the URI, and the machine's resolver: the name server does not answer"}));
 }
@@ -811,7 +810,9 @@ absl::Status HttpFetcher::StartAgain(Task* task) {
 
 void HttpFetcher::AttemptFailed(Task* task, absl::Status status, Duration at_least) {
   if (task->cancelled) return Finish(task, absl::CancelledError("the read was cancelled"));
-  if (!absl::IsUnavailable(status)) return Finish(task, WithObject(status, task->read->object));
+  // A deadline is the task's own: what it ran into is in its words.
+  if (absl::IsDeadlineExceeded(status) || !MayPass(FaultOf(status)))
+    return Finish(task, WithObject(status, task->read->object));
   Origin& origin = *task->origin;
   if (FaultOf(status) == Fault::kOutOfDescriptors && !origin.connections.empty()) {
     // Make do with the connections there are.

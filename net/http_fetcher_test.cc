@@ -362,7 +362,7 @@ TEST_F(HttpFetcherTest, ANameThatIsNotAnsweredFailsItsOwnReadsInTheirTime) {
   ASSERT_TRUE(dead->Wait());
   EXPECT_EQ(dead->status.code(), absl::StatusCode::kUnavailable) << dead->status;
   EXPECT_THAT(Text(dead->status), testing::HasSubstr("for the address of host 'dead.test'"));
-  EXPECT_EQ(FaultOf(dead->status), Fault::kTimeout);
+  EXPECT_EQ(FaultOf(dead->status), Fault::kNoNameServer);
 }
 
 TEST_F(HttpFetcherTest, ANameThatIsNotAnsweredCountsFromTheReadsStart) {

@@ -40,6 +40,10 @@ Meaning MeaningOf(int http_status) {
     case 429:
       return {absl::StatusCode::kUnavailable, Fault::kThrottled, "too many requests",
               "lower the number of parallel requests or raise the store's limit"};
+    case 501:
+    case 505:
+      return {absl::StatusCode::kFailedPrecondition, Fault::kBadAnswer, "not supported by the server",
+              "check that the URI is served by an object store or web server"};
     default:
       break;
   }
@@ -121,18 +125,6 @@ absl::Status HttpStatusError(int http_status, ErrorInfo where) {
   return MakeError(meaning.code, message, std::move(where));
 }
 
-bool RetryableHttpStatus(int http_status) {
-  switch (http_status) {
-    case 408:
-    case 429:
-    case 500:
-    case 502:
-    case 503:
-    case 504:
-      return true;
-    default:
-      return false;
-  }
-}
+Fault FaultOfHttpStatus(int http_status) { return MeaningOf(http_status).fault; }
 
 }  // namespace devmem

@@ -21,12 +21,12 @@ TEST(HttpStatus, Table) {
         Row{410, absl::StatusCode::kNotFound, false}, Row{408, absl::StatusCode::kUnavailable, true},
         Row{412, absl::StatusCode::kAborted, false}, Row{416, absl::StatusCode::kOutOfRange, false},
         Row{429, absl::StatusCode::kUnavailable, true}, Row{500, absl::StatusCode::kUnavailable, true},
-        Row{501, absl::StatusCode::kUnavailable, false}, Row{502, absl::StatusCode::kUnavailable, true},
+        Row{501, absl::StatusCode::kFailedPrecondition, false}, Row{502, absl::StatusCode::kUnavailable, true},
         Row{503, absl::StatusCode::kUnavailable, true}, Row{504, absl::StatusCode::kUnavailable, true},
         Row{0, absl::StatusCode::kUnknown, false}, Row{999, absl::StatusCode::kUnknown, false}}) {
     const absl::Status status = HttpStatusError(row.http_status, {.object = "o", .offset = 3, .length = 4});
     EXPECT_EQ(status.code(), row.code) << row.http_status;
-    EXPECT_EQ(RetryableHttpStatus(row.http_status), row.retry) << row.http_status;
+    EXPECT_EQ(MayPass(FaultOfHttpStatus(row.http_status)), row.retry) << row.http_status;
     EXPECT_THAT(Text(status), testing::HasSubstr("o [3, 7): the server answered " + std::to_string(row.http_status)));
     EXPECT_FALSE(GetErrorInfo(status).cause.empty()) << row.http_status;
     EXPECT_FALSE(GetErrorInfo(status).action.empty()) << row.http_status;

@@ -37,7 +37,7 @@ absl::StatusOr<std::vector<SocketAddress>> AskTheSystem(const std::string& host)
     const bool absent = error == EAI_NONAME || error == EAI_NODATA;
     return MakeError(absent ? absl::StatusCode::kNotFound : absl::StatusCode::kUnavailable,
                      absl::StrCat("no address for host '", host, "': ", gai_strerror(error)),
-                     {.fault = Fault::kNoSuchHost,
+                     {.fault = absent ? Fault::kNoSuchHost : Fault::kNoNameServer,
                       .cause = absent ? "no such host" : "name resolution failed",
                       .action = "check the host in the URI and the machine's resolver"});
   }
@@ -68,7 +68,7 @@ bool SameAddresses(const std::vector<SocketAddress>& a, const std::vector<Socket
 
 absl::Status TooMany(const std::string& host) {
   return MakeError(absl::StatusCode::kUnavailable, absl::StrCat("no address for host '", host, "': too many names wait"),
-                   {.fault = Fault::kNoSuchHost,
+                   {.fault = Fault::kNoNameServer,
                     .cause = "too many look-ups",
                     .action = "check the machine's resolver: the name server seems not to answer"});
 }

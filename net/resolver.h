@@ -30,7 +30,7 @@ namespace devmem {
 class Resolver {
  public:
   static constexpr size_t kParallel = 4;
-  static constexpr Duration kSlow = std::chrono::seconds(1);
+  static constexpr Duration kSlow = std::chrono::milliseconds(250);
   static constexpr size_t kMostThreads = 64;  // slow look-ups included: glibc ends each in half a minute or so
   static constexpr size_t kMostNames = 1024;  // waiting or being looked up; more are refused
   static constexpr Duration kRemember = std::chrono::seconds(30);

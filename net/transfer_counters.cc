@@ -7,9 +7,9 @@ namespace devmem {
 namespace {
 
 constexpr std::array<std::string_view, kStoreKinds> kStores = {"http", "s3", "file"};
-constexpr std::array<std::string_view, kRetryCodes> kCodes = {"http_408",  "http_429", "http_500",   "http_502",
-                                                              "http_503",  "http_504", "timeout",    "truncated",
-                                                              "malformed", "no_host",  "connection", "steering"};
+constexpr std::array<std::string_view, kRetryCodes> kCodes = {"http_408", "http_429",   "http_500", "http_502",  "http_503",
+                                                              "http_504", "http_5xx",   "timeout",  "truncated", "malformed",
+                                                              "no_host",  "connection", "steering"};
 
 }  // namespace
 
@@ -42,13 +42,15 @@ RetryCode RetryCodeOf(const absl::Status& status) {
     if (info.http_status == http_status) return code;
   }
   switch (info.fault) {
+    case Fault::kServerError:
+      return RetryCode::kHttp5xx;
     case Fault::kTimeout:
       return RetryCode::kTimeout;
     case Fault::kTruncated:
       return RetryCode::kTruncated;
     case Fault::kMalformedAnswer:
       return RetryCode::kMalformed;
-    case Fault::kNoSuchHost:
+    case Fault::kNoNameServer:
       return RetryCode::kNoHost;
     case Fault::kForeignMemory:
       return RetryCode::kSteering;

@@ -30,14 +30,15 @@ enum class RetryCode : uint8_t {
   kHttp502,
   kHttp503,
   kHttp504,
+  kHttp5xx,     // another
   kTimeout,     // no connection, answer or byte within its time
   kTruncated,   // the body ended early
   kMalformed,   // the answer was no HTTP
-  kNoHost,      // the name was not resolved
+  kNoHost,      // no name server answered
   kConnection,  // refused, reset, closed, or no descriptor for one
   kSteering,    // device memory held what was not ours
 };
-inline constexpr size_t kRetryCodes = 12;
+inline constexpr size_t kRetryCodes = 13;
 [[nodiscard]] std::string_view Name(RetryCode code);  // "http_503", "timeout", ...
 // Of what an attempt failed with.
 [[nodiscard]] RetryCode RetryCodeOf(const absl::Status& status);

@@ -33,7 +33,8 @@ TEST(TransferCounters, KnowsWhyARangeIsAskedForAgain) {
   EXPECT_EQ(with({.fault = Fault::kTimeout}), "timeout");
   EXPECT_EQ(with({.fault = Fault::kTruncated}), "truncated");
   EXPECT_EQ(with({.fault = Fault::kMalformedAnswer}), "malformed");
-  EXPECT_EQ(with({.fault = Fault::kNoSuchHost}), "no_host");
+  EXPECT_EQ(with({.fault = Fault::kServerError, .http_status = 520}), "http_5xx");
+  EXPECT_EQ(with({.fault = Fault::kNoNameServer}), "no_host");
   EXPECT_EQ(with({.fault = Fault::kForeignMemory}), "steering");
   EXPECT_EQ(with({.cause = "HTTP 503"}), "connection") << "words decide nothing";
   EXPECT_EQ(Name(RetryCodeOf(ConnectionEnded())), "connection");

@@ -41,6 +41,7 @@ static_assert(v1::Fault_ARRAYSIZE == kFaults);
 static_assert(static_cast<int>(v1::FAULT_FORBIDDEN) == static_cast<int>(Fault::kForbidden));
 static_assert(static_cast<int>(v1::FAULT_NO_ZERO_COPY) == static_cast<int>(Fault::kNoZeroCopy));
 static_assert(static_cast<int>(v1::FAULT_DRAINING) == static_cast<int>(Fault::kDraining));
+static_assert(static_cast<int>(v1::FAULT_NO_NAME_SERVER) == static_cast<int>(Fault::kNoNameServer));
 static_assert(static_cast<int>(v1::FAULT_TOKEN) == static_cast<int>(Fault::kToken));
 static_assert(static_cast<int>(v1::SCOPE_POLICY) == static_cast<int>(Scope::kPolicy));
 

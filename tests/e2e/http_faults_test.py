@@ -203,6 +203,15 @@ class HttpFaultsTest(harness.TestCase):
     def test_status_500_then_fine(self):
         self.heals(("/0001.bin", fault_server.Status(500), {"times": 2}))
 
+    def test_status_520_then_fine(self):
+        self.heals(("/0001.bin", fault_server.Status(520), {"times": 2}))
+
+    def test_status_501(self):
+        """What a server cannot do it will not do a second later either."""
+        run = self.fails("/0001.bin", fault_server.Status(501), "0001.bin", "501", code="FAILED_PRECONDITION")
+        self.assertEqual(run.error["fault"], "bad_answer")
+        self.assertEqual(json.loads(run.stdout.splitlines()[-1])["retries"], 0)
+
     def test_status_503_always(self):
         self.fails("/0001.bin", fault_server.Status(503), "0001.bin", "503", code="UNAVAILABLE")
 
