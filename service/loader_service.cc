@@ -171,7 +171,8 @@ class LoaderService::StreamCall final : public grpc::ServerBidiReactor<v1::OpenS
         spec_ = std::move(*request_.mutable_spec());
       }
       if (const absl::Status admitted = Admit(); !admitted.ok()) return RequestFinish(admitted);
-      const absl::Status waits = service_.opens_.Submit(peer_.token, [self = shared_from_this()] { self->Open(); });
+      const absl::Status waits =
+          service_.opens_.Submit(peer_.token, peer_.credentials.uid, [self = shared_from_this()] { self->Open(); });
       if (!waits.ok()) return RequestFinish(waits);
     } else if (request_.has_release()) {
       std::shared_ptr<DataStream> stream;

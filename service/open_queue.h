@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // OpenQueue: whose stream is opened next. An opener's thread may wait for its store for minutes, and there are only so many: a
 // trainer has a few of them at most, in its turn, and none while it does not take the slab of a stream that it asked for
-// before.
+// before. However many trainers a user has, together they have at most kShare times what is left for others: one user may fill
+// three quarters of the pool, and there is always a thread for the next.
 //
 //   OpenQueue opens(&pool, {.of_trainer = 16});
-//   DEVMEM_RETURN_IF_ERROR(opens.Submit(token, [] { ... }));   // runs on the pool
+//   DEVMEM_RETURN_IF_ERROR(opens.Submit(token, uid, [] { ... }));   // runs on the pool
 //   std::shared_ptr<void> hold = opens.Hold(token);            // nothing of this trainer's begins until it is destroyed
 //
 // The pool's threads must have ended when it is destroyed. Thread-safe.
 #pragma once
 
+#include <sys/types.h>
+
+#include <algorithm>
 #include <deque>
 #include <functional>
 #include <map>
@@ -38,9 +42,10 @@ class OpenQueue {
   OpenQueue& operator=(const OpenQueue&) = delete;
 
   // In the order they come. kResourceExhausted if too many of the trainer's wait already.
-  [[nodiscard]] absl::Status Submit(const std::string& trainer, std::function<void()> open) {
+  [[nodiscard]] absl::Status Submit(const std::string& trainer, uid_t user, std::function<void()> open) {
     {
       std::lock_guard lock(mutex_);
+      trainers_[trainer].user = user;
       std::deque<std::function<void()>>& waiting = trainers_[trainer].waiting;
       if (waiting.size() >= limits_.waiting_of_trainer) {
         return MakeError(absl::StatusCode::kResourceExhausted,
@@ -49,7 +54,7 @@ class OpenQueue {
       }
       waiting.push_back(std::move(open));
     }
-    Pump(trainer);
+    Pump();
     return absl::OkStatus();
   }
 
@@ -61,48 +66,75 @@ class OpenQueue {
                 std::lock_guard guard(mutex_);
                 --trainers_[trainer].holds;
               }
-              Pump(trainer);
+              Pump();
             }};
   }
 
  private:
+  static constexpr size_t kShare = 3;
+
   struct Trainer {
+    uid_t user = 0;
     size_t running = 0;
     size_t holds = 0;
     std::deque<std::function<void()>> waiting;
   };
+  struct Starting {
+    std::string trainer;
+    uid_t user;
+    std::function<void()> open;
+  };
 
-  // Starts what may be started.
-  void Pump(const std::string& trainer) {
-    std::vector<std::function<void()>> starting;
+  // Starts what may be started, one of each trainer in turn.
+  void Pump() {
+    std::vector<Starting> starting;
     {
       std::lock_guard lock(mutex_);
-      const auto found = trainers_.find(trainer);
-      if (found == trainers_.end()) return;
-      Trainer& of = found->second;
-      for (; of.holds == 0 && of.running < limits_.of_trainer && !of.waiting.empty(); ++of.running) {
-        starting.push_back(std::move(of.waiting.front()));
-        of.waiting.pop_front();
-      }
-      if (of.running == 0 && of.holds == 0) trainers_.erase(found);  // then nothing waits either
+      size_t before = 0;
+      do {
+        before = starting.size();
+        for (auto entry = trainers_.begin(); entry != trainers_.end();) {
+          auto& [name, of] = *entry;
+          if (of.holds == 0 && of.running < limits_.of_trainer && !of.waiting.empty() && HasThread(of.user)) {
+            starting.push_back({name, of.user, std::move(of.waiting.front())});
+            of.waiting.pop_front();
+            ++of.running;
+            ++running_;
+            ++users_[of.user];
+          }
+          // Nothing waits where nothing runs and nothing holds, but for want of a thread.
+          entry = of.running == 0 && of.holds == 0 && of.waiting.empty() ? trainers_.erase(entry) : std::next(entry);
+        }
+      } while (starting.size() > before);
     }
-    for (std::function<void()>& open : starting) {
-      pool_->Submit([this, trainer, open = std::move(open)]() mutable {
-        open();
-        open = nullptr;  // what it holds goes before the next begins
+    for (Starting& each : starting) {
+      pool_->Submit([this, each = std::move(each)]() mutable {
+        each.open();
+        each.open = nullptr;  // what it holds goes before the next begins
         {
           std::lock_guard lock(mutex_);
-          --trainers_[trainer].running;
+          --trainers_[each.trainer].running;
+          --running_;
+          if (--users_[each.user] == 0) users_.erase(each.user);
         }
-        Pump(trainer);
+        Pump();
       });
     }
+  }
+
+  // With the lock held.
+  [[nodiscard]] bool HasThread(uid_t user) const {
+    const auto found = users_.find(user);
+    const size_t left = pool_->most_threads() - std::min(running_, pool_->most_threads());
+    return found == users_.end() ? left > 0 : found->second < kShare * left;
   }
 
   WorkerPool* const pool_;
   const Limits limits_;
   std::mutex mutex_;
   std::map<std::string, Trainer> trainers_;  // with anything of theirs; guarded by mutex_
+  std::map<uid_t, size_t> users_;            // threads, of those who have any; guarded by mutex_
+  size_t running_ = 0;                       // guarded by mutex_
 };
 
 }  // namespace devmem

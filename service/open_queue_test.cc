@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <condition_variable>
+#include <optional>
 #include <string>
 
 #include "base/clock.h"
@@ -22,8 +23,9 @@ class OpenQueueTest : public ::testing::Test {
     pool_.Stop();
   }
 
-  absl::Status Open(const std::string& trainer) {
-    return opens_.Submit(trainer, [this, trainer] {
+  // Without a user each trainer is one of its own.
+  absl::Status Open(const std::string& trainer, std::optional<uid_t> user = {}) {
+    return opens_.Submit(trainer, user.value_or(static_cast<uid_t>(trainer[0])), [this, trainer] {
       std::unique_lock lock(mutex_);
       began_ += trainer;
       changed_.notify_all();
@@ -61,6 +63,18 @@ TEST_F(OpenQueueTest, ATrainerHasItsShareOfTheThreads) {
   EXPECT_EQ(Began(3), "aab") << "another's does not wait behind them";
   LetGo();
   EXPECT_EQ(Began(6), "aaaaab");
+}
+
+TEST_F(OpenQueueTest, AUserWithManyTrainersLeavesAThread) {
+  for (const char* trainer : {"a", "b", "c"}) {
+    for (int i = 0; i < 2; ++i) EXPECT_TRUE(Open(trainer, 1000).ok());
+  }
+  EXPECT_EQ(Began(4), "aabb") << "four of the five threads";
+  EXPECT_TRUE(Open("d", 1001).ok());
+  EXPECT_EQ(Began(5), "aabbd");
+  EXPECT_TRUE(Open("e", 1002).ok()) << "waits for a thread";
+  LetGo();
+  EXPECT_EQ(Began(8), "aabbccde");
 }
 
 TEST_F(OpenQueueTest, NothingBeginsWhileAnythingHolds) {

@@ -20,6 +20,8 @@ class WorkerPool {
   WorkerPool(const WorkerPool&) = delete;
   WorkerPool& operator=(const WorkerPool&) = delete;
 
+  [[nodiscard]] size_t most_threads() const { return most_threads_; }
+
   void Submit(std::function<void()> task) {
     {
       std::lock_guard lock(mutex_);
