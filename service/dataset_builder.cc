@@ -13,6 +13,7 @@
 #include <map>
 #include <numeric>
 #include <set>
+#include <span>
 #include <unordered_map>
 #include <utility>
 
@@ -56,6 +57,7 @@ struct Column {
 
 struct Draft {
   DatasetFormat format = DatasetFormat::kRaw;
+  bool skip = false;  // bad shards
   std::vector<Column> columns;
   std::vector<Schema> schemas;
   std::map<Schema, uint32_t> schema_ids;
@@ -90,6 +92,12 @@ struct Draft {
   absl::Status AddBad(uint32_t index, const absl::Status& status) {
     if (bad.try_emplace(index, status).second) return held.Add(2 * Dataset::kSkippedBytes);  // there, and in Dataset::skipped
     return absl::OkStatus();
+  }
+
+  // For ReadHeaders of the objects listed[i]: an object that cannot be read is a bad one, where such are left out.
+  [[nodiscard]] UnreadableFn Unreadable(std::span<const uint32_t> listed_objects) {
+    if (!skip) return nullptr;
+    return [this, listed_objects](size_t position, const absl::Status& why) { return AddBad(listed_objects[position], why); };
   }
 
   absl::Status AddColumn(TensorOptions wanted, std::vector<uint32_t> objects_of_shards) {
@@ -288,7 +296,8 @@ absl::Status FillNpy(const ObjectStore& store, const ObjectTable& listing, Time 
     }
     return 0;
   };
-  DEVMEM_ASSIGN_OR_RETURN(draft.objects, ReadHeaders(store, listing, draft.listed, kNpyFirstRead, deadline, progress, parse));
+  DEVMEM_ASSIGN_OR_RETURN(draft.objects, ReadHeaders(store, listing, draft.listed, kNpyFirstRead, deadline, progress, parse,
+                                                     draft.Unreadable(draft.listed)));
   return absl::OkStatus();
 }
 
@@ -446,17 +455,18 @@ absl::Status FillSafetensors(const ObjectStore& store, const DatasetOptions& opt
     }
     return 0;
   };
-  DEVMEM_ASSIGN_OR_RETURN(draft.objects, ReadHeaders(store, listing, shards, kSafetensorsFirstRead, deadline, progress, parse));
+  DEVMEM_ASSIGN_OR_RETURN(draft.objects, ReadHeaders(store, listing, shards, kSafetensorsFirstRead, deadline, progress, parse,
+                                                     draft.Unreadable(shards)));
   if (draft.columns.empty()) return draft.AddColumn({}, shards);  // every file is bad: the one column carries them to the error
   return absl::OkStatus();
 }
 
 // Takes shards with a bad object out of every column, or fails for the first.
-absl::StatusOr<std::vector<Dataset::Skipped>> DropBad(bool skip, Draft& draft) {
+absl::StatusOr<std::vector<Dataset::Skipped>> DropBad(Draft& draft) {
   std::vector<Dataset::Skipped> skipped;
   if (draft.bad.empty()) return skipped;
   const absl::Status& first = draft.bad.begin()->second;
-  if (!skip) return first;
+  if (!draft.skip) return first;
   const size_t shards = draft.columns.front().objects.size();
   std::set<uint32_t> listed;
   size_t kept = 0;
@@ -542,12 +552,12 @@ absl::Status CheckAgreement(const Draft& draft) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<IndexedDataset> Finish(Draft draft, bool skip) {
+absl::StatusOr<IndexedDataset> Finish(Draft draft) {
   IndexedDataset result;
   result.format = draft.format;
   Dataset& dataset = result.dataset;
   dataset.format = draft.format;
-  DEVMEM_ASSIGN_OR_RETURN(dataset.skipped, DropBad(skip, draft));
+  DEVMEM_ASSIGN_OR_RETURN(dataset.skipped, DropBad(draft));
   dataset.skipped.insert(dataset.skipped.end(), std::make_move_iterator(draft.unnamable.begin()),
                          std::make_move_iterator(draft.unnamable.end()));
   DEVMEM_RETURN_IF_ERROR(CheckAgreement(draft));
@@ -687,7 +697,7 @@ absl::StatusOr<IndexedDataset> ListDataset(const ObjectStore& store, const Datas
   const auto [data, unnamable] = FindCandidates(store, listing);
   const Patience patience{store, deadline, progress};
   const KeepOn keep_on = [&] { return patience.Check(listing.size()); };
-  Draft draft{.held = HeldMemory(options.memory)};
+  Draft draft{.skip = options.skip_bad_shards, .held = HeldMemory(options.memory)};
   DEVMEM_ASSIGN_OR_RETURN(draft.format, FindFormat(store, options, listing, data, keep_on));
   const ProgressFn headers = Phase("headers", progress);
   if (draft.format == DatasetFormat::kSafetensors) {
@@ -702,7 +712,7 @@ absl::StatusOr<IndexedDataset> ListDataset(const ObjectStore& store, const Datas
       DEVMEM_RETURN_IF_ERROR(FillNpy(store, listing, deadline, headers, draft));
     }
   }
-  return Finish(std::move(draft), options.skip_bad_shards);
+  return Finish(std::move(draft));
 }
 
 absl::StatusOr<Dataset> BuildDataset(const ObjectStore& store, const DatasetOptions& options, Time deadline,

@@ -42,6 +42,7 @@ class MemoryStore : public ObjectStore {
   mutable uint64_t reads = 0;
   mutable uint64_t longest_read = 0;
   mutable uint64_t listings = 0;
+  std::optional<uint64_t> forbid_after;   // so many reads
   std::shared_ptr<MemoryAccount> memory;  // of listings
 
   void Put(const std::string& name, std::string bytes) {
@@ -65,7 +66,9 @@ class MemoryStore : public ObjectStore {
       ++reads;
       longest_read = std::max(longest_read, read.length);
       const auto at = objects.find(read.object);
-      if (at == objects.end()) {
+      if (forbid_after.has_value() && reads > *forbid_after) {
+        read.status = MakeError(absl::StatusCode::kPermissionDenied, "403", {.fault = devmem::Fault::kForbidden});
+      } else if (at == objects.end()) {
         read.status = absl::NotFoundError("404");
       } else if (!at->second.fault.ok()) {
         read.status = at->second.fault;
@@ -398,22 +401,51 @@ TEST(DatasetBuilderTest, NamesThatAreNotUtf8AreNamesAsAnyOther) {
       HasSubstr("1 object (caf\\xe9.npy)"));
 }
 
-// What the network does is never a reason to skip.
-TEST(DatasetBuilderTest, TransportErrorsAreNotSkipped) {
+// What the network or the store does is never a reason to skip; what an object is, is one where skipping was asked for.
+TEST(DatasetBuilderTest, WhatCannotBeReadIsSkippedIfItIsTheObjectsFault) {
   MemoryStore store;
   store.Put("a.npy", Npy("<f4", {3}, 4));
   store.Put("b.npy", Npy("<f4", {3}, 4));
   const DatasetOptions skip{.skip_bad_shards = true};
   auto& b = store.objects["b.npy"];
-  b.fault = absl::UnavailableError("503");
-  EXPECT_THAT(Fault(BuildDataset(store, skip, Soon(), nullptr), absl::StatusCode::kUnavailable), HasSubstr("b.npy"));
+  const auto refused = [&](devmem::Fault fault, absl::StatusCode code) {
+    b.fault = MakeError(code, "the server answered", {.fault = fault});
+    EXPECT_THAT(Fault(BuildDataset(store, skip, Soon(), nullptr), code), HasSubstr("b.npy"));
+  };
+  const auto skipped = [&](devmem::Fault fault) {
+    EXPECT_FALSE(BuildDataset(store, {}, Soon(), nullptr).ok()) << Name(fault);
+    const auto data = BuildDataset(store, skip, Soon(), nullptr);
+    ASSERT_TRUE(data.ok()) << data.status();
+    EXPECT_THAT(Names(*data), ElementsAre("a.npy"));
+    ASSERT_EQ(data->skipped.size(), 1u);
+    EXPECT_EQ(data->skipped[0].object, "b.npy");
+    EXPECT_EQ(FaultOf(data->skipped[0].status), fault);
+    EXPECT_EQ(ScopeOf(data->skipped[0].status), Scope::kObject);
+  };
+  refused(devmem::Fault::kServerError, absl::StatusCode::kUnavailable);
+  refused(devmem::Fault::kCredentials, absl::StatusCode::kPermissionDenied);
+  b.fault =
+      MakeError(absl::StatusCode::kNotFound, "no such bucket", {.fault = devmem::Fault::kObjectGone, .scope = Scope::kStore});
+  EXPECT_FALSE(BuildDataset(store, skip, Soon(), nullptr).ok());
   b.fault = absl::NotFoundError("404");
-  EXPECT_THAT(Fault(BuildDataset(store, skip, Soon(), nullptr), absl::StatusCode::kNotFound),
-              AllOf(HasSubstr("b.npy"), HasSubstr("gone")));
+  skipped(devmem::Fault::kObjectGone);
+  b.fault = MakeError(absl::StatusCode::kPermissionDenied, "403", {.fault = devmem::Fault::kForbidden});
+  skipped(devmem::Fault::kForbidden);
   b.fault = absl::OkStatus();
   b.listed_size = 99;
-  EXPECT_THAT(Fault(BuildDataset(store, skip, Soon(), nullptr), absl::StatusCode::kAborted),
-              AllOf(HasSubstr("b.npy"), HasSubstr("99")));
+  skipped(devmem::Fault::kObjectChanged);
+}
+
+// A store that forbids one object and then all others has turned away who asks: nothing is the objects' fault.
+TEST(DatasetBuilderTest, AStoreThatForbidsAllIsNotSkipped) {
+  MemoryStore store;
+  for (const char* name : {"a.npy", "b.npy", "c.npy"}) store.Put(name, Npy("<f4", {3}, 4));
+  store.forbid_after = 2;  // the index, of which there is none, and a
+  const DatasetOptions skip{.skip_bad_shards = true};
+  EXPECT_THAT(Fault(BuildDataset(store, skip, Soon(), nullptr), absl::StatusCode::kPermissionDenied), HasSubstr("b.npy"));
+  EXPECT_EQ(store.reads, 5u) << "a, which could be read, is asked for again";
+  store.forbid_after = 0;
+  EXPECT_THAT(Fault(BuildDataset(store, skip, Soon(), nullptr), absl::StatusCode::kPermissionDenied), HasSubstr("a.npy"));
 }
 
 TEST(DatasetBuilderTest, LongHeadersTakeASecondReadAndShortOnesDoNot) {

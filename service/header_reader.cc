@@ -2,6 +2,7 @@
 #include "service/header_reader.h"
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,12 @@ struct Header {
   std::string validator;
   std::string bytes;
   HeldMemory memory;  // what the bytes take
+  absl::Status status;
+};
+
+struct Suspect {
+  size_t position = 0;
+  absl::Status status;
 };
 
 bool IsStrongETag(std::string_view validator) { return validator.starts_with('"'); }
@@ -33,7 +40,7 @@ std::string_view Prefer(std::string_view learnt, std::string_view listed) {
 }
 
 absl::Status Check(const SmallRead& read, uint64_t listed_size) {
-  if (read.status.code() == absl::StatusCode::kNotFound) {
+  if (read.status.code() == absl::StatusCode::kNotFound && ScopeOf(read.status) != Scope::kStore) {
     return MakeError(
         absl::StatusCode::kNotFound, "object is gone since it was listed",
         {.object = read.object, .fault = Fault::kObjectGone, .cause = "object vanished", .action = "open the stream again"});
@@ -54,13 +61,14 @@ absl::Status Check(const SmallRead& read, uint64_t listed_size) {
                      {.object = read.object,
                       .offset = read.offset,
                       .length = read.length,
+                      .fault = Fault::kTruncated,
                       .cause = "short answer",
                       .action = "check the store"});
   }
   return absl::OkStatus();
 }
 
-// Extends headers[begin, end) by one read each, as far as `need` or the longest read.
+// Extends headers[begin, end) by one read each, as far as `need` or the longest read, or notes why one could not be read.
 absl::Status Extend(const ObjectStore& store, const ObjectTable& listing, std::span<const uint32_t> objects,
                     std::span<Header> headers, Time deadline, const ProgressFn& progress) {
   std::vector<SmallRead> reads(headers.size());
@@ -73,7 +81,8 @@ absl::Status Extend(const ObjectStore& store, const ObjectTable& listing, std::s
   }
   DEVMEM_RETURN_IF_ERROR(store.ReadSmall(reads, kParallel, deadline, progress));
   for (size_t i = 0; i < headers.size(); ++i) {
-    DEVMEM_RETURN_IF_ERROR(Check(reads[i], headers[i].size));
+    headers[i].status = Check(reads[i], headers[i].size);
+    if (!headers[i].status.ok()) continue;
     if (headers[i].bytes.empty()) {
       headers[i].bytes = std::move(reads[i].bytes);
       headers[i].memory = std::move(reads[i].memory);
@@ -86,6 +95,23 @@ absl::Status Extend(const ObjectStore& store, const ObjectTable& listing, std::s
       headers[i].bytes += reads[i].bytes;
       DEVMEM_RETURN_IF_ERROR(headers[i].memory.Resize(whole));
     }
+  }
+  return absl::OkStatus();
+}
+
+// Whose fault it is that `suspects` could not be read: their own, if an object that could be, `witness`, still can.
+absl::Status Judge(const ObjectStore& store, const ObjectTable& listing, std::span<const uint32_t> objects,
+                   std::span<const Suspect> suspects, std::optional<size_t> witness, Time deadline,
+                   const UnreadableFn& unreadable) {
+  if (suspects.empty()) return absl::OkStatus();
+  if (!witness.has_value()) return suspects.front().status;
+  SmallRead again;
+  again.object = std::string(listing[objects[*witness]].name);
+  again.length = 1;
+  DEVMEM_RETURN_IF_ERROR(store.ReadSmall(std::span(&again, 1), 1, deadline, nullptr));
+  if (!again.status.ok()) return suspects.front().status;
+  for (const Suspect& suspect : suspects) {
+    DEVMEM_RETURN_IF_ERROR(unreadable(suspect.position, WithScope(suspect.status, Scope::kObject)));
   }
   return absl::OkStatus();
 }
@@ -106,12 +132,14 @@ size_t Round(std::span<const Header> headers) {
 
 absl::StatusOr<ObjectTable> ReadHeaders(const ObjectStore& store, const ObjectTable& listing, std::span<const uint32_t> objects,
                                         uint64_t first_read, Time deadline, const ProgressFn& progress,
-                                        const ParseHeaderFn& parse) {
+                                        const ParseHeaderFn& parse, const UnreadableFn& unreadable) {
   ObjectTable read(listing.account());
+  std::optional<size_t> witness;  // an object that could be read
   for (size_t begin = 0; begin < objects.size(); begin += kWave) {
     const size_t end = std::min(begin + kWave, objects.size());
     std::vector<std::string> validators(end - begin);
     std::vector<Header> waiting;
+    std::vector<Suspect> suspects;
     uint64_t done = begin;
     for (size_t position = begin; position < end; ++position) {
       const ObjectTable::Object object = listing[objects[position]];
@@ -131,6 +159,19 @@ absl::StatusOr<ObjectTable> ReadHeaders(const ObjectStore& store, const ObjectTa
       std::vector<Header> again;
       for (size_t i = 0; i < round; ++i) {
         Header& header = waiting[i];
+        if (!header.status.ok()) {
+          if (unreadable != nullptr && ScopeOf(header.status) == Scope::kObject) {
+            DEVMEM_RETURN_IF_ERROR(unreadable(header.position, header.status));
+          } else if (unreadable != nullptr && ScopeOf(header.status) == Scope::kStore &&
+                     MayBeTheObjects(FaultOf(header.status))) {
+            suspects.push_back({header.position, header.status});
+          } else {
+            return header.status;
+          }
+          ++done;
+          continue;
+        }
+        witness = header.position;
         if (header.bytes.size() == header.need) {
           DEVMEM_ASSIGN_OR_RETURN(const uint64_t need, parse(header.position, header.bytes, header.size));
           if (need == 0) {
@@ -149,6 +190,7 @@ absl::StatusOr<ObjectTable> ReadHeaders(const ObjectStore& store, const ObjectTa
       for (size_t i = round; i < waiting.size(); ++i) again.push_back(std::move(waiting[i]));
       waiting = std::move(again);
     }
+    DEVMEM_RETURN_IF_ERROR(Judge(store, listing, objects, suspects, witness, deadline, unreadable));
     for (size_t position = begin; position < end; ++position) {
       const ObjectTable::Object object = listing[objects[position]];
       const std::string_view validator = Prefer(validators[position - begin], object.validator);

@@ -379,6 +379,7 @@ absl::StatusOr<OpenedStream> Prepare(const v1::StreamSpec& spec, const OpenConte
   setup.store = std::move(store);
   setup.dataset = dataset;
   setup.start = start;
+  setup.skipped = std::min(spec.resume().skipped(), plan.spec().samples);
   setup.spec_hash = spec_hash;
   setup.may_skip = may_skip;
   setup.require_zero_copy = spec.require_zero_copy();

@@ -70,6 +70,7 @@ struct DataStream::Slot {
   Time first_byte{};  // of the last of its ranges to begin
   Time received{};    // the last range's end
   Time device_due{};  // while working
+  uint64_t lost = 0;  // samples left out, padding not counted
   uint64_t said = 0;  // bytes held for what is said of its bad rows
   Time ready{};
 };
@@ -118,6 +119,7 @@ DataStream::DataStream(StreamSetup setup, Transport& transport, size_t home, std
       slots_(setup_.slots),
       next_worker_(home),
       delivered_to_(setup_.start),
+      left_out_(setup_.skipped),
       patience_(&reactor_,
                 [this] {
                   trainer_waits_ = true;
@@ -136,6 +138,7 @@ void DataStream::Start() {
     if (closing_) return;
     self_ = shared_from_this();
     started_ = true;
+    skipped_[setup_.start.epoch] = setup_.skipped;
     for (uint32_t i = 0; i < setup_.slots; ++i) free_.push_back(i);
     last_delivery_ = Clock::now();
     next_ = walk_.Next();
@@ -229,6 +232,7 @@ v1::Cursor DataStream::CursorAt(Position position) const {
   cursor.set_listing_fingerprint(setup_.dataset->fingerprint);
   cursor.set_epoch(position.epoch);
   cursor.set_position(position.position);
+  cursor.set_skipped(left_out_);
   return cursor;
 }
 
@@ -298,6 +302,7 @@ void DataStream::PlanWave(size_t batches) {
     slot.rows = batch.count;
     slot.samples.clear();
     slot.bad.clear();
+    slot.lost = 0;
     slot.failed = slot.filled = slot.landed = slot.copied = false;
     slot.planned = now;
     slot.first_byte = slot.received = {};
@@ -617,10 +622,10 @@ void DataStream::CutOut(uint32_t index) {
         std::unique(slot.bad.begin(), slot.bad.end(), [](const BadRow& a, const BadRow& b) { return a.row == b.row; }),
         slot.bad.end());
     // A row of padding is another's repeat: nothing is lost with it.
-    const auto lost =
-        std::count_if(slot.bad.begin(), slot.bad.end(), [&](const BadRow& bad) { return bad.row < slot.batch.padding_from; });
+    slot.lost = static_cast<uint64_t>(
+        std::count_if(slot.bad.begin(), slot.bad.end(), [&](const BadRow& bad) { return bad.row < slot.batch.padding_from; }));
     uint64_t& skipped = skipped_[slot.batch.epoch];
-    skipped += static_cast<uint64_t>(lost);
+    skipped += slot.lost;
     if (skipped > *setup_.may_skip) return Fail(TooManySkipped(skipped, *setup_.may_skip, *slot.bad.back().status));
     std::vector<uint32_t> good;
     for (uint32_t row = 0, next = 0; row < slot.rows; ++row) {
@@ -772,6 +777,7 @@ void DataStream::Deliver() {
     if (entry.kind == Entry::Kind::kEpochEnd) {
       v1::EpochEnd* const end = event.mutable_epoch_end();
       delivered_to_ = {.epoch = entry.epoch + 1, .position = 0};
+      left_out_ = 0;
       skipped_.erase(entry.epoch);
       end->set_epoch(entry.epoch);
       end->set_batches(std::exchange(epoch_batches_, 0));
@@ -793,6 +799,7 @@ void DataStream::DescribeBatch(Slot& slot, uint32_t index, v1::Batch* batch) {
   delivered_.push_back(index);
   ++held_;
   delivered_to_ = slot.batch.after;
+  left_out_ += slot.lost;
   batch->set_sequence(sequence);
   batch->set_epoch(slot.batch.epoch);
   uint64_t bytes = 0;

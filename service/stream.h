@@ -48,6 +48,7 @@ struct StreamSetup {
   Plan plan;
   BatchLayout layout;
   Position start;
+  uint64_t skipped = 0;  // samples of the epoch it starts in that were left out before
   uint64_t spec_hash = 0;
   std::optional<uint64_t> may_skip;  // bad samples are left out, so many in an epoch; none: the first ends the stream
   bool require_zero_copy = false;
@@ -211,6 +212,7 @@ class DataStream : public std::enable_shared_from_this<DataStream> {
   Time last_delivery_{};
   Time slots_ran_out_{};
   Position delivered_to_;
+  uint64_t left_out_;  // samples of delivered_to_'s epoch, up to there
   uint64_t epoch_batches_ = 0;
   uint64_t epoch_samples_ = 0;
   devmem_loader::v1::StreamStatistics statistics_;

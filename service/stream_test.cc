@@ -511,6 +511,46 @@ TEST_P(StreamTest, FailsWhereMoreWouldBeSkippedThanMay) {
   EXPECT_EQ(GetErrorInfo(failure).object, "shard-1.bin");
 }
 
+// Who resumes in the middle of an epoch does not begin to count anew; who begins another does.
+TEST_P(StreamTest, WhatWasSkippedBeforeCountsForWhoResumes) {
+  WriteShards({10, 10, 10});
+  spec_.set_batch_size(5);
+  spec_.set_epochs(2);
+  spec_.mutable_shuffle()->set_mode(v1::Shuffle::NONE);
+  spec_.set_on_error(v1::ON_ERROR_SKIP);
+  spec_.mutable_max_skipped()->set_samples(10);
+  failing_ = std::make_unique<FailingTransport>(*transport_, [](const RangeRead& read) {
+    if (read.object != "shard-1.bin") return absl::OkStatus();
+    return MakeError(absl::StatusCode::kNotFound, "gone", {.object = read.object, .fault = Fault::kObjectGone});
+  });
+  ASSERT_TRUE(Open().ok());
+  stream_->Start();
+  std::vector<v1::Cursor> cursors;  // after each batch and epoch
+  while (true) {
+    const auto event = trainer_->Next();
+    ASSERT_TRUE(event.has_value()) << trainer_->Failure();
+    if (event->has_stream_end()) break;
+    if (event->has_epoch_end()) {
+      cursors.push_back(event->epoch_end().cursor());
+      continue;
+    }
+    cursors.push_back(event->batches().batches(0).cursor());
+    stream_->Release({event->batches().batches(0).sequence()});
+  }
+  std::vector<uint64_t> skipped;
+  for (const v1::Cursor& cursor : cursors) skipped.push_back(cursor.skipped());
+  EXPECT_THAT(skipped, ElementsAre(0, 0, 5, 10, 10, 10, 0, 0, 0, 5, 10, 10, 10, 0));
+
+  stream_->Close();
+  ASSERT_TRUE(trainer_->WaitClosed());
+  stream_.reset();
+  *spec_.mutable_resume() = cursors[2];
+  spec_.mutable_max_skipped()->set_samples(9);
+  ASSERT_TRUE(Open().ok());
+  stream_->Start();
+  EXPECT_EQ(FaultOf(trainer_->Failure()), Fault::kTooManySkipped);
+}
+
 // One object that may not be read is skipped, for others are read since.
 TEST_P(StreamTest, SkipsAForbiddenObjectBecauseOthersAreReadSince) {
   WriteShards({10, 10, 10});
@@ -569,7 +609,8 @@ TEST_P(StreamTest, AStoreThatForbidsAllAfterAWhileFailsTheStream) {
   EXPECT_EQ(failure.code(), absl::StatusCode::kPermissionDenied) << failure;
   EXPECT_EQ(ScopeOf(failure), Scope::kStore);
   EXPECT_THAT(Text(failure), HasSubstr("nor could another object be read since"));
-  EXPECT_EQ(samples, 20u);
+  // The third read follows the first batch; the second may still be on its way when the stream fails.
+  EXPECT_THAT(samples, testing::AnyOf(10u, 20u));
 }
 
 // Faults of the store and of policy end the stream whatever may be skipped.

@@ -403,9 +403,9 @@ FlagTable LoaderTable(LoaderOptions* options) {
                                                {{"fail", v1::ON_ERROR_FAIL}, {"skip", v1::ON_ERROR_SKIP}})});
   flags.push_back({.name = "--max-skipped",
                    .value = "N|P%",
-                   .fallback = "1%",
                    .group = stream,
-                   .help = "with --on-error skip: samples of an epoch that this rank may leave out before the stream fails",
+                   .help = "with --on-error skip: samples of an epoch that this rank may leave out before the stream fails; 1% "
+                           "where it is not given",
                    .set = [spec](const std::string& text) {
                      if (text.empty() || text.back() != '%') {
                        const auto samples = ParseWhole(text, 0, std::numeric_limits<uint64_t>::max());
@@ -967,6 +967,7 @@ absl::StatusOr<v1::StreamSpec> MakeSpec(const LoaderOptions& options) {
   if (!options.resume.empty()) {
     DEVMEM_ASSIGN_OR_RETURN(*spec.mutable_resume(), ReadCursor(options.resume));
   }
+  if (spec.has_max_skipped() && spec.on_error() != v1::ON_ERROR_SKIP) return Bad("--max-skipped: only for --on-error skip");
   spec.set_with_sources(!options.digest.empty());
   spec.set_source_names(!options.digest.empty());
   return spec;

@@ -100,7 +100,7 @@ TEST(LoaderOptions, Defaults) {
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_EQ(spec->ShortDebugString(),
             "bucket: \"file:///d\" batch_size: 1 tail: TAIL_DROP shuffle { mode: BLOCK } epochs: 1 world_size: 1 on_error: "
-            "ON_ERROR_FAIL max_skipped { share: 0.01 }");
+            "ON_ERROR_FAIL");
   const DaemonOptions daemon;
   EXPECT_EQ(options.daemon.connections, daemon.connections);
   EXPECT_EQ(options.daemon.workers, daemon.workers);
@@ -153,9 +153,9 @@ TEST(LoaderOptions, EveryFlagReachesTheSpec) {
       {"--prefetch 256MiB", "prefetch_bytes: 268435456"},
       {"--device cpu", "device: \"cpu\""},
       {"--on-error skip", "on_error: ON_ERROR_SKIP"},
-      {"--max-skipped 100", "max_skipped { samples: 100 }"},
-      {"--max-skipped 0", "max_skipped { samples: 0 }"},
-      {"--max-skipped 2.5%", "max_skipped { share: 0.025 }"},
+      {"--on-error skip --max-skipped 100", "max_skipped { samples: 100 }"},
+      {"--on-error skip --max-skipped 0", "max_skipped { samples: 0 }"},
+      {"--on-error skip --max-skipped 2.5%", "max_skipped { share: 0.025 }"},
       {"--require-zero-copy", "require_zero_copy: true"},
       {"--digest /tmp/x", "with_sources: true"},
       {"--digest /tmp/x", "source_names: true"},
@@ -241,6 +241,7 @@ TEST(LoaderOptions, BadValuesNameTheFlag) {
       {"--shuffle block:3", "--shuffle: 'block:3'"},
       {"--window 3", "--window: only for"},
       {"--shuffle none --group-blocks 3", "only for --shuffle block"},
+      {"--max-skipped 5%", "only for --on-error skip"},
       {"--rank 2 --world-size 2", "--rank: '2': expected less than --world-size"},
       {"--expect-fingerprint fedcba9876543210f", "--expect-fingerprint: 'fedcba9876543210f': expected the 16 hexadecimal"},
       {"--expect-fingerprint 0xfedcba98765432", "expected the 16 hexadecimal"},

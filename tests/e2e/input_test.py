@@ -201,6 +201,19 @@ class InputTest(harness.TestCase):
         bad.unlink()
         self.assert_delivered(folder, digest)
 
+    def test_a_forbidden_header_is_skipped(self):
+        folder = self.npy_bucket(shards=8)
+        web = self.nginx(folder, extra="location = /images/0005.npy { return 403; }")
+        flags = ("--bucket", web.url, "--tensor", "x=images/*.npy", "--tensor", "y=labels/*.npy", "--tail", "uneven")
+        self.assert_failed(self.loader(*flags), "images/0005.npy", code="PERMISSION_DENIED")
+        digest = self.work / "digest"
+        run = self.loader(*flags, "--on-error", "skip", "--max-skipped", "20%", digest=digest)
+        self.assertEqual(run.status, 0, run.text)
+        self.assertIn("images/0005.npy", json.dumps(run.summary), "the skipped is listed")
+        for kind in ("images", "labels"):
+            (folder / kind / "0005.npy").unlink()
+        self.assert_delivered(folder, digest)
+
     def test_corrupt_shard_is_more_than_may_be_skipped(self):
         folder = self.npy_bucket(shards=8)
         (folder / "images" / "0005.npy").write_bytes((folder / "images" / "0005.npy").read_bytes().replace(b"NUMPY", b"NUMPX"))
