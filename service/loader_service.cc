@@ -675,6 +675,10 @@ void LoaderService::FillStatus(std::optional<uid_t> only_of, v1::GetNodeStatusRe
   rest->set_name("listings");
   rest->set_bytes_used(parts_.budget->taken());
   rest->set_bytes_limit(parts_.budget->limit());
+  v1::PoolStatus* const for_others = response->add_pools();
+  for_others->set_name("kept listings");
+  for_others->set_bytes_used(parts_.budget->kept());
+  for_others->set_bytes_limit(parts_.budget->most_kept());
   response->set_memory_limit_source(parts_.budget->source());
   const PathInfo path = parts_.transport->path();
   *response->add_paths() = DataPathMessage(path);
@@ -755,6 +759,7 @@ NodeSnapshot LoaderService::Observe(size_t most_streams) {
                     .totals = counters_.Sum(),
                     .slab_bytes = parts_.budget->used(),
                     .listing_bytes = parts_.budget->taken(),
+                    .kept_listing_bytes = parts_.budget->kept(),
                     .slab_limit = parts_.budget->limit()};
   Open open = DescribeStreams(node.path, most_streams);
   for (size_t i = 0; i < open.streams.size(); ++i) {

@@ -69,7 +69,7 @@ class MemoryBudget {
   // For what is kept in case it is wanted again: a quarter of the limit at most. Null if there is no room.
   [[nodiscard]] Reservation Keep(uint64_t bytes) {
     std::lock_guard lock(mutex_);
-    const uint64_t most = limit_ / 4;
+    const uint64_t most = limit_ / kOneKept;
     if (pressed_ > 0 || kept_ > most || bytes > most - kept_ || bytes > Free()) return nullptr;
     kept_ += bytes;
     return Reservation(static_cast<void*>(this), [this, bytes](void*) {
@@ -106,12 +106,15 @@ class MemoryBudget {
     std::lock_guard lock(mutex_);
     return taken_;
   }
+  [[nodiscard]] uint64_t most_kept() const { return limit() / kOneKept; }
   [[nodiscard]] uint64_t kept() const {  // besides
     std::lock_guard lock(mutex_);
     return kept_;
   }
 
  private:
+  static constexpr uint64_t kOneKept = 4;  // of so many parts of the limit
+
   // mutex_ held.
   [[nodiscard]] uint64_t Free() const { return limit_ - std::min(limit_, used_ + taken_ + kept_); }
 

@@ -109,6 +109,8 @@ void AddNode(const NodeSnapshot& node, Page& page) {
   page.Gauge("devmem_loader_listing_bytes",
              "Memory of listings, indexes, headers, plans and messages of all streams, as counted.")
       .Add(node.listing_bytes);
+  page.Gauge("devmem_loader_kept_listing_bytes", "Memory of listings that are kept for a minute, until a stream needs it.")
+      .Add(node.kept_listing_bytes);
   page.Gauge("devmem_loader_slab_limit_bytes", "What slabs, listings and the like of all streams may come to together.")
       .Add(node.slab_limit);
   page.Gauge("devmem_loader_kept_slabs", "Slabs of failed streams that their trainers have not given back.")

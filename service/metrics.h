@@ -32,6 +32,7 @@ struct NodeSnapshot {
   StreamTotals totals;
   uint64_t slab_bytes = 0;
   uint64_t listing_bytes = 0;
+  uint64_t kept_listing_bytes = 0;
   uint64_t slab_limit = 0;
   uint64_t kept_slabs = 0;  // of failed streams, whose trainers may be reading them
   uint64_t kept_slab_bytes = 0;

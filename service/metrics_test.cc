@@ -56,6 +56,7 @@ TEST(RenderMetrics, ANodeThatCopies) {
   NodeSnapshot node = CopyNode();
   node.slab_bytes = 100;
   node.listing_bytes = 50;
+  node.kept_listing_bytes = 20;
   node.slab_limit = 1000;
   node.open = 3;
   node.opened = 9;
@@ -78,6 +79,7 @@ TEST(RenderMetrics, ANodeThatCopies) {
   expect("devmem_loader_path_info{path=\"copy\"}", 1);
   expect("devmem_loader_slab_bytes", 100);
   expect("devmem_loader_listing_bytes", 50);
+  expect("devmem_loader_kept_listing_bytes", 20);
   expect("devmem_loader_slab_limit_bytes", 1000);
   expect("devmem_loader_streams", 3);
   expect("devmem_loader_streams_opened_total", 9);
