@@ -359,7 +359,7 @@ class Actor:
 
     def open(self, spec):
         spec = pb.StreamSpec.FromString(bytes.fromhex(spec))
-        self.streams.append(trainer.Stream(self.client(), spec, 60))
+        self.streams.append(trainer.Stream(self.client(), spec, 300))
         return "allowed"
 
     def begin(self, count, spec):

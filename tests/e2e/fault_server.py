@@ -179,6 +179,53 @@ def Silent():
     return act
 
 
+class Ration:
+    """Answers as many requests as were given, and no more until more are: what a client gets by then depends on no clock.
+
+        ration = Ration()
+        server.fault("*", ration)
+        ration.give(3)
+        ... ration.served ...
+        ration.give_all()
+    """
+
+    def __init__(self):
+        self.served, self._left, self._all, self._changed = 0, 0, False, threading.Condition()
+
+    def give(self, requests):
+        with self._changed:
+            self._left += requests
+            self._changed.notify_all()
+
+    def give_all(self):
+        with self._changed:
+            self._all = True
+            self._changed.notify_all()
+
+    def __call__(self, connection, request, server):
+        with self._changed:
+            while True:
+                if server.ended() or self._has_left(connection):
+                    return False
+                if self._all or self._left > 0:
+                    break
+                self._changed.wait(0.05)
+            self._left -= 1
+        Answer(request, server).send(connection, request)
+        with self._changed:
+            self.served += 1
+        return True
+
+    @staticmethod
+    def _has_left(connection):
+        try:
+            return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+
 def Call(function):
     """Calls the function (which may change files), then answers as usual."""
     def act(connection, request, server):

@@ -262,7 +262,7 @@ class PageTest(MetricsCase):
         wait_for(lambda: value(self.scrape(address), "devmem_loader_slab_bytes") == 0, 30 * SLOW, "its slab is back")
 
     def test_refusals_and_faults_are_counted(self):
-        daemon, address = self.measured("--transport", "copy", "--memory-limit", "2M", *harness.QUICK)
+        daemon, address = self.measured("--transport", "copy", "--memory-limit", "2M")
         bucket = self.raw_bucket(shards=1)
         server = self.server(bucket)
         shard = next(path.name for path in bucket.iterdir() if path.suffix in (".bin", ".raw"))

@@ -71,7 +71,7 @@ class Trainer:
     def release_stream(self, stream_id, timeout=20):
         return self.stub.ReleaseStream(pb.ReleaseStreamRequest(stream_id=stream_id), metadata=self.metadata, timeout=timeout)
 
-    def open(self, timeout=60, **spec):
+    def open(self, timeout=300, **spec):
         return Stream(self, pb.StreamSpec(**spec), timeout)
 
     def close(self):
@@ -156,7 +156,7 @@ def _main():
     given = json.loads(sys.stdin.readline())
     spec = pb.StreamSpec.FromString(bytes.fromhex(given["spec"]))
     if what == "hold":
-        batches = Stream(Trainer(path), spec, 60).batches(release=False)
+        batches = Stream(Trainer(path), spec, 300).batches(release=False)
         held = [next(batches) for _ in range(3)]
         print("holding", len(held), flush=True)
         signal.pause()

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 
+import fault_server
 import harness
 import trainer
 from harness import RAW, SLOW, wait_for
@@ -64,25 +65,28 @@ class UpgradeTest(harness.TestCase):
         self.bucket = self.raw_bucket("large", samples=1024, shards=16)
         self.digest_path = self.work / "digest"
 
-    def load(self, daemon, *flags, rate="1m"):
-        """A trainer that takes a while: a range of 1 MiB takes a second, but for the half that nginx gives at once."""
-        self.web = self.nginx(self.bucket, extra=f"limit_rate {rate};", log=True)
+    def load(self, daemon, *flags):
+        """A trainer that is in the middle of its data until finish(): it gets no more ranges than more() gives."""
+        self.web, self.ration = self.server(self.bucket), fault_server.Ration()
+        self.web.fault("*", self.ration)
         self.reader = self.start("--bucket", self.web.url, *RAW, "--tail", "uneven", "--prefetch", "4M", "--shuffle", "none", *flags,
                                  service=daemon.socket, digest=self.digest_path)
         return self.reader
 
     def more(self, ranges=3):
         """Waits until so many more ranges were served."""
-        wanted = self.web.log.read_text().count(" 206") + ranges
-        wait_for(lambda: self.reader.process.poll() is not None or self.web.log.read_text().count(" 206") >= wanted, 60 * SLOW, "ranges are served")
+        wanted = self.ration.served + ranges
+        self.ration.give(ranges)
+        wait_for(lambda: self.ration.served >= wanted, 60 * SLOW, "ranges are served")
 
     def came(self, daemon):
-        """Waits until the trainer's stream is at this daemon: nginx logs what its predecessor broke off as served, too."""
+        """Waits until the trainer's stream is at this daemon."""
         with trainer.Trainer(daemon.path) as observer:
             wait_for(lambda: len(observer.status().streams) == 1, 60 * SLOW, "the trainer has opened its stream here")
 
     def finish(self, loader, reconnects):
         """Its end; it has had to connect again so often at least."""
+        self.ration.give_all()
         run = loader.wait(120 * SLOW)
         self.assertEqual(run.status, 0, run.text)
         self.assertGreaterEqual(run.summary["reconnects"], reconnects, run.text)
@@ -283,7 +287,7 @@ class UpgradeTest(harness.TestCase):
     def test_successor_killed_at_any_time(self):
         """Either of the two serves, or, where the new one died as the only one, the next that is started."""
         daemon = self.daemon()
-        loader = self.load(daemon, rate="256k")
+        loader = self.load(daemon)
         chance = random.Random(7)
         for _ in range(8):
             self.more(1)
@@ -297,6 +301,7 @@ class UpgradeTest(harness.TestCase):
                 self.assertEqual(daemon.process.wait(20 * SLOW), 0, daemon.stderr())
                 daemon = self.daemon(path=daemon.path)
             self.assert_alone(daemon)
+        self.ration.give_all()
         run = loader.wait(120 * SLOW)
         self.assertEqual(run.status, 0, run.text)
         self.assert_delivered(self.bucket, self.digest_path)
@@ -322,7 +327,7 @@ class UpgradeTest(harness.TestCase):
         self.said(new, "taken over from version")
         self.assertEqual(daemon.process.wait(20 * SLOW), 0, daemon.stderr())
         self.assertNotIn("this daemon serves on", daemon.stderr())
-        self.finish(loader, 0)  # which may have been done by then
+        self.finish(loader, 1)
 
     def test_refused_before_anything_stops(self):
         """A successor that sees from what it is offered that it cannot go on: no trainer notices."""
@@ -343,6 +348,7 @@ class UpgradeTest(harness.TestCase):
         self.said(daemon, "the pool is too small. Nothing was stopped for it; this daemon serves on")
         self.assertNotIn("handing over", daemon.stderr())
         self.assert_alone(daemon)
+        self.ration.give_all()
         run = loader.wait(120 * SLOW)
         self.assertEqual((run.status, run.summary["reconnects"]), (0, 0), run.text)
 
