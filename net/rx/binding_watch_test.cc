@@ -8,6 +8,7 @@
 #include <chrono>
 
 #include "base/error.h"
+#include "base/testing/temporary_folder.h"
 #include "net/rx/rx_binding_on.h"
 #include "net/rx/testing/fake_nic.h"
 
@@ -25,9 +26,8 @@ using ::testing::SizeIs;
 class BindingWatchTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    std::string folder = ::testing::TempDir() + "watch-XXXXXX";
     auto binding = CreateRxBinding(
-        nic_.Kernel(), {.interface = "eth0", .queues = {6, 7}, .dmabuf_fd = 99, .journal_folder = mkdtemp(folder.data())});
+        nic_.Kernel(), {.interface = "eth0", .queues = {6, 7}, .dmabuf_fd = 99, .journal_folder = TemporaryFolder("watch")});
     ASSERT_TRUE(binding.ok()) << binding.status();
     binding_ = *std::move(binding);
     watch_ = std::make_unique<BindingWatch>(

@@ -9,6 +9,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "base/testing/temporary_folder.h"
 #include "net/rx/placement_on.h"
 #include "net/rx/testing/fake_nic.h"
 
@@ -93,10 +94,6 @@ class ManyNics final : public RxKernel, private Netdev, private Ethtool, private
 
 class PlacementTest : public ::testing::Test {
  protected:
-  PlacementTest() {
-    std::string folder = ::testing::TempDir() + "sysfs-XXXXXX";
-    sysfs_ = mkdtemp(folder.data());
-  }
   // A PCI device in our sysfs; as an interface, if named.
   void Device(const std::string& path, const std::string& interface, const std::string& node) {
     const fs::path device = sysfs_ / "devices" / path;
@@ -118,7 +115,7 @@ class PlacementTest : public ::testing::Test {
                               .sysfs = sysfs_},
                              request);
   }
-  fs::path sysfs_;
+  fs::path sysfs_ = TemporaryFolder("sysfs");
   ManyNics kernel_;
 };
 

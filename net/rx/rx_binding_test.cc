@@ -15,6 +15,7 @@
 #include <fstream>
 
 #include "base/error.h"
+#include "base/testing/temporary_folder.h"
 #include "net/rx/rx_binding_on.h"
 #include "net/rx/rx_journal.h"
 #include "net/rx/testing/fake_nic.h"
@@ -34,10 +35,7 @@ using ::testing::IsEmpty;
 using ::testing::SizeIs;
 namespace fs = std::filesystem;
 
-std::string Folder() {
-  std::string folder = ::testing::TempDir() + "rx-XXXXXX";
-  return mkdtemp(folder.data());
-}
+std::string Folder() { return TemporaryFolder("rx"); }
 
 FlowMatch Flow(uint16_t port) {
   FlowMatch match;

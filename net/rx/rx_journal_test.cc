@@ -14,6 +14,7 @@
 #include <fstream>
 
 #include "base/error.h"
+#include "base/testing/temporary_folder.h"
 
 namespace devmem {
 namespace {
@@ -23,10 +24,7 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
-std::string Folder() {
-  std::string folder = ::testing::TempDir() + "journal-XXXXXX";
-  return mkdtemp(folder.data());
-}
+std::string Folder() { return TemporaryFolder("journal"); }
 
 sockaddr_storage Endpoint(const char* address, uint16_t port) {
   sockaddr_storage storage{};
