@@ -184,6 +184,39 @@ TEST_F(LoaderServiceTest, AFailedStreamGivesItsMemoryBackWithItsLastBatch) {
   }
 }
 
+// What a failed stream left in its trainer's hands does not keep the next one out; what those before it left counts to its
+// user.
+TEST_F(LoaderServiceTest, OneKeptSlabOfATrainerIsBeyondItsQuota) {
+  auto first = client_->OpenStream(spec_, {});
+  ASSERT_TRUE(first.ok()) << first.status();
+  const uint64_t slab = (*first)->opened().slabs(0).bytes();
+  first->reset();
+  const auto rules = AccessRules::Create({{.memory = 3 * slab}});
+  ASSERT_TRUE(rules.ok()) << rules.status();
+  service_->SetAccess(*rules);
+  std::vector<Batch> held;
+  while (held.size() < 4) {
+    SCOPED_TRACE(held.size());
+    WriteShard(7);
+    auto stream = client_->OpenStream(spec_, {});
+    ASSERT_TRUE(stream.ok()) << stream.status();
+    held.push_back(ReadToFailure(**stream));
+    stream->reset();
+    const Time until = Soon();
+    while (static_cast<size_t>(Status().kept_slabs_size()) < held.size()) ASSERT_LT(Clock::now(), until);
+  }
+  WriteShard(7);
+  const absl::Status refused = client_->OpenStream(spec_, {}).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
+  EXPECT_EQ(FaultOf(refused), Fault::kQuota);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("access rule 1 allows"));
+  held.clear();
+  const Time until = Soon();
+  while (budget_.used() > 0) ASSERT_LT(Clock::now(), until);
+  auto again = client_->OpenStream(spec_, {});
+  EXPECT_TRUE(again.ok()) << again.status();
+}
+
 // Asking NICs how they stand takes netlink's time: never on a loop, which has other streams to receive for.
 TEST_F(LoaderServiceTest, NoLoopAsksTheNics) {
   for (int shard = 2; shard < 8; ++shard) std::filesystem::remove(Shard(shard));
