@@ -37,6 +37,7 @@ class MemoryStore : public ObjectStore {
     absl::Status fault;                    // of reads
     std::optional<uint64_t> listed_size;   // where the listing is out of date
     std::optional<uint64_t> claimed_size;  // by answers to reads
+    bool elsewhere = false;                // where they come from
   };
   std::map<std::string, Stored> objects;
   mutable uint64_t reads = 0;
@@ -77,6 +78,7 @@ class MemoryStore : public ObjectStore {
       } else {
         read.object_size = at->second.claimed_size.value_or(at->second.bytes.size());
         read.object_validator = at->second.validator;
+        read.elsewhere = at->second.elsewhere;
         if (read.offset < read.object_size) read.bytes = at->second.bytes.substr(read.offset, read.length);
       }
       if (progress != nullptr && !progress(++done, batch.size())) return absl::CancelledError("cancelled");
@@ -589,6 +591,17 @@ TEST(DatasetBuilderTest, ADamagedIndexIsAnErrorAndAHiddenOneIsNone) {
   EXPECT_EQ(BuildDataset(store, {}, Soon(), nullptr).status().code(), absl::StatusCode::kUnavailable);
   store.objects[std::string(kIndexName)].fault = absl::PermissionDeniedError("403");
   EXPECT_TRUE(BuildDataset(store, {}, Soon(), nullptr).ok());
+}
+
+TEST(DatasetBuilderTest, HowLongATargetIsIsNotSaid) {
+  MemoryStore store;
+  store.Put("a.npy", Npy("<f4", {3}, 4));
+  MemoryStore::Stored& object = store.objects["a.npy"];
+  object.claimed_size = 4242;
+  EXPECT_THAT(Fault(BuildDataset(store, {}, Soon(), nullptr), absl::StatusCode::kAborted), HasSubstr("4242 bytes"));
+  object.elsewhere = true;
+  EXPECT_THAT(Fault(BuildDataset(store, {}, Soon(), nullptr), absl::StatusCode::kAborted),
+              testing::AllOf(HasSubstr("where it was redirected to"), testing::Not(HasSubstr("4242"))));
 }
 
 TEST(DatasetBuilderTest, AnIndexIsNoLongerThanItMayBeAndThereIsRoomFor) {
