@@ -50,6 +50,7 @@ class MemoryStore : public ObjectStore {
     objects[name] = {.bytes = std::move(bytes), .validator = "\"" + name + "\""};
   }
 
+  explicit MemoryStore(std::string uri = "memory://bucket/") : uri_(std::move(uri)) {}
   const std::string& uri() const override { return uri_; }
   absl::StatusOr<ObjectTable> List(Time, const ProgressFn& progress) const override {
     ++listings;
@@ -88,7 +89,7 @@ class MemoryStore : public ObjectStore {
   absl::StatusOr<PayloadRequest> PrepareGet(std::string_view) const override { return absl::UnimplementedError("not here"); }
 
  private:
-  std::string uri_ = "memory://bucket/";
+  const std::string uri_;
 };
 
 std::string Npy(const std::string& descr, const Shape& shape, size_t item, size_t padding = 0) {
@@ -591,6 +592,14 @@ TEST(DatasetBuilderTest, ADamagedIndexIsAnErrorAndAHiddenOneIsNone) {
   EXPECT_EQ(BuildDataset(store, {}, Soon(), nullptr).status().code(), absl::StatusCode::kUnavailable);
   store.objects[std::string(kIndexName)].fault = absl::PermissionDeniedError("403");
   EXPECT_TRUE(BuildDataset(store, {}, Soon(), nullptr).ok());
+}
+
+TEST(DatasetBuilderTest, AnS3PrefixThatLooksEncodedIsNotAndThatIsSaid) {
+  const auto said = [](const char* uri) {
+    return Fault(BuildDataset(MemoryStore(uri), {}, Soon(), nullptr), absl::StatusCode::kNotFound);
+  };
+  EXPECT_THAT(said("s3://b/pre%20fix/"), HasSubstr("a blank is a blank there, and not %20"));
+  for (const char* uri : {"s3://b/pre fix/", "http://h/pre%20fix/"}) EXPECT_THAT(said(uri), testing::Not(HasSubstr("a blank")));
 }
 
 TEST(DatasetBuilderTest, HowLongATargetIsIsNotSaid) {
