@@ -33,6 +33,7 @@ class AskedTransport final : public Transport {
   explicit AskedTransport(std::unique_ptr<Transport> real) : real_(std::move(real)) {}
   PathInfo path() override {
     std::lock_guard lock(mutex_);
+    ++asked_;
     asked_on_.insert(std::this_thread::get_id());
     return last_ = real_->path();
   }
@@ -46,6 +47,10 @@ class AskedTransport final : public Transport {
   void Cancel(size_t worker, RangeRead* read) override { real_->Cancel(worker, read); }
   void SetPolicy(const ReadPolicy& policy) override { real_->SetPolicy(policy); }
 
+  int asked() {
+    std::lock_guard lock(mutex_);
+    return asked_;
+  }
   std::set<std::thread::id> asked_on() {
     std::lock_guard lock(mutex_);
     return asked_on_;
@@ -54,6 +59,7 @@ class AskedTransport final : public Transport {
  private:
   const std::unique_ptr<Transport> real_;
   std::mutex mutex_;
+  int asked_ = 0;
   std::set<std::thread::id> asked_on_;
   PathInfo last_;
 };
@@ -229,6 +235,8 @@ TEST_F(LoaderServiceTest, NoLoopAsksTheNics) {
     EXPECT_EQ(event->stream_end.path().name(), "copy");
     break;
   }
+  const Time until = Soon();  // for a stream's end that is not of the time of its opening
+  while (transport_->asked() < 2) ASSERT_LT(Clock::now(), until) << "asked when it was opened, and no more";
   const std::set<std::thread::id> asked_on = transport_->asked_on();
   EXPECT_FALSE(asked_on.empty());
   for (size_t worker = 0; worker < transport_->workers(); ++worker) {
