@@ -223,6 +223,21 @@ TEST_F(LoaderServiceTest, OneKeptSlabOfATrainerIsBeyondItsQuota) {
   EXPECT_TRUE(again.ok()) << again.status();
 }
 
+// A listing may be of where the old rules let a redirect lead to.
+TEST_F(LoaderServiceTest, OtherRulesAreNotForListingsOfBefore) {
+  spec_.set_world_size(2);
+  const auto samples = [&] {
+    const auto stream = client_->OpenStream(spec_, {});
+    EXPECT_TRUE(stream.ok()) << stream.status();
+    return stream.ok() ? (*stream)->opened().samples() : 0;
+  };
+  EXPECT_EQ(samples(), 8000u);
+  WriteShard(8);
+  EXPECT_EQ(samples(), 8000u);
+  service_->SetAccess(AccessRules());
+  EXPECT_EQ(samples(), 9000u);
+}
+
 // Asking NICs how they stand takes netlink's time: never on a loop, which has other streams to receive for.
 TEST_F(LoaderServiceTest, NoLoopAsksTheNics) {
   for (int shard = 2; shard < 8; ++shard) std::filesystem::remove(Shard(shard));
