@@ -3,6 +3,8 @@
 // answers besides is copy_transport_test's and tests/e2e's. One nginx is two origins: by IPv4 and by IPv6.
 #include "net/http_fetcher.h"
 
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +17,7 @@
 
 #include "base/error.h"
 #include "base/testing/error_text.h"
+#include "base/unique_fd.h"
 #include "gmock/gmock.h"
 #include "gpu/cpu_device.h"
 #include "gtest/gtest.h"
@@ -386,6 +389,62 @@ TEST_F(HttpFetcherTest, AnAnswerThatNobodyAskedForIsNobodys) {
   ExpectDone(*Read(*store));
   EXPECT_EQ(ByteAt(0), 'x');
   EXPECT_EQ(server.connections(), 2u);
+}
+
+// What signs a request may not be good any more when its turn comes.
+TEST_F(HttpFetcherTest, ARequestIsPreparedWhenItIsSent) {
+  class Signed final : public ObjectStore {
+   public:
+    explicit Signed(const ObjectStore& store) : store_(store) {}
+    const std::string& uri() const override { return store_.uri(); }
+    absl::StatusOr<ObjectTable> List(Time deadline, const ProgressFn& progress) const override {
+      return store_.List(deadline, progress);
+    }
+    absl::Status ReadSmall(std::span<SmallRead> reads, int parallel, Time deadline, const ProgressFn& progress) const override {
+      return store_.ReadSmall(reads, parallel, deadline, progress);
+    }
+    absl::StatusOr<PayloadRequest> PrepareGet(std::string_view object) const override {
+      absl::StatusOr<PayloadRequest> request = store_.PrepareGet(object);
+      if (request.ok()) request->headers.emplace_back("X-Signed", std::to_string(hour));
+      return request;
+    }
+    std::atomic<int> hour = 1;
+
+   private:
+    const ObjectStore& store_;
+  };
+  HttpScript server([](const HttpScript::Request& request) { return HttpScript::Part(request, Object()); });
+  const auto store = Open(server.url());
+  Signed signing(*store);
+  Make(1, 1);
+  loop_->Post([this] { fetcher_->Hold(true); });
+  const auto read = Read(signing);
+  Settle();
+  signing.hour = 2;
+  loop_->Post([this] { fetcher_->Hold(false); });
+  ExpectDone(*read);
+  ASSERT_EQ(server.requests().size(), 1u);
+  EXPECT_EQ(server.requests()[0].Field("X-Signed"), "2");
+}
+
+TEST_F(HttpFetcherTest, AConnectionThatIsNotMadeNamesItsAddress) {
+  const UniqueFd full(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{.sin_family = AF_INET, .sin_port = 0, .sin_addr = {htonl(INADDR_LOOPBACK)}, .sin_zero = {}};
+  auto* const any = reinterpret_cast<sockaddr*>(&address);
+  socklen_t length = sizeof address;
+  ASSERT_EQ(::bind(full.get(), any, length), 0);
+  ASSERT_EQ(::listen(full.get(), 0), 0);
+  ASSERT_EQ(::getsockname(full.get(), any, &length), 0);
+  const UniqueFd only(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));  // nobody accepts it, and no other has room
+  ASSERT_EQ(::connect(only.get(), any, length), 0);
+  const std::string where = "127.0.0.1:" + std::to_string(ntohs(address.sin_port));
+  const auto store = Open("http://" + where + "/");
+  Make(1, 1,
+       {.connect_timeout = std::chrono::milliseconds(20), .max_retries = 1, .backoff_first = std::chrono::milliseconds(1)});
+  const auto read = Read(*store);
+  ASSERT_TRUE(read->Wait());
+  EXPECT_EQ(read->status.code(), absl::StatusCode::kUnavailable) << read->status;
+  EXPECT_THAT(Text(read->status), testing::HasSubstr("for a connection to " + where));
 }
 
 // --- redirects ---

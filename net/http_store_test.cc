@@ -13,6 +13,7 @@
 #include "base/testing/error_text.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "net/testing/http_script.h"
 #include "net/testing/nginx.h"
 
 namespace devmem {
@@ -209,6 +210,17 @@ TEST_F(HttpStoreTest, WrongAnswersToRangesAreErrors) {
     EXPECT_TRUE(read.bytes.empty());
     EXPECT_EQ(GetErrorInfo(read.status).object, name);
   }
+}
+
+TEST_F(HttpStoreTest, HowLongATargetIsIsNotSaid) {
+  HttpScript other([](const HttpScript::Request&) -> std::string {
+    return "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 1-3/4242\r\nContent-Length: 3\r\n\r\nabc";
+  });
+  Serve("location = /a { return 302 " + other.url() + "a; }");
+  const SmallRead read = Read({.object = "a", .length = 3});
+  EXPECT_EQ(read.status.code(), absl::StatusCode::kDataLoss) << read.status;
+  EXPECT_THAT(Text(read.status), testing::AllOf(HasSubstr("redirected"), testing::Not(HasSubstr("4242"))));
+  EXPECT_EQ(other.requests().size(), 1u);
 }
 
 TEST_F(HttpStoreTest, ManyReadsEachWithItsOwnStatus) {

@@ -87,6 +87,20 @@ TEST_F(S3StoreTest, ListsAllPagesAndStripsThePrefix) {
   EXPECT_EQ((*below)[0].name, "x");
 }
 
+TEST_F(S3StoreTest, AnObjectListedTwice) {
+  Write("pages/b..xml", Page(Object("z", "3"), "t1"));
+  Write("pages/b.t1.xml", Page(Object("a", "1") + Object("z", "3"), ""));
+  Serve();
+  const auto objects = Open("s3://b")->List(Soon(), nullptr);
+  ASSERT_TRUE(objects.ok()) << objects.status();
+  ASSERT_EQ(objects->size(), 2u);
+  EXPECT_EQ((*objects)[1].name, "z");
+  Write("pages/b.t1.xml", Page(Object("z", "4"), ""));
+  const absl::Status other = Open("s3://b")->List(Soon(), nullptr).status();
+  EXPECT_EQ(other.code(), absl::StatusCode::kFailedPrecondition) << other;
+  EXPECT_THAT(Text(other), HasSubstr("'z' twice"));
+}
+
 TEST_F(S3StoreTest, HostileListings) {
   Serve();
   struct Row {

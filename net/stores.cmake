@@ -22,7 +22,7 @@ devmem_unit(net_s3_listing HDRS s3_listing.h SRCS s3_listing.cc DEPS base_error 
 devmem_unit(net_ranged_reads HDRS ranged_reads.h object_store.h SRCS ranged_reads.cc
   DEPS base_error base_text net_curl_client net_http_fields net_object_name net_object_table net_redirect)
 devmem_unit(net_http_store HDRS http_store.h SRCS http_store.cc DEPS net_autoindex net_curl_client net_http_status net_ranged_reads net_uri
-  TEST http_store_test.cc TEST_DEPS net_object_store net_testing_nginx)
+  TEST http_store_test.cc TEST_DEPS net_object_store net_testing_http_script net_testing_nginx)
 devmem_unit(net_s3_store HDRS s3_store.h SRCS s3_store.cc DEPS base_text net_curl_client net_ranged_reads net_s3_listing net_uri
   TEST s3_store_test.cc TEST_DEPS net_object_store net_testing_nginx)
 devmem_unit(net_object_store HDRS object_store.h SRCS object_store.cc DEPS net_file_store net_http_store net_s3_store net_uri)

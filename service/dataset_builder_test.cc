@@ -37,6 +37,7 @@ class MemoryStore : public ObjectStore {
     absl::Status fault;                    // of reads
     std::optional<uint64_t> listed_size;   // where the listing is out of date
     std::optional<uint64_t> claimed_size;  // by answers to reads
+    bool elsewhere = false;                // where they come from
   };
   std::map<std::string, Stored> objects;
   mutable uint64_t reads = 0;
@@ -49,6 +50,7 @@ class MemoryStore : public ObjectStore {
     objects[name] = {.bytes = std::move(bytes), .validator = "\"" + name + "\""};
   }
 
+  explicit MemoryStore(std::string uri = "memory://bucket/") : uri_(std::move(uri)) {}
   const std::string& uri() const override { return uri_; }
   absl::StatusOr<ObjectTable> List(Time, const ProgressFn& progress) const override {
     ++listings;
@@ -77,6 +79,7 @@ class MemoryStore : public ObjectStore {
       } else {
         read.object_size = at->second.claimed_size.value_or(at->second.bytes.size());
         read.object_validator = at->second.validator;
+        read.elsewhere = at->second.elsewhere;
         if (read.offset < read.object_size) read.bytes = at->second.bytes.substr(read.offset, read.length);
       }
       if (progress != nullptr && !progress(++done, batch.size())) return absl::CancelledError("cancelled");
@@ -86,7 +89,7 @@ class MemoryStore : public ObjectStore {
   absl::StatusOr<PayloadRequest> PrepareGet(std::string_view) const override { return absl::UnimplementedError("not here"); }
 
  private:
-  std::string uri_ = "memory://bucket/";
+  const std::string uri_;
 };
 
 std::string Npy(const std::string& descr, const Shape& shape, size_t item, size_t padding = 0) {
@@ -589,6 +592,25 @@ TEST(DatasetBuilderTest, ADamagedIndexIsAnErrorAndAHiddenOneIsNone) {
   EXPECT_EQ(BuildDataset(store, {}, Soon(), nullptr).status().code(), absl::StatusCode::kUnavailable);
   store.objects[std::string(kIndexName)].fault = absl::PermissionDeniedError("403");
   EXPECT_TRUE(BuildDataset(store, {}, Soon(), nullptr).ok());
+}
+
+TEST(DatasetBuilderTest, AnS3PrefixThatLooksEncodedIsNotAndThatIsSaid) {
+  const auto said = [](const char* uri) {
+    return Fault(BuildDataset(MemoryStore(uri), {}, Soon(), nullptr), absl::StatusCode::kNotFound);
+  };
+  EXPECT_THAT(said("s3://b/pre%20fix/"), HasSubstr("a blank is a blank there, and not %20"));
+  for (const char* uri : {"s3://b/pre fix/", "http://h/pre%20fix/"}) EXPECT_THAT(said(uri), testing::Not(HasSubstr("a blank")));
+}
+
+TEST(DatasetBuilderTest, HowLongATargetIsIsNotSaid) {
+  MemoryStore store;
+  store.Put("a.npy", Npy("<f4", {3}, 4));
+  MemoryStore::Stored& object = store.objects["a.npy"];
+  object.claimed_size = 4242;
+  EXPECT_THAT(Fault(BuildDataset(store, {}, Soon(), nullptr), absl::StatusCode::kAborted), HasSubstr("4242 bytes"));
+  object.elsewhere = true;
+  EXPECT_THAT(Fault(BuildDataset(store, {}, Soon(), nullptr), absl::StatusCode::kAborted),
+              testing::AllOf(HasSubstr("where it was redirected to"), testing::Not(HasSubstr("4242"))));
 }
 
 TEST(DatasetBuilderTest, AnIndexIsNoLongerThanItMayBeAndThereIsRoomFor) {

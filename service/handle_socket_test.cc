@@ -10,6 +10,7 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <cstring>
 #include <filesystem>
@@ -350,6 +351,35 @@ TEST_F(HandleSocketTest, SlabsWaitForWhoDoesNotRead) {
   while (pass("more " + std::to_string(sent), kLong) && sent < 10'000) ++sent;
   deaf.Reset();
   EXPECT_EQ(outcome("more " + std::to_string(sent)), absl::StatusCode::kUnauthenticated);
+}
+
+// There is room for a slab long before the kernel says that the connection can be written to.
+TEST_F(HandleSocketTest, ASlabThatWaitsIsNotOvertaken) {
+  auto handles = Serve();
+  UniqueFd slow = Connect();
+  const std::string token = Token(slow);
+  UniqueFd memory(::memfd_create("slab", MFD_CLOEXEC));
+  std::atomic<int> passed = 0;
+  int number = 0;
+  const auto pass = [&] {
+    devmem_loader::v1::SlabHandle slab;
+    slab.set_stream_id("s");
+    slab.set_slab(static_cast<uint32_t>(number++));
+    handles->PassSlab(token, slab, UniqueFd(::fcntl(memory.get(), F_DUPFD_CLOEXEC, 0)), Clock::now() + kLong,
+                      [&passed](const absl::Status& status) {
+                        EXPECT_TRUE(status.ok()) << status;
+                        ++passed;
+                      });
+  };
+  while (passed == number && number < 10'000) pass();
+  for (int next = 0; next < number; ++next) {
+    const auto received = Receive(slow);
+    ASSERT_TRUE(received.has_value());
+    EXPECT_EQ(received->packet.slab().slab(), static_cast<uint32_t>(next));
+    if (next == 0) pass();
+  }
+  handles.reset();
+  EXPECT_EQ(passed, number);
 }
 
 TEST_F(HandleSocketTest, APeerThatLeavesEndsTheWaitForIt) {

@@ -33,6 +33,7 @@ class AskedTransport final : public Transport {
   explicit AskedTransport(std::unique_ptr<Transport> real) : real_(std::move(real)) {}
   PathInfo path() override {
     std::lock_guard lock(mutex_);
+    ++asked_;
     asked_on_.insert(std::this_thread::get_id());
     return last_ = real_->path();
   }
@@ -46,6 +47,10 @@ class AskedTransport final : public Transport {
   void Cancel(size_t worker, RangeRead* read) override { real_->Cancel(worker, read); }
   void SetPolicy(const ReadPolicy& policy) override { real_->SetPolicy(policy); }
 
+  int asked() {
+    std::lock_guard lock(mutex_);
+    return asked_;
+  }
   std::set<std::thread::id> asked_on() {
     std::lock_guard lock(mutex_);
     return asked_on_;
@@ -54,6 +59,7 @@ class AskedTransport final : public Transport {
  private:
   const std::unique_ptr<Transport> real_;
   std::mutex mutex_;
+  int asked_ = 0;
   std::set<std::thread::id> asked_on_;
   PathInfo last_;
 };
@@ -184,6 +190,54 @@ TEST_F(LoaderServiceTest, AFailedStreamGivesItsMemoryBackWithItsLastBatch) {
   }
 }
 
+// What a failed stream left in its trainer's hands does not keep the next one out; what those before it left counts to its
+// user.
+TEST_F(LoaderServiceTest, OneKeptSlabOfATrainerIsBeyondItsQuota) {
+  auto first = client_->OpenStream(spec_, {});
+  ASSERT_TRUE(first.ok()) << first.status();
+  const uint64_t slab = (*first)->opened().slabs(0).bytes();
+  first->reset();
+  const auto rules = AccessRules::Create({{.memory = 3 * slab}});
+  ASSERT_TRUE(rules.ok()) << rules.status();
+  service_->SetAccess(*rules);
+  std::vector<Batch> held;
+  while (held.size() < 4) {
+    SCOPED_TRACE(held.size());
+    WriteShard(7);
+    auto stream = client_->OpenStream(spec_, {});
+    ASSERT_TRUE(stream.ok()) << stream.status();
+    held.push_back(ReadToFailure(**stream));
+    stream->reset();
+    const Time until = Soon();
+    while (static_cast<size_t>(Status().kept_slabs_size()) < held.size()) ASSERT_LT(Clock::now(), until);
+  }
+  WriteShard(7);
+  const absl::Status refused = client_->OpenStream(spec_, {}).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
+  EXPECT_EQ(FaultOf(refused), Fault::kQuota);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("access rule 1 allows"));
+  held.clear();
+  const Time until = Soon();
+  while (budget_.used() > 0) ASSERT_LT(Clock::now(), until);
+  auto again = client_->OpenStream(spec_, {});
+  EXPECT_TRUE(again.ok()) << again.status();
+}
+
+// A listing may be of where the old rules let a redirect lead to.
+TEST_F(LoaderServiceTest, OtherRulesAreNotForListingsOfBefore) {
+  spec_.set_world_size(2);
+  const auto samples = [&] {
+    const auto stream = client_->OpenStream(spec_, {});
+    EXPECT_TRUE(stream.ok()) << stream.status();
+    return stream.ok() ? (*stream)->opened().samples() : 0;
+  };
+  EXPECT_EQ(samples(), 8000u);
+  WriteShard(8);
+  EXPECT_EQ(samples(), 8000u);
+  service_->SetAccess(AccessRules());
+  EXPECT_EQ(samples(), 9000u);
+}
+
 // Asking NICs how they stand takes netlink's time: never on a loop, which has other streams to receive for.
 TEST_F(LoaderServiceTest, NoLoopAsksTheNics) {
   for (int shard = 2; shard < 8; ++shard) std::filesystem::remove(Shard(shard));
@@ -196,6 +250,8 @@ TEST_F(LoaderServiceTest, NoLoopAsksTheNics) {
     EXPECT_EQ(event->stream_end.path().name(), "copy");
     break;
   }
+  const Time until = Soon();  // for a stream's end that is not of the time of its opening
+  while (transport_->asked() < 2) ASSERT_LT(Clock::now(), until) << "asked when it was opened, and no more";
   const std::set<std::thread::id> asked_on = transport_->asked_on();
   EXPECT_FALSE(asked_on.empty());
   for (size_t worker = 0; worker < transport_->workers(); ++worker) {

@@ -57,12 +57,15 @@ TEST(RenderMetrics, ANodeThatCopies) {
   node.slab_bytes = 100;
   node.listing_bytes = 50;
   node.kept_listing_bytes = 20;
+  node.kept_slabs = 2;
+  node.kept_slab_bytes = 30;
   node.slab_limit = 1000;
   node.open = 3;
   node.opened = 9;
   node.credits = 12;
   node.totals.credits_taken = 20;
   node.totals.credits_back = 15;
+  node.totals.skipped_samples = 6;
   node.totals.delivered[Index(BytePath::kCopy)][2] = {.batches = 20, .samples = 640, .bytes = 1 << 20};
   node.totals.received_bytes[Index(BytePath::kCopy)][Index(StoreKind::kS3)] = 2 << 20;
   node.totals.stall_microseconds[Index(StallCause::kFirstByte)] = 1'500'000;
@@ -80,6 +83,9 @@ TEST(RenderMetrics, ANodeThatCopies) {
   expect("devmem_loader_slab_bytes", 100);
   expect("devmem_loader_listing_bytes", 50);
   expect("devmem_loader_kept_listing_bytes", 20);
+  expect("devmem_loader_kept_slabs", 2);
+  expect("devmem_loader_kept_slab_bytes", 30);
+  expect("devmem_loader_skipped_samples_total", 6);
   expect("devmem_loader_slab_limit_bytes", 1000);
   expect("devmem_loader_streams", 3);
   expect("devmem_loader_streams_opened_total", 9);

@@ -494,6 +494,11 @@ TEST_P(StreamTest, SkipsWhatIsBadAndKeepsTheOrderOfTheRest) {
   EXPECT_THAT(sizes, ElementsAre(6, 4, 0, 4, 6));
   EXPECT_THAT(order, ElementsAre(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29));
   EXPECT_THAT(skipped, ElementsAre(10, 11, 12, 13, 14, 15, 16, 17, 18, 19));
+  EXPECT_EQ(node_.Sum().skipped_samples, 10u);
+  ASSERT_TRUE(trainer_->Next()->has_epoch_end());
+  const auto end = trainer_->Next();
+  ASSERT_TRUE(end->has_stream_end());
+  EXPECT_EQ(end->stream_end().statistics().skipped_samples(), 10u);
 }
 
 TEST_P(StreamTest, FailsWhereMoreWouldBeSkippedThanMay) {

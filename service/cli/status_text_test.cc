@@ -75,6 +75,7 @@ TEST(StatusJson, ForPrograms) {
   const Json streams = Json::parse(StreamsJson(Example()));
   EXPECT_EQ(streams["streams"][0]["stalls"]["trainer"], 0.5);
   EXPECT_EQ(streams["streams"][0]["slots_held"], 3);
+  EXPECT_EQ(streams["streams"][0]["skipped_samples"], 17);
   EXPECT_EQ(Json::parse(StreamsJson({}))["streams"], Json::array());
 }
 

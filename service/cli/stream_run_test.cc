@@ -27,7 +27,8 @@ class StreamRunTest : public ::testing::Test {
   // Starts the daemon and a run against it; every batch has one sample with a source.
   std::unique_ptr<StreamRun> Run(FakeDaemonOptions daemon, StreamRun::Options options = {}) {
     daemon.path = folder_ + "/s";
-    daemon.edit = [](devmem_loader::v1::OpenStreamResponse& response) {
+    daemon.edit = [more = daemon.edit](devmem_loader::v1::OpenStreamResponse& response) {
+      if (more) more(response);
       if (!response.has_batches()) return;
       for (auto& batch : *response.mutable_batches()->mutable_batches()) {
         batch.clear_sample_ids();
@@ -97,6 +98,28 @@ TEST_F(StreamRunTest, WarnsOfARunThatDeliversNothing) {
       EXPECT_NE(said_.find(row.expected), std::string::npos) << said_;
     }
   }
+}
+
+TEST_F(StreamRunTest, SaysWhatIsSkippedAsItHappens) {
+  auto run = Run({.batches = 3, .edit = [](devmem_loader::v1::OpenStreamResponse& response) {
+                    if (response.has_opened()) {
+                      auto* const whole = response.mutable_opened()->add_skipped();
+                      whole->set_object("whole");
+                      whole->mutable_error()->set_cause("bad magic");
+                    }
+                    if (!response.has_batches() || response.batches().batches(0).sequence() != 1) return;
+                    auto* const sample = response.mutable_batches()->mutable_batches(0)->add_skipped();
+                    sample->set_sample_id(7);
+                    sample->mutable_error()->set_object("part");
+                    sample->mutable_error()->set_cause("truncated body");
+                  }});
+  ASSERT_TRUE(run->Open().ok());
+  EXPECT_NE(said_.find(R"({"event":"skipped","object":"whole","cause":"bad magic"})"), std::string::npos) << said_;
+  run->Read();
+  const size_t sample = said_.find(R"({"event":"skipped","object":"part","sample":7,"cause":"truncated body"})");
+  EXPECT_LT(sample, said_.find("epoch_end")) << said_;
+  EXPECT_EQ(run->summary().skipped_objects, 1u);
+  EXPECT_EQ(run->summary().skipped_samples, 1u);
 }
 
 TEST_F(StreamRunTest, StopsAtTheLimit) {

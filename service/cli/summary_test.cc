@@ -137,7 +137,7 @@ TEST(SummaryText, OneIsNotMany) {
   summary.samples = summary.batches = summary.skipped_objects = summary.skipped_samples = 1;
   summary.statistics->set_retries(1);
   const std::string text = SummaryText(summary);
-  for (const char* part : {"1 sample, 1 batch, 1 epoch", ", 1 retry\n", "SKIPPED         1 object whole, 1 sample\n"})
+  for (const char* part : {"1 sample, 1 batch, 1 epoch", ", 1 retry\n", "Done:\n  SKIPPED         1 object whole, 1 sample\n"})
     EXPECT_THAT(text, HasSubstr(part));
 }
 

@@ -322,6 +322,15 @@ access:
             wait_for(lambda: ALICE not in [stream.peer_uid for stream in root.status().streams], 10 * SLOW, "her streams end")
         self.assertEqual(self.peer(daemon, ALICE).open(store.url + "a"), "allowed")
 
+    def test_a_listing_counts_to_its_users_memory(self):
+        server = self.server(self.buckets / "a")
+        server.listing = lambda _: [{"name": f"{'n' * 200}{i:05}", "type": "file", "size": SAMPLE} for i in range(20000)]
+        _, daemon = self.serve(lambda _: f"access: [{{uid: {ALICE}, bucket: ['{server.url}'], memory: 3MiB}}, {{uid: {BOB}, bucket: ['{server.url}']}}]")
+        code, text = self.peer(daemon, ALICE).open(server.url)
+        self.assertEqual(code, "RESOURCE_EXHAUSTED")
+        self.assertRegex(text, f"for its listing, headers and messages, and of the 3145728 bytes that access rule 1 allows uid {ALICE}")
+        self.assertEqual(self.peer(daemon, BOB).open(server.url), "allowed")
+
     def test_opens_that_hang_keep_nobody_else_out(self):
         silent = self.server(self.buckets / "a")
         silent.fault("/", fault_server.Silent(), when=lambda request: True)

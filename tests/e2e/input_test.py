@@ -378,6 +378,9 @@ class InputTest(harness.TestCase):
         status = self.verb("status", "--service", daemon.socket, environment=variables)
         self.assertEqual(status.status, 0, status.text)
         self.assertIn("DEVMEM_BATCHSIZE", status.text)
+        index = self.verb("index", bucket, *RAW, "--output-file", self.work / "index", environment=variables)
+        self.assertEqual(index.status, 0, index.text)
+        self.assertIn("DEVMEM_BATCHSIZE", index.text)
 
     def test_no_bucket(self):
         run = self.loader()
