@@ -671,11 +671,18 @@ absl::StatusOr<std::optional<std::string>> FetchIndex(const ObjectStore& store, 
     *modified = read.object_modified;
     if (size > kLongestIndex || (read.bytes.empty() && bytes.size() < size)) {
       return MakeError(
-          absl::StatusCode::kDataLoss, "index of " + std::to_string(size) + " bytes cannot be read",
+          absl::StatusCode::kDataLoss,
+          read.elsewhere ? "the index it was redirected to cannot be read"  // how long that is is nobody's business
+                         : "index of " + std::to_string(size) + " bytes cannot be read",
           {.object = std::string(kIndexName), .cause = "damaged index", .action = "write the index again, or delete it"});
     }
     if (bytes.empty()) {
-      if (absl::Status room = memory.Resize(size); !room.ok()) return WithObject(room, kIndexName);
+      if (absl::Status room = memory.Resize(size); !room.ok()) {
+        if (!read.elsewhere) return WithObject(room, kIndexName);
+        ErrorInfo info = GetErrorInfo(room);
+        info.object = std::string(kIndexName);
+        return MakeError(room.code(), "there is no memory for the index it was redirected to", info);
+      }
       bytes.reserve(size);
     }
     bytes += read.bytes;

@@ -611,6 +611,18 @@ TEST(DatasetBuilderTest, HowLongATargetIsIsNotSaid) {
   object.elsewhere = true;
   EXPECT_THAT(Fault(BuildDataset(store, {}, Soon(), nullptr), absl::StatusCode::kAborted),
               testing::AllOf(HasSubstr("where it was redirected to"), testing::Not(HasSubstr("4242"))));
+
+  CountedMemory memory(64 << 20);
+  const DatasetOptions options{.memory = memory.Account()};
+  MemoryStore::Stored& index = store.objects[std::string(kIndexName)];
+  index.bytes = std::string(1 << 20, 'i');
+  index.elsewhere = true;
+  index.claimed_size = 5555555555;
+  EXPECT_THAT(Fault(BuildDataset(store, options, Soon(), nullptr), absl::StatusCode::kDataLoss),
+              testing::Not(HasSubstr("5555555555")));
+  index.claimed_size = 333333333;
+  EXPECT_THAT(Fault(BuildDataset(store, options, Soon(), nullptr), absl::StatusCode::kResourceExhausted),
+              testing::Not(HasSubstr("3333333")));
 }
 
 TEST(DatasetBuilderTest, AnIndexIsNoLongerThanItMayBeAndThereIsRoomFor) {

@@ -404,7 +404,7 @@ class Soak:
                     status = one.status()
             except (grpc.RpcError, OSError):
                 return False
-            return not status.streams and all(pool.bytes_used == 0 for pool in status.pools if pool.name != "kept listings")
+            return trainer.at_rest(status)
         try:
             harness.wait_for(lambda: self.daemon.process.poll() is not None or quiet(), 60 * harness.SLOW, "all streams are gone")
         except AssertionError as error:

@@ -82,8 +82,7 @@ class ProcessFaultsTest(harness.TestCase):
     def gone(self, observer, what):
         """No stream, and no slab memory in use: within a second on an idle machine, and far before any deadline on a busy one."""
         def clean():
-            status = observer.status()
-            return not status.streams and all(pool.bytes_used == 0 for pool in status.pools)
+            return trainer.at_rest(observer.status())
         harness.wait_for(clean, 10 * SLOW, what)
 
     # --- trainers ---

@@ -49,8 +49,7 @@ class Fuzzed(harness.TestCase):
         """What the daemon holds open once nobody is connected and nothing of a stream is left."""
         def clean():
             with trainer.Trainer(daemon.path) as observer:
-                status = observer.status()
-                return not status.streams and all(pool.bytes_used == 0 for pool in status.pools)
+                return trainer.at_rest(observer.status())
         wait_for(clean, 20 * SLOW, "streams and slabs are gone")
 
         def held():

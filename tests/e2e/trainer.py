@@ -41,6 +41,11 @@ shutil.rmtree(_FOLDER)
 _DTYPES = {pb.DTYPE_UINT8: "u1", pb.DTYPE_INT32: "i4", pb.DTYPE_INT64: "i8", pb.DTYPE_FLOAT32: "f4", pb.DTYPE_FLOAT64: "f8"}
 
 
+def at_rest(status):
+    """Whether a daemon has nothing of any stream; listings that it keeps for the next rank are no stream's."""
+    return not status.streams and all(pool.bytes_used == 0 for pool in status.pools if pool.name != "kept listings")
+
+
 class Trainer:
     def __init__(self, path, token=None):
         self.handles = None
