@@ -516,9 +516,10 @@ class DaemonImpl final : public Daemon {
   const std::shared_ptr<Device> device_;
   std::unique_ptr<Transport> transport_;
   std::mutex workers_mutex_;  // handing over ends and makes workers: not while they are told of a new policy
-  WorkerPool openers_{kOpenThreads};
-  WorkerPool status_{kStatusThreads};
-  WorkerPool upkeep_{kUpkeepThreads};
+  // Parsing a large listing takes seconds of a CPU, and whoever opens it waits for its store anyway: payload goes first.
+  WorkerPool openers_{kOpenThreads, {.name = "opener", .niceness = 15}};
+  WorkerPool status_{kStatusThreads, {.name = "status", .niceness = 10, .from_start = true}};
+  WorkerPool upkeep_{kUpkeepThreads, {.name = "upkeep", .from_start = true}};
   std::unique_ptr<GrpcListener> listener_;
   std::unique_ptr<HandleSocket> handles_;
   std::unique_ptr<LoaderService> service_;

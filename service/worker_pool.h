@@ -4,18 +4,33 @@
 // the caller's thread, so that the last clean-ups have a place whatever order things go down in.
 #pragma once
 
+#include <pthread.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <condition_variable>
 #include <deque>
 #include <functional>
 #include <mutex>
+#include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace devmem {
 
 class WorkerPool {
  public:
-  explicit WorkerPool(size_t most_threads) : most_threads_(most_threads) {}
+  struct Options {
+    std::string name;         // of the threads, 15 characters
+    int niceness = 0;         // more than the process's main thread: the receive loops go first where CPUs are short
+    bool from_start = false;  // all threads are there at once: one started later is as nice as whoever submits at least
+  };
+  explicit WorkerPool(size_t most_threads) : WorkerPool(most_threads, Options{}) {}
+  WorkerPool(size_t most_threads, Options options) : most_threads_(most_threads), options_(std::move(options)) {
+    while (options_.from_start && threads_.size() < most_threads_) threads_.emplace_back([this] { Run(); });
+  }
   ~WorkerPool() { Stop(); }
   WorkerPool(const WorkerPool&) = delete;
   WorkerPool& operator=(const WorkerPool&) = delete;
@@ -48,6 +63,10 @@ class WorkerPool {
 
  private:
   void Run() {
+    if (!options_.name.empty()) pthread_setname_np(pthread_self(), options_.name.c_str());
+    // Of one thread alone (man 2 setpriority, "C library/kernel differences"). Whoever is nicer already cannot go back.
+    const int wanted = std::min(19, getpriority(PRIO_PROCESS, static_cast<id_t>(getpid())) + options_.niceness);
+    if (getpriority(PRIO_PROCESS, 0) < wanted) (void)setpriority(PRIO_PROCESS, 0, wanted);
     std::unique_lock lock(mutex_);
     while (true) {
       ++idle_;
@@ -65,6 +84,7 @@ class WorkerPool {
   }
 
   const size_t most_threads_;
+  const Options options_;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<std::function<void()>> queue_;  // guarded by mutex_

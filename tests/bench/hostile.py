@@ -11,7 +11,9 @@ alone, beside the tenants below, alone, … (A B A B). The tenants are processes
     first by more than what is said at FLAT
   - every few turns, every sample's SHA-256
 Tenants and their stores are of the lowest priority (nice 19, SCHED_IDLE): what is tested is what the daemon lets them do to others, not
-who wins a core. What the daemon itself spends on them counts. A table to stdout; CSV, JSON and an SVG plot to build/bench/.
+who wins a core. What the daemon itself spends on them counts; what they cost wherever they are is what the honest one loses while they are at
+another daemon, of the lowest priority, and is measured in turn with the rest. The honest one's store gives each connection so much a second
+(--rate; 0: what it can): a trainer that wants all CPUs of the machine for itself would show who wins a core after all. A table to stdout; CSV, JSON and an SVG plot to build/bench/.
 """
 import argparse
 import csv
@@ -43,6 +45,9 @@ HONEST_SAMPLE = MIB
 MEMORY = 256 * MIB  # the tenants' quota
 STREAMS = 48
 BAR = 0.90
+RATE = "50m"  # bytes a second that the honest one's store gives a connection
+KINDS = ("alone", "elsewhere", "beside")  # where the tenants are while the honest one reads
+COLORS = {"alone": "#1f78b4", "elsewhere": "#33a02c", "beside": "#d95f02"}
 FLAT = {"rss_mib": 32, "descriptors": 8, "threads": 4}  # what malloc keeps, a connection that ends late, a thread of gRPC's pool
 DIGEST_EVERY = 4
 PACE = 0.02  # seconds a tenant rests between two rounds: hostile, but not a test of how fast Python can loop
@@ -295,8 +300,8 @@ class Sampler:
 
 
 class Soak:
-    def __init__(self, work, seconds, bucket_bytes, turn_seconds, say=print):
-        self.work, self.seconds, self.say = pathlib.Path(work), seconds, say
+    def __init__(self, work, seconds, bucket_bytes, turn_seconds, rate=RATE, say=print):
+        self.work, self.seconds, self.rate, self.say = pathlib.Path(work), seconds, rate, say
         self.turn_seconds = turn_seconds
         self.things, self.faults, self.turns, self.rests, self.done = [], [], [], [], {}
         self.bucket = self.work / "honest"
@@ -304,13 +309,14 @@ class Soak:
         make_dataset.ensure("raw", self.work / "theirs", 256 * SAMPLE, 2, sample_bytes=SAMPLE, shards=4)
         self.samples = bucket_bytes // HONEST_SAMPLE
         self.epochs, self.tenants = 1, None
+        self.other = None  # the daemon that the tenants are at in the turns where they are elsewhere
 
     def keep(self, thing):
         self.things.append(thing)
         return thing
 
     def start(self):
-        self.nginx = self.keep(harness.Nginx(self.bucket, self.work))
+        self.nginx = self.keep(harness.Nginx(self.bucket, self.work, extra=f"limit_rate {self.rate};"))
         flags = ["--transport", "copy", "--memory-limit", str(2 << 30), "--log-level", "error"]
         if os.geteuid() == 0:
             config = self.work / "config.yaml"
@@ -319,6 +325,7 @@ class Soak:
         else:
             self.say("not root: the tenants are of the daemon's own user, and no quota is between them and the honest one")
         self.daemon = self.keep(harness.Daemon(self.work, *flags)).ready()
+        self.other = self.keep(harness.Daemon(self.work, *flags, preexec_fn=lowest_priority)).ready()
         stores = subprocess.Popen([sys.executable, "-B", __file__, "stores", str(self.work / "theirs")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                   preexec_fn=harness.die_with_us(signal.SIGKILL))
         self.things.append(_Closing(lambda: (stores.kill(), stores.communicate())))
@@ -359,11 +366,15 @@ class Soak:
         if found != dict.fromkeys(self.expected, self.epochs):
             self.faults.append(f"turn {len(self.turns)}: not each sample once an epoch")
 
-    def let_loose(self):
-        """Starts the tenants; returns when each has done what it does once."""
-        self.tenants = subprocess.Popen([sys.executable, "-B", __file__, "tenants", self.daemon.path, json.dumps(self.stores)], stdin=subprocess.DEVNULL,
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True, text=True,
-                                        preexec_fn=harness.die_with_us(signal.SIGKILL))
+    def let_loose(self, daemon):
+        """Starts the tenants, at this daemon; returns when each has done what it does once."""
+        die_with_us = harness.die_with_us(signal.SIGKILL)
+
+        def apart():
+            os.setpgid(0, 0)  # to be killed as one; a session of their own would have the autogroup, and so the share of CPU, of the honest ones
+            die_with_us()
+        self.tenants = subprocess.Popen([sys.executable, "-B", __file__, "tenants", daemon.path, json.dumps(self.stores)], stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=apart)
         self.counts, errors = {}, []
 
         def count(process, counts):
@@ -418,11 +429,13 @@ class Soak:
             time.sleep(0.2)
         self.rests.append({"seconds": samples[-1]["seconds"], **{key: min(sample[key] for sample in samples) for key in FLAT}})
 
-    def turn(self, hostile, digest=False):
-        self.sampler.phase = "beside" if hostile else "alone"
+    def turn(self, kind, digest=False):
+        """One reading: alone, beside the tenants, or while they are elsewhere."""
+        self.sampler.phase = kind
+        hostile = kind != "alone"
         loose = time.monotonic() - self.sampler.started
         if hostile:
-            self.let_loose()
+            self.let_loose(self.daemon if kind == "beside" else self.other)
             self.say(f"           ({len(self.counts)} tenants are at it)")
         began = time.monotonic() - self.sampler.started
         rate = self.honest(digest)
@@ -430,40 +443,39 @@ class Soak:
         if hostile:
             self.catch()
         self.turns.append({"loose": round(loose, 2), "seconds": round(began, 2), "ended": round(time.monotonic() - self.sampler.started, 2), "read_s": round(read - began, 2),
-                           "beside": hostile, "digest": digest, "gb_per_s": rate})
+                           "kind": kind, "digest": digest, "gb_per_s": rate})
         self.sampler.phase = "rest"
         self.rest()
-        self.say(f"  {self.turns[-1]['ended']:7.1f} s  {'beside' if hostile else 'alone ':6}  {'verified' if digest else f'{rate or 0:.3f} GB/s'}  at rest: "
+        self.say(f"  {self.turns[-1]['ended']:7.1f} s  {kind:9}  {'verified' if digest else f'{rate or 0:.3f} GB/s'}  at rest: "
                  + ", ".join(f"{key} {value}" for key, value in self.rests[-1].items() if key != "seconds"))
 
     def run(self):
         self.start()
-        self.turn(False)  # warms the page cache, and shows how fast it is
+        self.turn("alone")  # warms the page cache, and shows how fast it is
         self.epochs = max(1, round(self.turn_seconds * (self.turns[-1]["gb_per_s"] or 0.1) * 1e9 / (self.samples * HONEST_SAMPLE)))
-        self.turn(True, digest=True)  # a turn of theirs that does not count: first allocations
+        self.turn("beside", digest=True)  # a turn of theirs that does not count: first allocations
         self.turns.clear()
         self.rests.clear()
         until, pair = time.monotonic() + self.seconds, 0
         while pair < 1 or time.monotonic() < until:
-            for hostile in ((False, True) if pair % 2 == 0 else (True, False)):
-                self.turn(hostile)
+            for kind in KINDS if pair % 2 == 0 else KINDS[::-1]:
+                self.turn(kind)
             pair += 1
             if pair % DIGEST_EVERY == 0:
-                self.turn(True, digest=True)
+                self.turn("beside", digest=True)
         return self.result()
 
     def result(self):
-        rates = {hostile: [turn["gb_per_s"] for turn in self.turns if turn["beside"] == hostile and not turn["digest"] and turn["gb_per_s"]]
-                 for hostile in (False, True)}
-        alone, beside = (statistics.median(rates[hostile]) if rates[hostile] else 0.0 for hostile in (False, True))
+        rates = {kind: [turn["gb_per_s"] for turn in self.turns if turn["kind"] == kind and not turn["digest"] and turn["gb_per_s"]] for kind in KINDS}
+        alone, elsewhere, beside = (statistics.median(rates[kind]) if rates[kind] else 0.0 for kind in KINDS)
         third = max(1, len(self.rests) // 3)
         flat = {}
         for key, allowed in FLAT.items():
             first, last = (statistics.median(rest[key] for rest in rests) for rests in (self.rests[:third], self.rests[-third:]))
             flat[key] = {"first": first, "last": last, "allowed": allowed, "met": last - first <= allowed}
         peaks = {key: max((row[key] for row in self.sampler.rows), default=0) for key in FLAT}
-        return {"minutes": round(self.seconds / 60, 2), "pairs": len(rates[True]), "alone_gb_per_s": alone, "beside_gb_per_s": beside,
-                "ratio": round(beside / alone, 4) if alone else 0.0, "bar": BAR, "met": bool(alone) and beside / alone >= BAR, "flat": flat, "peaks": peaks,
+        return {"minutes": round(self.seconds / 60, 2), "rate": self.rate, "pairs": len(rates["beside"]), "alone_gb_per_s": alone, "beside_gb_per_s": beside, "elsewhere_gb_per_s": elsewhere,
+                "ratio": round(beside / alone, 4) if alone else 0.0, "ratio_elsewhere": round(elsewhere / alone, 4) if alone else 0.0, "bar": BAR, "met": bool(alone) and beside / alone >= BAR, "flat": flat, "peaks": peaks,
                 "tenants": self.done, "faults": self.faults, "turns": self.turns, "rests": self.rests}
 
     def close(self):
@@ -492,9 +504,9 @@ def plot(result, rows, path):
         return left + (width - left - right) * (seconds - begin) / (end - begin)
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {total}" font-family="sans-serif" font-size="11">',
            f'<rect width="{width}" height="{total}" fill="white"/>',
-           f'<text x="{left}" y="18" font-size="14">An honest trainer alone (blue) and beside {len(TENANTS)} hostile tenants (orange): median '
-           f'{result["alone_gb_per_s"]:.2f} and {result["beside_gb_per_s"]:.2f} GB/s</text>',
-           f'<text x="{left}" y="34" fill="#555">grey: the tenants are at work; dots: the daemon at rest, when all of them were killed</text>']
+           f'<text x="{left}" y="18" font-size="14">An honest trainer alone (blue), beside {len(TENANTS)} hostile tenants (orange), and with these at another daemon '
+           f'(green): median {result["alone_gb_per_s"]:.2f}, {result["beside_gb_per_s"]:.2f}, {result["elsewhere_gb_per_s"]:.2f} GB/s</text>',
+           f'<text x="{left}" y="34" fill="#555">grey: the tenants are at work at this daemon; dots: the daemon at rest, when all of them were killed</text>']
     for number, (title, key) in enumerate(panels):
         base = top + number * (height + 34) + height
         values = [turn["gb_per_s"] for turn in result["turns"] if turn["gb_per_s"] and not turn["digest"]] if key is None else [row[key] for row in rows]
@@ -503,7 +515,7 @@ def plot(result, rows, path):
         def y(value, base=base, highest=highest):
             return base - height * min(value, highest) / highest
         for turn in result["turns"]:
-            if turn["beside"]:
+            if turn["kind"] == "beside":
                 out.append(f'<rect x="{x(turn["loose"]):.1f}" y="{base - height}" width="{max(0.5, x(turn["ended"]) - x(turn["loose"])):.1f}" '
                            f'height="{height}" fill="#eee"/>')
         out.append(f'<path d="M{left} {base - height}V{base}H{width - right}" fill="none" stroke="#888"/>')
@@ -514,7 +526,7 @@ def plot(result, rows, path):
             for turn in result["turns"]:
                 if turn["gb_per_s"] and not turn["digest"]:
                     middle = (turn["seconds"] + turn["ended"]) / 2
-                    out.append(f'<circle cx="{x(middle):.1f}" cy="{y(turn["gb_per_s"]):.1f}" r="2.5" fill="{"#d95f02" if turn["beside"] else "#1f78b4"}"/>')
+                    out.append(f'<circle cx="{x(middle):.1f}" cy="{y(turn["gb_per_s"]):.1f}" r="2.5" fill="{COLORS[turn["kind"]]}"/>')
         else:
             step = max(1, len(rows) // 800)
             points = [(rows[k]["seconds"], max(row[key] for row in rows[k:k + step])) for k in range(0, len(rows), step)]
@@ -530,9 +542,9 @@ def plot(result, rows, path):
     path.write_text("\n".join([*out, "</svg>", ""]), encoding="utf-8")
 
 
-def run(work, seconds, bucket_bytes=512 * MIB, turn_seconds=5.0, say=print):
+def run(work, seconds, rate=RATE, bucket_bytes=512 * MIB, turn_seconds=5.0, say=print):
     """Returns (result, rows)."""
-    soak = Soak(work, seconds, bucket_bytes, turn_seconds, say)
+    soak = Soak(work, seconds, bucket_bytes, turn_seconds, rate, say)
     try:
         return soak.run(), soak.sampler.rows
     finally:
@@ -546,13 +558,14 @@ def main():
         return stores_main(sys.argv[2])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--rate", default=RATE, help="bytes a second for each connection of the honest one, as nginx's limit_rate; 0: no limit")
     parser.add_argument("--work", type=pathlib.Path, default=harness.ROOT / "build/bench")
     parser.add_argument("--svg", type=pathlib.Path, help="where the plot goes as well")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="devmem-hostile-") as work:
         os.chmod(work, 0o755)
-        result, rows = run(work, args.minutes * 60)
+        result, rows = run(work, args.minutes * 60, args.rate)
     with open(args.work / "hostile.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["seconds", "phase", "rss_mib", "descriptors", "threads"])
         writer.writeheader()
@@ -562,7 +575,8 @@ def main():
     if args.svg:
         shutil.copyfile(args.work / "hostile.svg", args.svg)
     print(f"\n  alone {result['alone_gb_per_s']:.3f} GB/s, beside the tenants {result['beside_gb_per_s']:.3f} GB/s: ratio {result['ratio']:.3f} "
-          f"(bar {BAR}: {'met' if result['met'] else 'MISSED'})")
+          f"(bar {BAR}: {'met' if result['met'] else 'MISSED'}); while they are at another daemon {result['elsewhere_gb_per_s']:.3f} GB/s: "
+          f"{result['ratio_elsewhere']:.3f}")
     for key, row in result["flat"].items():
         print(f"  {key}: at rest {row['first']} at first, {row['last']} at last ({'flat' if row['met'] else 'NOT FLAT'}); peak {result['peaks'][key]}")
     print("  what they did: " + ", ".join(f"{name} {number}" for name, number in sorted(result["tenants"].items())))

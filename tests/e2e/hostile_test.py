@@ -17,15 +17,15 @@ class HostileTest(harness.TestCase):
     def test_an_honest_trainer_beside_hostile_ones(self):
         soak = self.keep(hostile.Soak(self.work, 0, 16 << 20, 1.0))
         soak.start()
-        soak.turn(False)
-        soak.turn(True, digest=True)
+        soak.turn("alone")
+        soak.turn("beside", digest=True)
         self.assertEqual(soak.faults, [])
         self.assertEqual(sorted(soak.done), sorted(hostile.TENANTS), "tenants that got to work")
 
     def test_the_plot_is_a_picture(self):
-        result = {"alone_gb_per_s": 2.0, "beside_gb_per_s": 1.9, "turns": [
-            {"loose": 0, "seconds": 0, "ended": 5, "beside": False, "digest": False, "gb_per_s": 2.0},
-            {"loose": 5.5, "seconds": 6, "ended": 11, "beside": True, "digest": False, "gb_per_s": 1.9}],
+        result = {"alone_gb_per_s": 2.0, "beside_gb_per_s": 1.9, "elsewhere_gb_per_s": 1.95, "turns": [
+            {"loose": 0, "seconds": 0, "ended": 5, "kind": "alone", "digest": False, "gb_per_s": 2.0},
+            {"loose": 5.5, "seconds": 6, "ended": 11, "kind": "beside", "digest": False, "gb_per_s": 1.9}],
             "rests": [{"seconds": 5.5, "rss_mib": 30, "descriptors": 40, "threads": 20}]}
         rows = [{"seconds": k / 2, "phase": "alone", "rss_mib": 30 + k, "descriptors": 40, "threads": 20} for k in range(22)]
         hostile.plot(result, rows, self.work / "plot.svg")
