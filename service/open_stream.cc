@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <new>
 
 #include "absl/strings/str_cat.h"
@@ -329,6 +330,8 @@ absl::StatusOr<OpenedStream> Prepare(const v1::StreamSpec& spec, const OpenConte
   std::optional<uint64_t> may_skip;
   if (spec.on_error() == v1::ON_ERROR_SKIP) {
     DEVMEM_ASSIGN_OR_RETURN(may_skip, SkipAllowance(spec, plan, *dataset));
+    // Whoever takes an epoch of nothing is never refused, also where he resumes with other batches than were counted before.
+    if (spec.max_skipped().share() == 1) may_skip = std::numeric_limits<uint64_t>::max();
   }
   const uint64_t spec_hash =
       plan.SpecHash(OrderText(*dataset, spec.format() == v1::FORMAT_UNSPECIFIED ? DatasetFormat::kAuto : dataset->format));
@@ -379,7 +382,11 @@ absl::StatusOr<OpenedStream> Prepare(const v1::StreamSpec& spec, const OpenConte
   setup.store = std::move(store);
   setup.dataset = dataset;
   setup.start = start;
-  setup.skipped = std::min(spec.resume().skipped(), plan.spec().samples);
+  // Another rank's count, or one of another share of the epoch, says nothing of what this one may leave out.
+  const v1::Cursor& cursor = spec.resume();
+  if (cursor.rank() == plan.spec().rank && cursor.world_size() == plan.spec().world_size) {
+    setup.skipped = std::min(cursor.skipped(), plan.spec().samples);
+  }
   setup.spec_hash = spec_hash;
   setup.may_skip = may_skip;
   setup.require_zero_copy = spec.require_zero_copy();

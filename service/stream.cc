@@ -232,7 +232,11 @@ v1::Cursor DataStream::CursorAt(Position position) const {
   cursor.set_listing_fingerprint(setup_.dataset->fingerprint);
   cursor.set_epoch(position.epoch);
   cursor.set_position(position.position);
-  cursor.set_skipped(left_out_);
+  if (left_out_ > 0) {
+    cursor.set_skipped(left_out_);
+    cursor.set_rank(setup_.plan.spec().rank);
+    cursor.set_world_size(setup_.plan.spec().world_size);
+  }
   return cursor;
 }
 

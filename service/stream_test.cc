@@ -550,10 +550,30 @@ TEST_P(StreamTest, WhatWasSkippedBeforeCountsForWhoResumes) {
   ASSERT_TRUE(trainer_->WaitClosed());
   stream_.reset();
   *spec_.mutable_resume() = cursors[2];
-  spec_.mutable_max_skipped()->set_samples(9);
-  ASSERT_TRUE(Open().ok());
-  stream_->Start();
-  EXPECT_EQ(FaultOf(trainer_->Failure()), Fault::kTooManySkipped);
+  spec_.mutable_resume()->set_skipped(6);  // one more than what may be, with the five that follow; the next epoch's ten may be
+  const auto failure = [&] {
+    EXPECT_TRUE(Open().ok());
+    stream_->Start();
+    while (const auto event = trainer_->Next()) {
+      if (event->has_batches()) stream_->Release({event->batches().batches(0).sequence()});
+      if (event->has_stream_end()) return Fault::kUnspecified;
+    }
+    return FaultOf(trainer_->Failure());
+  };
+  const auto close = [&] {
+    stream_->Close();
+    EXPECT_TRUE(trainer_->WaitClosed());
+    stream_.reset();
+  };
+  EXPECT_EQ(failure(), Fault::kTooManySkipped);
+  close();
+  spec_.mutable_resume()->set_world_size(2);  // what another rank left out is not this one's
+  EXPECT_EQ(failure(), Fault::kUnspecified);
+  close();
+  *spec_.mutable_resume() = cursors[2];
+  spec_.mutable_resume()->set_skipped(1000);
+  spec_.mutable_max_skipped()->set_share(1);
+  EXPECT_EQ(failure(), Fault::kUnspecified) << "all of it may be missing";
 }
 
 // One object that may not be read is skipped, for others are read since.
