@@ -64,7 +64,9 @@ class OpenQueue {
     return {static_cast<void*>(this), [this, trainer](void*) {
               {
                 std::lock_guard guard(mutex_);
-                --trainers_[trainer].holds;
+                const auto of = trainers_.find(trainer);
+                --of->second.holds;
+                Forget(of);
               }
               Pump();
             }};
@@ -79,6 +81,7 @@ class OpenQueue {
     size_t holds = 0;
     std::deque<std::function<void()>> waiting;
   };
+  using Trainers = std::map<std::string, Trainer>;
   struct Starting {
     std::string trainer;
     uid_t user;
@@ -90,22 +93,15 @@ class OpenQueue {
     std::vector<Starting> starting;
     {
       std::lock_guard lock(mutex_);
-      size_t before = 0;
-      do {
-        before = starting.size();
-        for (auto entry = trainers_.begin(); entry != trainers_.end();) {
-          auto& [name, of] = *entry;
-          if (of.holds == 0 && of.running < limits_.of_trainer && !of.waiting.empty() && HasThread(of.user)) {
-            starting.push_back({name, of.user, std::move(of.waiting.front())});
-            of.waiting.pop_front();
-            ++of.running;
-            ++running_;
-            ++users_[of.user];
-          }
-          // Nothing waits where nothing runs and nothing holds, but for want of a thread.
-          entry = of.running == 0 && of.holds == 0 && of.waiting.empty() ? trainers_.erase(entry) : std::next(entry);
-        }
-      } while (starting.size() > before);
+      for (auto next = Next(); next != trainers_.end(); next = Next()) {
+        auto& [name, of] = *next;
+        starting.push_back({name, of.user, std::move(of.waiting.front())});
+        of.waiting.pop_front();
+        ++of.running;
+        ++running_;
+        ++users_[of.user];
+        last_ = name;
+      }
     }
     for (Starting& each : starting) {
       pool_->Submit([this, each = std::move(each)]() mutable {
@@ -113,7 +109,9 @@ class OpenQueue {
         each.open = nullptr;  // what it holds goes before the next begins
         {
           std::lock_guard lock(mutex_);
-          --trainers_[each.trainer].running;
+          const auto of = trainers_.find(each.trainer);
+          --of->second.running;
+          Forget(of);
           --running_;
           if (--users_[each.user] == 0) users_.erase(each.user);
         }
@@ -122,7 +120,25 @@ class OpenQueue {
     }
   }
 
-  // With the lock held.
+  // These with the lock held.
+
+  // Whose turn it is, from the one after the last on: who has much to open is not asked again before the others.
+  [[nodiscard]] Trainers::iterator Next() {
+    const auto may = [this](const Trainers::value_type& entry) {
+      const Trainer& of = entry.second;
+      return of.holds == 0 && of.running < limits_.of_trainer && !of.waiting.empty() && HasThread(of.user);
+    };
+    const auto after = trainers_.upper_bound(last_);
+    const auto found = std::find_if(after, trainers_.end(), may);
+    if (found != trainers_.end()) return found;
+    const auto wrapped = std::find_if(trainers_.begin(), after, may);
+    return wrapped != after ? wrapped : trainers_.end();
+  }
+
+  void Forget(Trainers::iterator of) {
+    if (of->second.running == 0 && of->second.holds == 0 && of->second.waiting.empty()) trainers_.erase(of);
+  }
+
   [[nodiscard]] bool HasThread(uid_t user) const {
     const auto found = users_.find(user);
     const size_t left = pool_->most_threads() - std::min(running_, pool_->most_threads());
@@ -132,9 +148,10 @@ class OpenQueue {
   WorkerPool* const pool_;
   const Limits limits_;
   std::mutex mutex_;
-  std::map<std::string, Trainer> trainers_;  // with anything of theirs; guarded by mutex_
-  std::map<uid_t, size_t> users_;            // threads, of those who have any; guarded by mutex_
-  size_t running_ = 0;                       // guarded by mutex_
+  Trainers trainers_;              // with anything of theirs; guarded by mutex_
+  std::string last_;               // that was started; guarded by mutex_
+  std::map<uid_t, size_t> users_;  // threads, of those who have any; guarded by mutex_
+  size_t running_ = 0;             // guarded by mutex_
 };
 
 }  // namespace devmem

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <condition_variable>
+#include <future>
 #include <optional>
 #include <string>
 
@@ -75,6 +76,27 @@ TEST_F(OpenQueueTest, AUserWithManyTrainersLeavesAThread) {
   EXPECT_TRUE(Open("e", 1002).ok()) << "waits for a thread";
   LetGo();
   EXPECT_EQ(Began(8), "aabbccde");
+}
+
+// One that has much to open is not always the first to be asked, whatever its name.
+TEST_F(OpenQueueTest, TrainersTakeTurns) {
+  WorkerPool one(1);
+  OpenQueue opens(&one, {});
+  std::string order;  // written by the one thread
+  std::promise<void> go;
+  const std::shared_future<void> gate = go.get_future().share();
+  for (const char trainer : std::string("aaabbc")) {
+    EXPECT_TRUE(opens
+                    .Submit(std::string(1, trainer), 1000,
+                            [&order, gate, trainer] {
+                              gate.wait();
+                              order += trainer;
+                            })
+                    .ok());
+  }
+  go.set_value();
+  one.Stop();
+  EXPECT_EQ(order, "abcaba");
 }
 
 TEST_F(OpenQueueTest, NothingBeginsWhileAnythingHolds) {
