@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One trainer's mistakes, or its store's, are its own: nobody else of the node waits, loses memory or gets to see more."""
 import os
+import pathlib
 import socket
 import unittest
 
@@ -32,6 +33,21 @@ class FairnessTest(harness.TestCase):
             stream = other.open(bucket=f"file://{bucket}", tensors=raw_tensor(), tail=trainer.pb.TAIL_UNEVEN, **RAW)
             self.assertEqual(sum(len(batch.sample_ids) for batch in stream.batches()), 256)
             self.assertEqual(other.status().pools[0].bytes_limit > 0, True)
+
+    def test_what_opens_streams_gives_way(self):
+        """In ps: openers and status are nicer than the receive loop and what puts slabs back, which are as nice as the daemon."""
+        daemon = self.daemon()
+        self.assertEqual(self.loader("--bucket", f"file://{self.raw_bucket()}", *harness.RAW, service=daemon.socket).status, 0)
+
+        def nice(path):
+            text = (path / "stat").read_text()
+            return text[text.index("(") + 1:text.rindex(")")].split("-")[0], int(text.rsplit(")", 1)[1].split()[16])
+        own = os.getpriority(os.PRIO_PROCESS, daemon.pid)
+        found = {}
+        for name, value in map(nice, pathlib.Path(f"/proc/{daemon.pid}/task").iterdir()):
+            found.setdefault(name, set()).add(value)
+        self.assertEqual({name: found[name] for name in ("opener", "status", "upkeep", "rx")},
+                         {"opener": {min(19, own + 15)}, "status": {min(19, own + 10)}, "upkeep": {own}, "rx": {own}})
 
     def test_endless_epochs_without_a_batch_are_refused(self):
         bucket = self.raw_bucket(samples=5, shards=1)

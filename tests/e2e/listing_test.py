@@ -4,6 +4,7 @@ import os
 import sys
 
 import harness
+import trainer
 from harness import RAW, SAMPLE
 from trainer import pb
 
@@ -31,6 +32,12 @@ class ListingTest(harness.TestCase):
             self.grow(folder)
         self.assertEqual(runs[0].summary["fingerprint"], runs[1].summary["fingerprint"])
         self.assertEqual(len(server.requests("/")), 1, "one listing for both")
+        with trainer.Trainer(daemon.path) as observer:
+            harness.wait_for(lambda: trainer.at_rest(observer.status()), 20 * harness.SLOW, "the streams are gone")
+            status = observer.status()
+            kept = next(pool for pool in status.pools if pool.name == "kept listings")
+            self.assertGreater(kept.bytes_used, 0)
+            self.assertEqual(kept.bytes_limit, status.pools[0].bytes_limit // 4)
         (folder / "zz.bin").unlink()
         self.assert_delivered(folder, self.work / "digest-0", self.work / "digest-1")
 
