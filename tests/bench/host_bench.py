@@ -9,6 +9,8 @@
            Peak resident memory beyond the slabs.
   batches  batches a second to one trainer: batch size 1, 4 KiB raw samples, in order
   streams  64 streams at once against one: CPU per GB
+  against  CPU per GB of this build against another one's (--other: a folder with its devmem-loaderd and devmem-loader), in
+           turn (A B, B A ...): the samples of `host`, and those of `batches`
 
 nginx on loopback serves a folder that is in the page cache, and its CPU is not counted. A run begins when the daemon
 already listens; the process of the client is counted whole, with its start. The first pair is a warm-up.
@@ -97,12 +99,12 @@ class Bench:
                     pass
         return self.keep(harness.Nginx(folder, self.temp)), objects
 
-    def daemon(self, *flags):
-        return self.keep(harness.Daemon(self.temp, *flags, binary=self.args.bin / "devmem-loaderd")).ready()
+    def daemon(self, *flags, folder=None):
+        return self.keep(harness.Daemon(self.temp, *flags, binary=(folder or self.args.bin) / "devmem-loaderd")).ready()
 
-    def command(self, nginx, daemon, sample, *flags):
+    def command(self, nginx, daemon, sample, *flags, folder=None):
         return [str(part) for part in (
-            self.args.bin / "devmem-loader", "--service", daemon.socket, "--output", "json", "--bucket", nginx.url, "--format", "raw", "--dtype",
+            (folder or self.args.bin) / "devmem-loader", "--service", daemon.socket, "--output", "json", "--bucket", nginx.url, "--format", "raw", "--dtype",
             "uint8", "--shape", sample, "--prefetch", PREFETCH, *flags)]
 
     def ours(self, daemon, commands):
@@ -243,6 +245,33 @@ class Bench:
         return result
 
 
+    def against(self):
+        if self.args.other is None:
+            raise SystemExit("against: --other FOLDER says against what: devmem-loaderd and devmem-loader of another build")
+        nginx, objects = self.serve(1 << 30)
+        builds = (self.args.bin, self.args.other.resolve())
+        daemons = [self.daemon(folder=folder) for folder in builds]
+        result = {"other": str(builds[1]), "cases": {}}
+        cases = {"8 MiB samples": (8 * MIB, ("--batch-size", "1", "--shuffle", "none")),
+                 "64 KiB samples, block shuffle": (64 * KIB, ("--batch-size", "64", "--shuffle", "block")),
+                 "4 KiB samples, batch size 1": (4 * KIB, ("--batch-size", "1", "--shuffle", "none"))}
+        print(f"against {builds[1]}: {objects * OBJECT / 1e9:.2f} GB a run, {self.args.pairs} pairs and one warm-up; CPU-s per GB of daemon and client", flush=True)
+        for name, (sample, flags) in cases.items():
+            commands = [self.command(nginx, daemon, sample, "--tail", "uneven", *flags, folder=folder) for daemon, folder in zip(daemons, builds)]
+            runs = ([], [])
+            for pair in range(self.args.pairs + 1):
+                for which in (0, 1) if pair % 2 else (1, 0):
+                    run = self.ours(daemons[which], [commands[which]])
+                    if pair > 0:
+                        runs[which].append(per_gb(run))
+            case = bootstrap(*runs)
+            case.update(this_cpu_s_per_gb=mean(runs[0]), other_cpu_s_per_gb=mean(runs[1]), bar=1.02, met=case["ratio"] <= 1.02)
+            result["cases"][name] = case
+            print(f"  {name:30} this {case['this_cpu_s_per_gb']:.4f}, other {case['other_cpu_s_per_gb']:.4f}: {case['ratio']:.3f} "
+                  f"({case['low']:.3f} .. {case['high']:.3f}; bar 1.02: {'met' if case['met'] else 'MISSED'})", flush=True)
+        return result
+
+
 def per_gb(run):
     return run["cpu_s"] / (run["bytes"] / 1e9)
 
@@ -257,9 +286,10 @@ def mean(values):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["host", "batches", "streams", "all"])
+    parser.add_argument("what", choices=["host", "batches", "streams", "against", "all"])
     parser.add_argument("--bin", type=pathlib.Path, default=harness.BIN)
     parser.add_argument("--work", type=pathlib.Path, default=harness.ROOT / "build/bench")
+    parser.add_argument("--other", type=pathlib.Path, help="of `against`: the folder of the other build's programs")
     parser.add_argument("--pairs", type=int, default=11)
     parser.add_argument("--gib", type=int, default=2, help="data of one run of `host`")
     args = parser.parse_args()
